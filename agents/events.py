@@ -1,0 +1,102 @@
+"""What can happen to an agent: everything it ever learns arrives as one of these, with the time beside it."""
+
+from federation.wire import HeldShard, LinkSample, MasterMessage
+from policies.model import Record, Resources
+
+
+class Started(Record, frozen=True, kw_only=True, tag=True):
+    """The first event, after recovery of the journal: `running` are handles of processes found alive."""
+
+    total: Resources
+    running: tuple[str, ...] = ()
+    shards: tuple[HeldShard, ...] = ()  # found on disk and verified
+
+
+class Connected(Record, frozen=True, kw_only=True, tag=True):
+    """The broker accepted us; the core counts it as a new connection and sends a birth."""
+
+
+class Disconnected(Record, frozen=True, kw_only=True, tag=True):
+    detail: str = ""
+
+
+class MasterSpoke(Record, frozen=True, kw_only=True, tag=True):
+    """`delivery` is what `Acknowledge` must name once the message is in the journal (manual MQTT ack); 0 for none."""
+
+    message: MasterMessage
+    delivery: int = 0
+
+
+class GarbageArrived(Record, frozen=True, kw_only=True, tag=True):
+    code: str
+    n_bytes: int
+    delivery: int = 0
+
+
+class Measured(Record, frozen=True, kw_only=True, tag=True):
+    """What of the agent's total is usable by tasks now, its own running tasks counted as free."""
+
+    usable: Resources
+
+
+class LinksMeasured(Record, frozen=True, kw_only=True, tag=True):
+    samples: tuple[LinkSample, ...]
+
+
+class FetchEnded(Record, frozen=True, kw_only=True, tag=True):
+    """Answer to `Fetch`. On failure `reason` is "fetch", "hash", "disk_full" or "residency"."""
+
+    fetch_id: int
+    shard: HeldShard
+    ok: bool
+    reason: str = ""
+    detail: str = ""
+    fetched_bytes: int = 0  # 0 when it was already here
+    samples: tuple[LinkSample, ...] = ()
+
+
+class TaskStarted(Record, frozen=True, kw_only=True, tag=True):
+    task_id: str
+    attempt: int
+    handle: str
+
+
+class TaskEnded(Record, frozen=True, kw_only=True, tag=True):
+    """The whole process tree is gone. `reason`: "exit", "signal", "time_limit", "memory_limit", "killed", "start",
+    "disk_full", "outputs", "agent_restart"."""
+
+    task_id: str
+    attempt: int
+    reason: str
+    exit_code: int | None = None
+    detail: str = ""
+    log_tail: str = ""
+    outputs: tuple[HeldShard, ...] = ()
+    run_us: int = 0
+
+
+class ShardRemoved(Record, frozen=True, kw_only=True, tag=True):
+    """Answer to `RemoveShard`, or a replica found damaged."""
+
+    shard_id: str
+    reason: str = ""
+
+
+class ShardFound(Record, frozen=True, kw_only=True, tag=True):
+    """A file was added to the store by hand (`offerflow shard add`)."""
+
+    shard: HeldShard
+
+
+class ShutdownAsked(Record, frozen=True, kw_only=True, tag=True):
+    """Leave cleanly: publish a death, keep tasks running (they are adopted at the next start)."""
+
+
+class DeadlinePassed(Record, frozen=True, kw_only=True, tag=True):
+    """`next_deadline_us` has come."""
+
+
+Event = (
+    Started | Connected | Disconnected | MasterSpoke | GarbageArrived | Measured | LinksMeasured | FetchEnded
+    | TaskStarted | TaskEnded | ShardRemoved | ShardFound | ShutdownAsked | DeadlinePassed
+)  # fmt: skip

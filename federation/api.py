@@ -1,0 +1,227 @@
+"""The HTTP contract as values: what is asked of the master and what it answers. `openapi.json` is made from these.
+
+Requests reach the core inside `events.Asked` and are answered by `commands.Reply` once what they changed is durable.
+Views are read from the core at any time (`federation/views.py`). Times ending in `_us` are Unix microseconds on the
+master's clock unless they are durations.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from federation.jobs import Job, RolePath
+from policies.model import (
+    Amount, Blocker, Candidate, CostTerms, Link, Plan, Record, Resources, Tier,
+)  # fmt: skip
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+class SubmitJob(Record, frozen=True, kw_only=True, tag_field="ask", tag="submit_job"):
+    job: Job
+    submission_id: Annotated[str, msgspec.Meta(max_length=128)] = ""  # idempotency key: the same one, the same answer
+
+
+class PlanJob(Record, frozen=True, kw_only=True, tag_field="ask", tag="plan_job"):
+    """Dry run: what the policy would do with this job now. Changes nothing."""
+
+    job: Job
+
+
+class CancelJob(Record, frozen=True, kw_only=True, tag_field="ask", tag="cancel_job"):
+    job_id: str
+
+
+class KillTask(Record, frozen=True, kw_only=True, tag_field="ask", tag="kill_task"):
+    """End the running attempt and cancel the task."""
+
+    task_id: str
+
+
+class SetAgentMode(Record, frozen=True, kw_only=True, tag_field="ask", tag="set_agent_mode"):
+    """`cordoned`: no new work. `draining`: no new work, and running work is moved away. `active`: as usual."""
+
+    agent_id: str
+    mode: Literal["active", "cordoned", "draining"]
+
+
+class SetRole(Record, frozen=True, kw_only=True, tag_field="ask", tag="set_role"):
+    path: RolePath
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    quota: Amount | None = None
+
+
+class AddShard(Record, frozen=True, kw_only=True, tag_field="ask", tag="add_shard"):
+    """Register a shard that the master's own store holds, or set what is wanted of a known one."""
+
+    shard_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    name: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    sites: tuple[str, ...] = ()
+    replicas_wanted: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    in_store: bool = False  # the master's store has the bytes
+
+
+Request = SubmitJob | PlanJob | CancelJob | KillTask | SetAgentMode | SetRole | AddShard
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class Problem(Record, frozen=True, kw_only=True):
+    """A refusal, rendered as RFC 9457 `application/problem+json`; `type` is `/problems/<code>` and is stable."""
+
+    status: int
+    code: str
+    title: str
+    detail: str = ""
+
+
+class JobView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    job_id: str
+    name: str
+    role: str
+    priority: int
+    state: Literal["running", "finished", "failed", "cancelled"]
+    submitted_us: int
+    ended_us: int | None
+    n_tasks: int
+    tasks: dict[str, int]  # task state → count
+    detail: str  # why it failed
+
+
+class TaskView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    task_id: str
+    job_id: str
+    group: str
+    state: str
+    attempt: int
+    agent_id: str
+    site: str
+    tier: Tier | None
+    since_us: int  # in this state
+    pending_us: int | None  # when it could first be placed
+    launched_us: int | None
+    ended_us: int | None
+    stage_us: int | None
+    run_us: int | None
+    fetched_bytes: int
+    exit_code: int | None
+    reason: str
+    detail: str
+    log_tail: str
+    outputs: tuple[str, ...]  # shard names
+
+
+class TaskPage(Record, frozen=True, kw_only=True, omit_defaults=False):
+    tasks: tuple[TaskView, ...]
+    next_after: str | None  # pass as ?after= for the next page
+
+
+class WhyView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """The answer to "why is this task there, or not anywhere"; kept after the task has ended."""
+
+    task_id: str
+    state: str
+    since_us: int
+    policy: str
+    round_id: int | None
+    term: int
+    agent_id: str  # "" while pending
+    terms: CostTerms | None
+    alternatives: tuple[Candidate, ...]
+    blockers: tuple[Blocker, ...]
+    n_agents: int  # that were looked at
+    waits_for: Candidate | None
+    hints: tuple[str, ...]  # "would run if …"
+    detail: str  # of the last failed attempt
+
+
+class AgentView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    agent_id: str
+    site: str
+    region: str
+    tier: Tier
+    state: str
+    mode: str
+    since_us: int
+    hardware: str
+    speed_milli: int
+    labels: dict[str, str]
+    total: Resources
+    free: Resources
+    offer_expires_us: int | None
+    data_url: str
+    boot: int
+    version: str
+    n_tasks: int
+    n_shards: int
+    control_bytes: int
+    detail: str  # why quarantined
+
+
+class OfferView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    offer_id: str
+    agent_id: str
+    site: str
+    tier: Tier
+    free: Resources
+    expires_us: int
+
+
+class ShardView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    shard_id: str
+    name: str
+    size_bytes: int
+    replicas: tuple[str, ...]
+    sites: tuple[str, ...]
+    replicas_wanted: int
+    in_store: bool
+
+
+class RoleView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    path: str
+    weight: int
+    quota: Amount | None
+    allocated: Amount
+    dominant_share_ppm: int
+    n_pending: int
+    n_running: int
+
+
+class PlanView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """A dry run's answer: the plan for the job's demands only, with the groups they stand for."""
+
+    policy: str
+    plan: Plan
+    groups: dict[str, str]  # demand_id → group name
+
+
+class NetworkView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    links: tuple[Link, ...]
+
+
+class StatusView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    version: str
+    term: int
+    state: Literal["recovering", "serving", "stepped_down"]
+    policy: str
+    now_us: int
+    agents: dict[str, int]  # agent state → count
+    tasks: dict[str, int]
+    jobs: dict[str, int]
+    n_offers: int
+    n_demands: int  # pending classes
+    n_rounds: int
+    broker: str  # "connected …" | "lost …"
+    total: Amount
+    allocated: Amount
+
+
+class Done(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """The change is durable; there is nothing more to show."""
+
+    detail: str = ""
+
+
+Answer = JobView | TaskView | AgentView | RoleView | ShardView | PlanView | Done | Problem

@@ -1,0 +1,152 @@
+"""The facts of the journal: what the master must remember to be the same master after a crash.
+
+Durable state is a function of the facts alone (L7): each book has `apply(fact)`, live changes go through it too.
+Facts only ever gain optional fields; one that changes its meaning gets a new tag.
+"""
+
+from typing import Literal
+
+from federation.jobs import Job
+from federation.wire import HeldShard
+from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier
+
+
+class TermBegun(Record, frozen=True, kw_only=True, tag="term_begun"):
+    at_us: int
+    term: int
+
+
+class AgentEnrolled(Record, frozen=True, kw_only=True, tag="agent_enrolled"):
+    """A birth that told something new of the agent."""
+
+    at_us: int
+    agent_id: str
+    boot: int
+    site: str
+    tier: Tier
+    total: Resources
+    region: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    hardware: str = ""
+    speed_milli: int = 1000
+    price_microusd_per_cpu_hour: int = 0
+    data_url: str = ""
+    version: str = ""
+
+
+class AgentStateChanged(Record, frozen=True, kw_only=True, tag="agent_state"):
+    at_us: int
+    agent_id: str
+    state: str
+    detail: str = ""
+
+
+class AgentModeSet(Record, frozen=True, kw_only=True, tag="agent_mode"):
+    at_us: int
+    agent_id: str
+    mode: Literal["active", "cordoned", "draining"]
+
+
+class JobAccepted(Record, frozen=True, kw_only=True, tag="job_accepted"):
+    """`each` holds, per group with `for_each`, the shard ids it expanded to: replay needs nothing else."""
+
+    at_us: int
+    job_id: str
+    job: Job
+    submission_id: str = ""
+    each: dict[str, tuple[str, ...]] = {}
+
+
+class Assignment(Record, frozen=True, kw_only=True):
+    """Tasks of one placement: same agent, same explanation. GPUs are per task, in the order of `task_ids`."""
+
+    agent_id: str
+    task_ids: tuple[str, ...]
+    attempts: tuple[int, ...]
+    cmd_ids: tuple[int, ...]
+    gpus: tuple[tuple[str, ...], ...] = ()
+    terms: CostTerms | None = None
+    alternatives: tuple[Candidate, ...] = ()
+
+
+class TasksAssigned(Record, frozen=True, kw_only=True, tag="tasks_assigned"):
+    """One round's placements, as applied. Committed before any launch of it is sent."""
+
+    at_us: int
+    round_id: int
+    policy: str
+    assignments: tuple[Assignment, ...]
+
+
+class TaskRefused(Record, frozen=True, kw_only=True, tag="task_refused"):
+    """A demand class stays pending, for these reasons: written when the reasons change, not every round."""
+
+    at_us: int
+    round_id: int
+    policy: str
+    task_ids: tuple[str, ...]
+    n_agents: int
+    blockers: tuple[Blocker, ...]
+    waits_for: Candidate | None = None
+
+
+class TaskStateChanged(Record, frozen=True, kw_only=True, tag="task_state"):
+    at_us: int
+    task_id: str
+    state: str
+    attempt: int
+    agent_id: str = ""
+    reason: str = ""
+    detail: str = ""
+    exit_code: int | None = None
+    log_tail: str = ""
+    outputs: tuple[HeldShard, ...] = ()
+    fetched_bytes: int = 0
+    stage_us: int | None = None
+    run_us: int | None = None
+    attempt_failed: bool = False  # counts towards attempts_max
+
+
+class JobEnded(Record, frozen=True, kw_only=True, tag="job_ended"):
+    at_us: int
+    job_id: str
+    state: Literal["finished", "failed", "cancelled"]
+    detail: str = ""
+
+
+class RoleSet(Record, frozen=True, kw_only=True, tag="role_set"):
+    at_us: int
+    path: str
+    weight: int
+    quota: Amount | None = None
+
+
+class ShardAdded(Record, frozen=True, kw_only=True, tag="shard_added"):
+    at_us: int
+    shard_id: str
+    size_bytes: int
+    name: str = ""
+    sites: tuple[str, ...] = ()
+    replicas_wanted: int = 0
+    in_store: bool = False
+
+
+class ReplicaChanged(Record, frozen=True, kw_only=True, tag="replica"):
+    at_us: int
+    shard_id: str
+    agent_id: str
+    held: bool
+
+
+class ProfileLearned(Record, frozen=True, kw_only=True, tag="profile"):
+    at_us: int
+    profile: str
+    hardware: str
+    run_us: int
+    samples: int
+
+
+Fact = (
+    TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | JobAccepted | TasksAssigned | TaskRefused
+    | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
+)  # fmt: skip

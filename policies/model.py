@@ -1,0 +1,347 @@
+"""The values every part shares: resources, links, shards, demands, nodes, the snapshot and the plan.
+
+All are frozen structs. Whatever is compared, added or optimised is an integer in a small unit, and the unit ends the
+name: microseconds (`_us`), bytes (`_bytes`), bits per second (`_bps`), milli-CPU (`_milli`), parts per million
+(`_ppm`), micro-dollars (`_microusd`). This module imports nothing of ours and nothing heavy: agents load it.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of every value that crosses a module, the wire or the journal. (`kw_only` is not inherited; mypy wants `frozen` on each subclass.)"""
+
+
+Tier = Literal["edge", "cloud"]
+TIERS: tuple[Tier, ...] = ("edge", "cloud")
+
+
+# --- resources -------------------------------------------------------------------------------------------------------
+
+
+class Gpu(Record, frozen=True, kw_only=True):
+    """One accelerator. Every reading is nullable: drivers, MIG slices and unified memory each hide some of them."""
+
+    uuid: str
+    model: str | None = None
+    memory_bytes: int | None = None
+    memory_kind: Literal["dedicated", "unified"] | None = None
+    isolation: Literal["whole", "mig", "shared"] | None = None
+
+
+class Resources(Record, frozen=True, kw_only=True):
+    """Concrete resources of one agent: what it has, offers, or has left. GPUs are named one by one."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: tuple[Gpu, ...] = ()
+
+
+class GpuNeed(Record, frozen=True, kw_only=True):
+    """`count` GPUs of one agent, each of `model` (None: any) with at least `memory_bytes`."""
+
+    count: int = 1
+    model: str | None = None
+    memory_bytes: int = 0
+
+
+class LinkNeed(Record, frozen=True, kw_only=True):
+    """A bound on the measured link between the task's agent and `site`; an unmeasured link does not meet it.
+
+    Bandwidth is that from `site` to the agent: tasks pull.
+    """
+
+    site: str
+    rtt_us_max: int | None = None
+    bandwidth_bps_min: int | None = None
+
+
+class Needs(Record, frozen=True, kw_only=True):
+    """What one task must have on one agent, all at once."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpu: GpuNeed | None = None
+    links: tuple[LinkNeed, ...] = ()
+
+
+class Amount(Record, frozen=True, kw_only=True):
+    """Resources summed over agents, GPUs as a count: quotas, allocations and shares are in these."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: int = 0
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+class Link(Record, frozen=True, kw_only=True):
+    """What is believed of one directed link. Ends are `site:<name>` or `agent:<id>`; data flows `from_id` → `to_id`.
+
+    `bandwidth_bps` is a lower-quantile estimate. None means never measured. `rtt_us` is the round trip.
+    """
+
+    from_id: str
+    to_id: str
+    rtt_us: int | None = None
+    jitter_us: int | None = None
+    loss_ppm: int | None = None
+    bandwidth_bps: int | None = None
+    confidence_ppm: int = 0
+    age_us: int = 0
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class Shard(Record, frozen=True, kw_only=True):
+    """Immutable bytes named by their SHA-256 (hex). `replicas` are agent ids, sorted; empty `sites` means anywhere."""
+
+    shard_id: str
+    size_bytes: int
+    name: str = ""
+    replicas: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()  # residency: the sites it may live in
+    replicas_wanted: int = 1  # the master keeps at least this many; the policy says where
+
+
+# --- demand ----------------------------------------------------------------------------------------------------------
+
+
+class Where(Record, frozen=True, kw_only=True):
+    """Hard placement constraints; an empty tuple constrains nothing. Labels are (key, value) pairs, all required."""
+
+    tiers: tuple[Tier, ...] = ()
+    sites: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    agents_avoided: tuple[str, ...] = ()  # agents on which this work failed before
+
+
+class LatencyTarget(Record, frozen=True, kw_only=True):
+    """Clients at `site` want answers within `rtt_us`; each microsecond above it costs `weight` microseconds."""
+
+    site: str
+    rtt_us: int
+    weight: int = 1
+
+
+class Communication(Record, frozen=True, kw_only=True):
+    """What the workers of a gang say to each other: bytes each sends a step, in which pattern."""
+
+    pattern: Literal["allreduce", "parameter_server", "all_to_all"]
+    bytes_per_step: int
+    synchronous: bool = True
+    compressible: bool = False
+
+
+class Gang(Record, frozen=True, kw_only=True):
+    """Tasks that run all together or not at all."""
+
+    gang_id: str
+    size: int
+    communication: Communication | None = None
+
+
+class Demand(Record, frozen=True, kw_only=True):
+    """An equivalence class of pending tasks: everything a policy may see of them, and how many there are.
+
+    `demand_id` is a digest of every field but `count` and `oldest_us`: equal classes have equal ids.
+    """
+
+    demand_id: str
+    role: str
+    needs: Needs
+    count: int
+    oldest_us: int  # when its longest-waiting task became pending (the snapshot's clock)
+    priority: int = 0  # higher first; 0–100
+    where: Where = Where()
+    reads: tuple[str, ...] = ()  # shard ids, sorted
+    output_bytes: int = 0
+    profile: str = ""  # run times are learned under this name, per hardware
+    run_us: int = 1_000_000  # declared run time on speed_milli = 1000; the prior until the profile is learned
+    deadline_us: int | None = None  # absolute, the snapshot's clock
+    latency: tuple[LatencyTarget, ...] = ()
+    gang: Gang | None = None
+
+
+class Profile(Record, frozen=True, kw_only=True):
+    """Learned run time of a work profile on a hardware class (mean over `samples` runs)."""
+
+    profile: str
+    hardware: str
+    run_us: int
+    samples: int
+
+
+# --- supply ----------------------------------------------------------------------------------------------------------
+
+
+class Release(Record, frozen=True, kw_only=True):
+    """`count` running tasks of these needs are expected to end in `in_us`: capacity that can be waited for."""
+
+    in_us: int
+    needs: Needs
+    count: int = 1
+
+
+class Node(Record, frozen=True, kw_only=True):
+    """An agent as a policy sees it: only those with a live offer and not drained appear."""
+
+    agent_id: str
+    site: str
+    tier: Tier
+    free: Resources
+    total: Resources
+    region: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    hardware: str = ""  # work profiles are learned per hardware class
+    speed_milli: int = 1000  # measured single-core speed, 1000 = the reference core
+    price_microusd_per_cpu_hour: int = 0
+    shards: tuple[str, ...] = ()  # shard ids held, sorted
+    releases: tuple[Release, ...] = ()  # sorted by in_us
+
+
+class Role(Record, frozen=True, kw_only=True):
+    """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it."""
+
+    path: str
+    weight: int = 1
+    quota: Amount | None = None
+    allocated: Amount = Amount()
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """All that a policy may know. Every tuple is sorted by its id: equal worlds are equal bytes."""
+
+    now_us: int
+    demands: tuple[Demand, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    links: tuple[Link, ...] = ()
+    shards: tuple[Shard, ...] = ()  # those read by a demand or wanting replicas
+    roles: tuple[Role, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+class Reason(StrEnum):
+    """Why work does not run on an agent, or not yet. Closed: every value is documented in docs/reasons.md."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    DISK = "disk"
+    GPU = "gpu"
+    TIER = "tier"
+    SITE = "site"
+    LABEL = "label"
+    AVOIDED = "avoided"  # it failed there before
+    RESIDENCY = "residency"  # a shard it reads may not live there
+    LINK_RTT = "link_rtt"
+    LINK_BANDWIDTH = "link_bandwidth"
+    LINK_UNMEASURED = "link_unmeasured"
+    DATA_UNREACHABLE = "data_unreachable"  # no live replica of a shard it reads
+    QUOTA = "quota"
+    GANG = "gang"  # not all members fit together
+    DEADLINE = "deadline"  # cannot finish in time anywhere
+    PLANNED_WAIT = "planned_wait"  # waiting for a busy agent is cheaper than any free one
+    QUEUE = "queue"  # it fits, but others go first
+    NO_AGENTS = "no_agents"
+    DEPENDENCY = "dependency"  # a task it comes after has not finished
+    RECOVERING = "recovering"  # the master is reconciling after a restart
+    POLICY_FAILED = "policy_failed"
+
+
+class CostTerms(Record, frozen=True, kw_only=True):
+    """The expected completion of one task on one agent, term by term, in microseconds. Prices count as time."""
+
+    transfer_us: int = 0
+    congestion_us: int = 0
+    wait_us: int = 0
+    run_us: int = 0
+    latency_us: int = 0
+    price_us: int = 0
+
+    def total_us(self) -> int:
+        return self.transfer_us + self.congestion_us + self.wait_us + self.run_us + self.latency_us + self.price_us
+
+
+class Candidate(Record, frozen=True, kw_only=True):
+    agent_id: str
+    terms: CostTerms
+
+
+class Placement(Record, frozen=True, kw_only=True):
+    """`count` tasks of a demand go to an agent, now. `alternatives` are the next-best candidates, best first (≤ 3)."""
+
+    demand_id: str
+    agent_id: str
+    count: int
+    terms: CostTerms = CostTerms()
+    alternatives: tuple[Candidate, ...] = ()
+
+
+class Miss(Record, frozen=True, kw_only=True):
+    """The agent that came nearest, and by how much it is short. `unit` is that of `needs` and `has`."""
+
+    agent_id: str
+    needs: int
+    has: int | None  # None: not measured
+    unit: Literal["milli", "bytes", "bps", "us", "count"]
+    site: str = ""  # the other end, for links
+    age_us: int | None = None  # of the measurement, for links
+
+
+class Blocker(Record, frozen=True, kw_only=True):
+    """One reason, the number of agents it rules out (0 where it is not an agent's), and the nearest miss."""
+
+    reason: Reason
+    agents: int = 0
+    nearest: Miss | None = None
+    role: str = ""  # for quota
+
+
+class Refusal(Record, frozen=True, kw_only=True):
+    """`count` tasks of a demand stay pending: each reason, most telling first. A bare "no" is a bug."""
+
+    demand_id: str
+    count: int
+    blockers: tuple[Blocker, ...]
+    waits_for: Candidate | None = None  # for planned_wait: where, and the terms, wait included
+
+
+class ShardMove(Record, frozen=True, kw_only=True):
+    """Copy a shard to an agent; the old replica is dropped later if `drop_source`."""
+
+    shard_id: str
+    from_agent: str
+    to_agent: str
+    drop_source: bool = False
+    saving_us: int = 0  # expected read time saved
+
+
+class Eviction(Record, frozen=True, kw_only=True):
+    """End running work of `role` on an agent to free what a demand needs."""
+
+    task_id: str
+    agent_id: str
+    for_demand_id: str
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """The answer to a snapshot. Every demand's count is divided over its placements and its refusal."""
+
+    placements: tuple[Placement, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    moves: tuple[ShardMove, ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    objective: int | None = None
+    kernel: str = ""

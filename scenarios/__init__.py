@@ -1,0 +1,1 @@
+"""The production cores replayed in simulated time."""
