@@ -1,0 +1,141 @@
+"""The master's settings: one frozen record for the core, read once. Unknown keys are fatal, each default is justified here.
+
+Durations are microseconds on the master's own clock. The values together must satisfy `check`; the live settings and
+the reading of TOML files stand beside it.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from federation.errors import ConfigError
+from policies.model import Amount, Record
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+SECOND_US = 1_000_000
+
+
+class RoleConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A role that exists from the first start on. A `RoleSet` fact of the journal overrides it."""
+
+    path: str
+    weight: Positive = 1
+    quota: Amount | None = None
+
+
+class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the core decides by. The same record drives the live master and the scenario player."""
+
+    # --- liveness: silence is measured from the last message of the agent's current connection ---
+    # 5,000 agents at one ping each 5 s are 1,000 messages/s, a tenth of what one master takes.
+    ping_every_us: Positive = 5 * SECOND_US
+    # Two pings and a half may be missed: a Wi-Fi roam or an LTE handover takes less and must not rescind offers.
+    suspect_after_us: Positive = 12 * SECOND_US
+    # From suspect on: three more periods of silence, and its tasks are shown as unknown.
+    disconnected_after_us: Positive = 30 * SECOND_US
+    # From disconnected on: tasks keep running on a cut-off edge device, so restarting them elsewhere is dear; five
+    # minutes outlast a router's reboot, and longer ones are work worth repeating.
+    lost_after_us: Positive = 300 * SECOND_US
+    # A quarantined agent whose second process has stayed silent for a minute was a hand-over, not a twin.
+    quarantine_us: Positive = 60 * SECOND_US
+    # A gap in `seq` asks for a rebirth within this spread: 5,000 births over 5 s are what one master enrols in time.
+    rebirth_spread_us: NonNegative = 5 * SECOND_US
+    # One rebirth request an agent in this time, whatever the number of gaps: a lossy link must not cause a storm.
+    rebirth_every_us: Positive = 10 * SECOND_US
+
+    # --- offers ---
+    # Renewed as often as the ping, so that one lost message costs nothing (the lease outlives two).
+    offer_every_us: Positive = 5 * SECOND_US
+    # What the agent is told to ask for, and the most it gets: three renewals. Longer ones are cut to this.
+    offer_lease_us: Positive = 15 * SECOND_US
+
+    # --- launches ---
+    # A launch that is older when it reaches the agent is refused ("expired"): the master would have re-sent it.
+    launch_expires_us: Positive = 60 * SECOND_US
+    # Between SIGTERM and SIGKILL; Kubernetes gives 30 s to services, batch tasks that checkpoint need a few.
+    kill_grace_us: NonNegative = 5 * SECOND_US
+    # Acknowledged by nobody after this long while its agent is online: sent again (same cmd_id, harmless if it came).
+    resend_after_us: Positive = 10 * SECOND_US
+    # Launches in one batch: with an explanation each stays below the wire's 256 KiB at ~1 KiB a launch.
+    commands_per_batch_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 128
+
+    # --- rounds ---
+    # At most one round is in flight; a new one starts no sooner than this after the last began. 50 ms gather a burst
+    # of submissions into one solve and are below what a person notices.
+    round_every_us: NonNegative = 50_000
+    # Reasons change with time alone (waits grow, links age): with work pending, a round at least this often.
+    round_idle_us: Positive = 5 * SECOND_US
+    # A policy that failed is asked again after this long, not at once: it would fail the same way.
+    round_retry_us: Positive = 1 * SECOND_US
+    # A round that is not answered is given up after this long and the driver's answer ignored.
+    round_timeout_us: Positive = 60 * SECOND_US
+    # Deadlines of demands are rounded down to this grid, so that tasks submitted together share a class: a job's
+    # deadlines are seconds, and half a second of safety costs nothing.
+    deadline_grid_us: Positive = 500_000
+    # `why` hints look at the releases of this many agents.
+    hints_max: Positive = 4
+    # One refusal fact is written per demand class when its reasons change, no more often than this.
+    refusal_every_us: NonNegative = 1 * SECOND_US
+
+    # --- recovery ---
+    # After a restart nothing is placed until every agent with placed tasks has been born again, or this has passed:
+    # a reconnecting agent backs off for at most ~30 s.
+    reconcile_timeout_us: NonNegative = 30 * SECOND_US
+
+    # --- the network ---
+    # A pair of sites is probed this often when nothing passive is fresher; 256 KiB a minute is 35 kbit/s.
+    probe_every_us: Positive = 60 * SECOND_US
+    # Issue of measured truth: a token bucket's burst hides in less, and a metered line pays for more.
+    probe_bytes_max: Positive = 256 * 1024
+    # Peers one agent is asked to probe: with more sites than this, pairs rotate from plan to plan.
+    probe_peers_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    # Samples kept a link. The median of 16 survives seven outliers.
+    link_samples_max: Positive = 16
+    # Confidence halves with each such age: mobile links change within minutes.
+    link_half_life_us: Positive = 300 * SECOND_US
+    # Directed links kept in the book; the least recently measured go first. 65,536 × ~1 KiB bound the memory.
+    links_max: Positive = 65_536
+
+    # --- roles ---
+    roles: tuple[RoleConfig, ...] = (RoleConfig(path="default"),)
+    # A job may name a role that nobody set up; it gets weight 1 and no quota. False refuses it.
+    roles_open: bool = True
+    roles_max: Positive = 1_000
+
+    # --- bounds (L10): past each, a request is refused with a Problem that names the bound ---
+    agents_max: Positive = 20_000
+    # Tasks not yet ended, over all jobs: about 1 KiB each.
+    tasks_max: Positive = 2_000_000
+    jobs_max: Positive = 100_000
+    # Demand classes pending at once: a round is O(classes + nodes).
+    demands_max: Positive = 20_000
+    # Ended jobs (with their tasks and explanations) kept to look at; older ones are forgotten, oldest first.
+    ended_jobs_max: NonNegative = 1_000
+    # Tasks kept of ended jobs: one job of a million tasks is forgotten before a thousand small ones.
+    ended_tasks_max: NonNegative = 200_000
+    shards_max: Positive = 1_000_000
+    # Reads of one task, its outputs aside: the wire takes 1,024 in a launch.
+    reads_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1_024
+    # Dry runs in flight: each is a solve.
+    dry_runs_max: Positive = 4
+    # Shard copies ordered and not yet reported, over all agents: transfers compete with tasks' own reads.
+    moves_in_flight_max: Positive = 64
+    # A copy that nobody reported after this long is forgotten and may be planned again.
+    move_timeout_us: Positive = 600 * SECOND_US
+    # Run times learned: (profile, hardware) pairs, the least recently learned go first.
+    profiles_max: Positive = 100_000
+    # A profile's mean weighs the newest of this many samples: hardware ages and inputs drift.
+    profile_samples_max: Positive = 32
+    # An attempt's output kept in the book, of what the agent sent: a screenful.
+    log_tail_bytes_max: NonNegative = 4_096
+
+    def check(self) -> None:
+        """Raise `ConfigError` where settings contradict each other."""
+        if self.suspect_after_us <= self.ping_every_us:
+            raise ConfigError("suspect_after_us must exceed ping_every_us, or every agent is suspect between two pings")
+        if self.offer_lease_us <= self.offer_every_us:
+            raise ConfigError("offer_lease_us must exceed offer_every_us, or every offer lapses before its renewal")
+        if len({role.path for role in self.roles}) != len(self.roles):
+            raise ConfigError("roles: each path may be given once")
