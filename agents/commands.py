@@ -63,6 +63,4 @@ class Leave(Record, frozen=True, kw_only=True, tag=True):
     """Everything is published: close the connection and stop."""
 
 
-Command = (
-    Persist | Publish | Acknowledge | Fetch | StartTask | StopTask | RemoveShard | Probe | Measure | Leave
-)
+Command = Persist | Publish | Acknowledge | Fetch | StartTask | StopTask | RemoveShard | Probe | Measure | Leave

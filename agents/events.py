@@ -10,6 +10,9 @@ class Started(Record, frozen=True, kw_only=True, tag=True):
     total: Resources
     running: tuple[str, ...] = ()
     shards: tuple[HeldShard, ...] = ()  # found on disk and verified
+    hardware: str = ""  # as found; the configuration's, where set, wins
+    speed_milli: int = 1000  # as measured; the same
+    data_url: str = ""  # where peers fetch this agent's shards; "" when it serves none
 
 
 class Connected(Record, frozen=True, kw_only=True, tag=True):

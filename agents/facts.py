@@ -45,6 +45,4 @@ class ShardForgotten(Record, frozen=True, kw_only=True, tag="shard_forgotten"):
     shard_id: str
 
 
-Fact = (
-    Booted | TermSeen | CommandTaken | ProcessStarted | StatusQueued | StatusesAcked | ShardStored | ShardForgotten
-)
+Fact = Booted | TermSeen | CommandTaken | ProcessStarted | StatusQueued | StatusesAcked | ShardStored | ShardForgotten

@@ -18,7 +18,7 @@ Post = Callable[[Event], Awaitable[None]]
 
 
 class Executor(Protocol):
-    """Runs attempts. An attempt's handle identifies its live process across a restart of the agent (pid and start time)."""
+    """Runs attempts. A handle identifies a live process across a restart of the agent (pid and start time)."""
 
     async def run(self, launch: Launch) -> None:
         """Prepare the folder, spawn the process *behind a gate*, post `TaskStarted(handle)`; once `release`d it runs;
@@ -103,7 +103,8 @@ class DataServer(Protocol):
 
 
 class Workers:
-    """The workers of one agent, for the driver. Built by `agents.workers.build`; tests build their own."""
+    """The workers of one agent, for the driver. Built by `agents.workers.build(config, folder, post) -> Workers`, where
+    `folder` is the agent's own (`{data_dir}/{agent_id}`, it exists); tests build their own."""
 
     __slots__ = ("data_server", "executor", "fetcher", "gauge", "prober", "store")
 
