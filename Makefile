@@ -1,0 +1,45 @@
+# The two commands of a newcomer are `make demo` and `make test`; each sets everything up by itself.
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check unit kernels lock bench-mincost clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:  ## create .venv, install pinned dependencies, compile the kernels
+	@sh tools/setup.sh
+
+demo: setup  ## real ML tasks placed by measured links, flow against fifo
+	@$(PY) -m federation.cli.main demo
+
+test: setup check unit kernels  ## everything that must hold
+	@echo "[test] all passed"
+
+check: setup  ## lint, format and types
+	@echo "[test] ruff and mypy"
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/mypy
+
+unit: setup  ## the whole suite, kernels compiled
+	@echo "[test] the whole suite, kernels compiled"
+	@$(PY) -m pytest
+
+kernels: setup  ## kernel tests once interpreted, once with bounds checks
+	@echo "[test] kernels interpreted (NUMBA_DISABLE_JIT=1)"
+	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q -m kernel
+	@echo "[test] kernels with bounds checks (NUMBA_BOUNDSCHECK=1)"
+	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
+	  NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$cache $(PY) -m pytest -q -m kernel
+
+lock: setup  ## pin again: rewrite requirements.lock from pyproject.toml
+	@$(PY) -m pip install --quiet uv
+	@.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
+	@! grep -nE 'https?://|file://' requirements.lock
+
+bench-mincost: setup  ## the min-cost-flow kernels against other solvers
+	@$(PY) -m benchmarks.mincost --json mincost.json
+
+clean:  ## remove what setup and tests made
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
