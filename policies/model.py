@@ -12,7 +12,10 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of every value that crosses a module, the wire or the journal. (`kw_only` is not inherited; mypy wants `frozen` on each subclass.)"""
+    """Base of every value that crosses a module, the wire or the journal.
+
+    `kw_only` is not inherited, and mypy wants `frozen` on each subclass.
+    """
 
 
 Tier = Literal["edge", "cloud"]
@@ -102,7 +105,11 @@ class Link(Record, frozen=True, kw_only=True):
 
 
 class Shard(Record, frozen=True, kw_only=True):
-    """Immutable bytes named by their SHA-256 (hex). `replicas` are agent ids, sorted; empty `sites` means anywhere."""
+    """Immutable bytes named by their SHA-256 (hex). `replicas` are agent ids, sorted; empty `sites` means anywhere.
+
+    `replica_sites` is parallel to `replicas`; it may be left empty when every replica's agent is a node of the
+    snapshot. `in_store`: the master's own store has the bytes too, behind a link nobody measured.
+    """
 
     shard_id: str
     size_bytes: int
@@ -110,6 +117,8 @@ class Shard(Record, frozen=True, kw_only=True):
     replicas: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()  # residency: the sites it may live in
     replicas_wanted: int = 1  # the master keeps at least this many; the policy says where
+    replica_sites: tuple[str, ...] = ()
+    in_store: bool = False
 
 
 # --- demand ----------------------------------------------------------------------------------------------------------
@@ -210,7 +219,8 @@ class Node(Record, frozen=True, kw_only=True):
 
 
 class Role(Record, frozen=True, kw_only=True):
-    """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it."""
+    """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it, and
+    `allocated` counts all below it too. A kind of which the quota names 0 is not limited."""
 
     path: str
     weight: int = 1
@@ -280,7 +290,10 @@ class Candidate(Record, frozen=True, kw_only=True):
 
 
 class Placement(Record, frozen=True, kw_only=True):
-    """`count` tasks of a demand go to an agent, now. `alternatives` are the next-best candidates, best first (≤ 3)."""
+    """`count` tasks of a demand go to an agent, now. `alternatives` are the next-best candidates, best first (≤ 3).
+
+    A plan's placements hold in their order: GPUs are given out best fit, one placement after the other.
+    """
 
     demand_id: str
     agent_id: str
