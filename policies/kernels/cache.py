@@ -1,0 +1,35 @@
+"""Compile every kernel before the first round needs one.
+
+`make setup` and the master's start call `warm_up`; a round never compiles. A new kernel's module is added to `MODULES`.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+
+from policies.kernels.jit import CACHE_FOLDER
+
+MODULES = (
+    "policies.kernels.mincost.certificate",
+    "policies.kernels.mincost.tree",
+    "policies.kernels.mincost.simplex",
+    "policies.kernels.mincost.network",
+)
+_MARK = CACHE_FOLDER / "complete"
+
+
+def is_cached() -> bool:
+    """True when `warm_up` has completed on this machine for these very sources: it will then only load, in a second."""
+    return _MARK.exists()
+
+
+def warm_up(progress: Callable[[str, int, int], None] | None = None) -> None:
+    """Compile or load every kernel; idempotent. `progress(module, done, total)` is called before each and after."""
+    for done, module in enumerate(MODULES):
+        if progress is not None:
+            progress(module, done, len(MODULES))
+        importlib.import_module(module)
+    if progress is not None:
+        progress("", len(MODULES), len(MODULES))
+    if not os.environ.get("NUMBA_DISABLE_JIT"):
+        _MARK.touch()

@@ -1,0 +1,423 @@
+"""`FlowNetwork`: a min-cost-flow problem that is solved, changed a little and solved again.
+
+Ids are stable: nodes and arcs keep theirs until removed, and a removed id may be given to a later one. Inside, arcs lie
+in another order (`_position`): neighbours in the caller's order, which tend to be alike, are spread over the blocks
+that pricing scans, so that every block holds good candidates.
+"""
+
+from math import isqrt
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.kernels.jit import Int64s
+from policies.kernels.mincost import repair, simplex, tree
+from policies.kernels.mincost.gate import (
+    Integers,
+    check_alive,
+    check_cost,
+    check_flow_total,
+    check_range,
+    column,
+    total,
+)
+from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
+
+_BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
+_NO_POSITIONS = np.empty(0, np.int64)
+
+
+def _grown(array: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """`array` or, where it is shorter than `length`, a longer copy: half as much again, so that growth is amortised."""
+    if array.shape[0] >= length:
+        return array
+    longer = np.zeros((length + length // 2, *array.shape[1:]), np.int64)
+    longer[: array.shape[0]] = array
+    return longer
+
+
+class FlowNetwork:
+    """Minimise the sum of cost x flow, 0 <= flow <= capacity, where what leaves a node less what enters is its supply.
+
+    `capacity` may be UNLIMITED, costs may be negative, arcs parallel or loops. Supplies sum to zero at each `solve`.
+    Raises NetworkError (a ValueError) for what is not such a problem; the network is then unchanged.
+    """
+
+    def __init__(
+        self, n_nodes: int, tail: Integers, head: Integers, capacity: Integers, cost: Integers, supply: Integers
+    ) -> None:
+        if not isinstance(n_nodes, int | np.integer) or n_nodes < 0:
+            raise NetworkError(f"n_nodes is {n_nodes!r}; a number from 0 up is wanted")
+        tails = column("tail", tail)
+        n_arcs = tails.size
+        heads, bounds = column("head", head, n_arcs), column("capacity", capacity, n_arcs)
+        costs, supplies = column("cost", cost, n_arcs), column("supply", supply, int(n_nodes))
+        check_range("tail", tails, 0, n_nodes - 1)
+        check_range("head", heads, 0, n_nodes - 1)
+        self._n_nodes, self._n_arcs = int(n_nodes), n_arcs
+        self._node_alive = np.ones(n_nodes, np.bool_)
+        self._arc_alive = np.ones(n_arcs, np.bool_)
+        self._free_nodes: list[int] = []
+        self._free_arcs: list[int] = []
+        self._supply = supplies
+        self._position = _spread(n_arcs)
+        self._tail, self._head = np.empty(n_arcs, np.int64), np.empty(n_arcs, np.int64)
+        self._bound, self._cost = np.empty(n_arcs, np.int64), np.empty(n_arcs, np.int64)
+        self._capacity = np.empty(n_arcs, np.int64)  # What the kernel sees: redundant bounds are dropped.
+        self._state = np.full(n_arcs, tree.LOWER, np.int64)
+        self._capacity_total = 0
+        self._supply_total = 0
+        self._cost_max = 0
+        bounds = self._checked_capacity(bounds, _NO_POSITIONS)
+        self._check_supply(supplies)
+        self._check_cost(costs, self._n_nodes)
+        self._tail[self._position], self._head[self._position] = tails, heads
+        self._bound[self._position], self._cost[self._position] = bounds, costs
+        self._tree = np.empty((0, 8), np.int64)
+        self._potential = np.empty(0, np.int64)
+        self._excess = np.empty(0, np.int64)
+        self._work = np.zeros(6, np.int64)
+        self._root = 0
+        self._planted = False  # A spanning tree exists that the next solve can start from.
+        self._check_balance()
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def n_nodes(self) -> int:
+        """Node ids are below this; some may be removed."""
+        return self._n_nodes
+
+    @property
+    def n_arcs(self) -> int:
+        """Arc ids are below this; some may be removed."""
+        return self._n_arcs
+
+    @property
+    def tail(self) -> Int64s:
+        return self._tail[self._position]
+
+    @property
+    def head(self) -> Int64s:
+        return self._head[self._position]
+
+    @property
+    def cost(self) -> Int64s:
+        return self._cost[self._position]
+
+    @property
+    def capacity(self) -> Int64s:
+        """Capacities by arc id; UNLIMITED where there is none, 0 for removed arcs."""
+        bounds = self._bound[self._position]
+        bounds[bounds == NO_BOUND] = UNLIMITED
+        return bounds
+
+    @property
+    def supply(self) -> Int64s:
+        return self._supply[: self._n_nodes].copy()
+
+    @property
+    def arc_alive(self) -> npt.NDArray[np.bool_]:
+        return self._arc_alive.copy()
+
+    @property
+    def node_alive(self) -> npt.NDArray[np.bool_]:
+        return self._node_alive.copy()
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def set_supply(self, nodes: Integers, values: Integers) -> None:
+        """Set supplies (negative: demand). They need to sum to zero only at the next solve."""
+        ids = column("nodes", nodes)
+        new = column("values", values, ids.size)
+        check_alive("nodes", ids, self._node_alive, unique=True)
+        self._check_supply(new, replaced=self._supply[ids])
+        if self._planted:
+            self._excess[ids] += new - self._supply[ids]
+        self._supply[ids] = new
+
+    def set_cost(self, arcs: Integers, values: Integers) -> None:
+        """Set costs per unit of flow."""
+        ids = column("arcs", arcs)
+        new = column("values", values, ids.size)
+        check_alive("arcs", ids, self._arc_alive, unique=True)
+        self._check_cost(new, self._n_nodes)
+        self._cost[self._position[ids]] = new
+
+    def set_capacity(self, arcs: Integers, values: Integers) -> None:
+        """Set capacities, 0 up or UNLIMITED."""
+        ids = column("arcs", arcs)
+        new = column("values", values, ids.size)
+        check_alive("arcs", ids, self._arc_alive, unique=True)
+        positions = self._position[ids]
+        new = self._checked_capacity(new, positions)
+        self._bound[positions] = new
+        if self._planted:
+            repair.change_capacity(self._tail, self._head, self._capacity, self._state, self._excess, positions, new)
+
+    def add_nodes(self, supplies: Integers) -> Int64s:
+        """Add nodes; return their ids."""
+        new = column("supplies", supplies)
+        self._check_supply(new)
+        self._check_cost(_NO_POSITIONS, self._n_nodes + new.size)
+        reused = min(new.size, len(self._free_nodes))
+        fresh = np.arange(self._n_nodes, self._n_nodes + new.size - reused)
+        ids = np.concatenate([np.array([self._free_nodes.pop() for _ in range(reused)], np.int64), fresh])
+        first, self._n_nodes = self._n_nodes, self._n_nodes + fresh.size
+        self._supply = _grown(self._supply, self._n_nodes)
+        self._node_alive = np.concatenate([self._node_alive, np.ones(fresh.size, np.bool_)])
+        self._node_alive[ids] = True
+        self._supply[ids] = new
+        if self._planted:
+            self._tree = _grown(self._tree, self._n_nodes)
+            self._potential = _grown(self._potential, self._n_nodes)
+            self._excess = _grown(self._excess, self._n_nodes)
+            repair.attach(self._tree, first, self._n_nodes, self._root)
+            self._excess[ids] = new
+        return ids
+
+    def remove_nodes(self, nodes: Integers) -> None:
+        """Remove nodes, their supply and every arc that touches them."""
+        ids = column("nodes", nodes)
+        check_alive("nodes", ids, self._node_alive, unique=True)
+        gone = np.zeros(self._n_nodes, np.bool_)
+        gone[ids] = True
+        touched = (gone[self.tail] | gone[self.head]) & self._arc_alive
+        self.remove_arcs(np.flatnonzero(touched))
+        self.set_supply(ids, np.zeros(ids.size, np.int64))
+        self._node_alive[ids] = False
+        self._free_nodes.extend(ids.tolist())
+        if gone[self._root]:
+            self._planted = False
+
+    def add_arcs(self, tail: Integers, head: Integers, capacity: Integers, cost: Integers) -> Int64s:
+        """Add arcs; return their ids."""
+        tails = column("tail", tail)
+        heads, bounds = column("head", head, tails.size), column("capacity", capacity, tails.size)
+        costs = column("cost", cost, tails.size)
+        check_alive("tail", tails, self._node_alive)
+        check_alive("head", heads, self._node_alive)
+        self._check_cost(costs, self._n_nodes)
+        bounds = self._checked_capacity(bounds, _NO_POSITIONS)
+        reused = min(tails.size, len(self._free_arcs))
+        fresh = np.arange(self._n_arcs, self._n_arcs + tails.size - reused)
+        ids = np.concatenate([np.array([self._free_arcs.pop() for _ in range(reused)], np.int64), fresh])
+        self._n_arcs += fresh.size
+        for name in ("_tail", "_head", "_bound", "_capacity", "_cost", "_state"):
+            setattr(self, name, _grown(getattr(self, name), self._n_arcs))
+        self._position = np.concatenate([self._position, fresh])
+        self._arc_alive = np.concatenate([self._arc_alive, np.ones(fresh.size, np.bool_)])
+        self._arc_alive[ids] = True
+        positions = self._position[ids]
+        self._tail[positions], self._head[positions] = tails, heads
+        self._bound[positions], self._cost[positions] = bounds, costs
+        self._capacity[positions] = bounds
+        self._state[positions] = tree.LOWER
+        return ids
+
+    def remove_arcs(self, arcs: Integers) -> None:
+        """Remove arcs."""
+        ids = column("arcs", arcs)
+        check_alive("arcs", ids, self._arc_alive, unique=True)
+        positions = self._position[ids]
+        if self._planted:
+            repair.drop_arcs(
+                self._tree, self._tail, self._head, self._capacity, self._state, self._root, self._excess, positions
+            )
+        self._checked_capacity(np.zeros(ids.size, np.int64), positions)
+        self._bound[positions] = 0
+        self._capacity[positions] = 0
+        self._cost[positions] = 0
+        self._state[positions] = tree.DEAD
+        self._arc_alive[ids] = False
+        self._free_arcs.extend(ids.tolist())
+
+    # --- solving ------------------------------------------------------------------------------------------------------
+
+    def solve(self) -> Result:
+        """The optimum; after a first solve, from the last one's tree."""
+        self._check_balance()
+        if not self._node_alive.any():
+            return self._finish("optimal", simplex_ran=False)
+        warm = self._planted
+        if not warm:
+            self._plant()
+        self._work[: simplex.CURSOR] = 0
+        self._work[simplex.SHIFTED] = 0
+        status = self._optimise()
+        if status == simplex.CAPPED and warm:  # A repaired tree is not strongly feasible and could, in theory, cycle.
+            self._plant()
+            status = self._optimise()
+        if status == simplex.CAPPED:
+            self._planted = False
+            return self._finish("capped", simplex_ran=True)
+        if status == simplex.UNBOUNDED:
+            self._planted = False
+            return self._unbounded()
+        return self._finish("optimal", simplex_ran=True)
+
+    def _plant(self) -> None:
+        """A first tree: every node hangs under the largest consumer, and no bound stays that cannot bind."""
+        n_nodes, n_arcs = self._n_nodes, self._n_arcs
+        self._tree = np.empty((n_nodes, 8), np.int64)
+        self._potential = np.zeros(n_nodes, np.int64)
+        self._excess = np.zeros(n_nodes, np.int64)
+        self._root = int(np.where(self._node_alive, self._supply[:n_nodes], np.iinfo(np.int64).max).argmin())
+        repair.plant(self._tree, self._supply[:n_nodes], self._root, self._excess)
+        repair.drop_redundant_bounds(
+            self._tail[:n_arcs], self._head[:n_arcs], self._supply[:n_nodes], self._bound[:n_arcs], self._capacity
+        )
+        self._state[self._position] = np.where(self._arc_alive, tree.LOWER, tree.DEAD)
+        self._cost_max = int(np.abs(self._cost[:n_arcs]).max(initial=0))
+        self._planted = True
+
+    def _optimise(self) -> int:
+        """Repair and run the simplex until no dropped bound is passed. Returns its status."""
+        n_nodes, n_arcs = self._n_nodes, self._n_arcs
+        rows = self._tree[:n_nodes]
+        order = np.empty(n_nodes, np.int64)
+        big = self._big()
+        block = max(isqrt(n_arcs), _BLOCK_MIN)
+        pivots_max = 200 * (n_arcs + n_nodes) + 10_000
+        while True:
+            count = tree.refresh(rows, self._tail, self._cost, self._potential, self._root, big, order)
+            repair.rebalance(rows, self._tail, self._capacity, self._state, self._root, self._excess, order, count)
+            tree.refresh(rows, self._tail, self._cost, self._potential, self._root, big, order)
+            simplex.optimise(
+                self._tail, self._head, self._cost, self._capacity, self._state, self._potential, rows,
+                n_arcs, block, pivots_max, self._work,
+            )  # fmt: skip
+            status = int(self._work[simplex.STATUS])
+            if status == simplex.UNBOUNDED and not np.array_equal(self._capacity[:n_arcs], self._bound[:n_arcs]):
+                self._plant()  # Changes since the first solve made a dropped bound matter: take none for granted.
+                self._capacity[:n_arcs] = self._bound[:n_arcs]
+                rows = self._tree
+                continue
+            if status != simplex.OPTIMAL:
+                return status
+            count = repair.find_overfull(rows, self._tail, self._capacity, self._bound, order)
+            if count == 0:
+                return status
+            positions = order[:count].copy()
+            repair.change_capacity(
+                self._tail, self._head, self._capacity, self._state, self._excess, positions, self._bound[positions]
+            )
+
+    def _big(self) -> int:
+        """The cost of an artificial arc: more than twice any path, so that potentials tell which side of it one is."""
+        return 2 * (self._n_nodes + 1) * (self._cost_max + 1)
+
+    def _finish(self, status: Literal["optimal", "capped"], simplex_ran: bool) -> Result:
+        flow = np.zeros(self._n_arcs, np.int64)
+        potential = np.zeros(self._n_nodes, np.int64)
+        unrouted = 0
+        if simplex_ran:
+            lying = np.empty(self._n_arcs, np.int64)
+            unrouted = simplex.read_flow(
+                self._tail, self._capacity, self._state, self._tree[: self._n_nodes], self._n_arcs, lying
+            )
+            flow = lying[self._position]
+            potential = np.where(self._node_alive, self._potential[: self._n_nodes], 0)
+        witness = None
+        if status == "optimal" and unrouted:
+            half = self._big() // 2
+            below = potential < -half
+            cut = below if total(self._supply[: self._n_nodes][below]) > 0 else potential <= half
+            witness = (cut & self._node_alive).astype(np.int64)
+        return Result(
+            status="infeasible" if witness is not None else status,
+            objective=_objective(flow, self.cost) if witness is None else None,
+            flow=flow,
+            potential=potential,
+            kernel="simplex",
+            unrouted=unrouted,
+            witness=witness,
+            work=self._counters(),
+        )
+
+    def _unbounded(self) -> Result:
+        """Flag the cycle; but a network that has no feasible flow is infeasible, whatever its cycles."""
+        n_nodes, n_arcs = self._n_nodes, self._n_arcs
+        free = FlowNetwork(
+            n_nodes, self.tail, self.head, self.capacity, np.zeros(n_arcs, np.int64), self._supply[:n_nodes]
+        ).solve()
+        if free.status != "optimal":
+            return free
+        entering = int(self._work[simplex.CURSOR])
+        down, up = int(self._tail[entering]), int(self._head[entering])
+        if self._state[entering] == tree.UPPER:
+            down, up = up, down
+        lying = np.zeros(n_arcs, np.int64)
+        lying[entering] = 1
+        while down != up:
+            if self._tree[down, tree.DEPTH] >= self._tree[up, tree.DEPTH]:
+                lying[self._tree[down, tree.PRED]] = 1
+                down = int(self._tree[down, tree.PARENT])
+            else:
+                lying[self._tree[up, tree.PRED]] = 1
+                up = int(self._tree[up, tree.PARENT])
+        return Result(
+            status="unbounded",
+            objective=None,
+            flow=free.flow,
+            potential=np.zeros(n_nodes, np.int64),
+            kernel="simplex",
+            witness=lying[self._position],
+            work=self._counters(),
+        )
+
+    def _counters(self) -> dict[str, int]:
+        names = {
+            "pivots": simplex.PIVOTS,
+            "degenerate_pivots": simplex.DEGENERATE,
+            "arcs_scanned": simplex.SCANNED,
+            "nodes_shifted": simplex.SHIFTED,
+        }
+        return {name: int(self._work[index]) for name, index in names.items()}
+
+    # --- the gate -----------------------------------------------------------------------------------------------------
+
+    def _checked_capacity(self, bounds: Int64s, positions: Int64s) -> Int64s:
+        """Capacities as the kernels want them (UNLIMITED → NO_BOUND), those at `positions` being replaced."""
+        limited = bounds != UNLIMITED
+        check_range("capacity", bounds[limited], 0, FLOW_MAX)
+        old = self._bound[positions]
+        capacity_total = self._capacity_total - total(old[old != NO_BOUND]) + total(bounds[limited])
+        check_flow_total(self._supply_total, capacity_total)
+        self._capacity_total = capacity_total
+        return np.where(limited, bounds, NO_BOUND)
+
+    def _check_supply(self, new: Int64s, replaced: Int64s = _NO_POSITIONS) -> None:
+        check_range("supply", new, -FLOW_MAX, FLOW_MAX)
+        supply_total = self._supply_total - total(np.abs(replaced)) + total(np.abs(new))
+        check_flow_total(supply_total, self._capacity_total)
+        self._supply_total = supply_total
+
+    def _check_cost(self, new: Int64s, n_nodes: int) -> None:
+        check_range("cost", new, -POTENTIAL_MAX, POTENTIAL_MAX)
+        cost_max = max(self._cost_max, int(np.abs(new).max(initial=0)))
+        check_cost(n_nodes, cost_max)
+        self._cost_max = cost_max
+
+    def _check_balance(self) -> None:
+        balance = total(self._supply[: self._n_nodes])
+        if balance:
+            raise NetworkError(f"supplies sum to {balance}; they must sum to 0 (give the rest to a sink or a source)")
+
+
+def _spread(n_arcs: int) -> Int64s:
+    """Where each arc lies: neighbours come to lie about the square root of their number apart."""
+    stride = max(isqrt(n_arcs), 1)
+    position = np.empty(n_arcs, np.int64)
+    order = np.concatenate([np.arange(first, n_arcs, stride) for first in range(stride)] or [_NO_POSITIONS])
+    position[order] = np.arange(n_arcs)
+    return position
+
+
+def _objective(flow: Int64s, cost: Int64s) -> int:
+    """The sum of flow x cost, exact whatever its size."""
+    if float(np.abs(flow.astype(np.float64) * cost).sum()) < 2.0**62:
+        return int(np.dot(flow, cost))
+    used = np.flatnonzero(flow)
+    return sum(int(amount) * int(price) for amount, price in zip(flow[used], cost[used], strict=True))
