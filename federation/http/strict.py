@@ -29,9 +29,9 @@ def decode_json(body: bytes, type_: type[T]) -> T:
     """Decode a JSON document into `type_`. Raises `PeerError` (malformed, unknown_key, invalid) with the path."""
     try:
         tree = json.loads(body, object_pairs_hook=_without_twins, parse_constant=_no_constant)
+        check_keys(tree, type_)
     except _TwiceError as error:
         raise PeerError("unknown_key", f"the key {str(error)[:80]!r} appears twice in one object") from None
-        check_keys(tree, type_)
     except RecursionError:
         raise PeerError("malformed", "the document is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

@@ -1,0 +1,187 @@
+"""The aiohttp application made of the route table, and the server that runs it."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+import structlog
+from aiohttp import web
+
+from federation.errors import ConfigError, PeerError
+from federation.http import auth, logs, openapi, pages, problems, sse
+from federation.http.bodies import Nothing
+from federation.http.live import Live
+from federation.http.problems import ProblemError, refuse
+from federation.http.route import Answered, Call, Route
+from federation.http.settings import HttpConfig, check, tls_context
+from federation.http.strict import convert_text, decode_json, decode_query
+from federation.http.table import ROUTES
+from federation.metrics import HttpCounts, registry_of
+from policies.model import Record
+
+LINE_BYTES_MAX = 8190  # of the request line and of each header: aiohttp's own bound, stated
+SHUTDOWN_S = 3.0  # what requests in flight get when the master stops; an upload that takes longer is resent
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+log = structlog.get_logger(__name__)
+RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Serving(NamedTuple):
+    url: str  # what others are told
+    port: int
+
+
+def make_app(live: Live, config: HttpConfig, routes: tuple[Route, ...] = ROUTES) -> web.Application:
+    """The application. Raises `ConfigError` if `config` would expose the master."""
+    check(config)
+    counts = HttpCounts()
+    # Routes read their bodies with bounds of their own; aiohttp's bound is the net below them.
+    app = web.Application(middlewares=[_edge(config, counts)], client_max_size=config.body_bytes_max)
+    streams = sse.Streams()
+    app[sse.STREAMS] = streams
+    app[pages.REGISTRY] = registry_of(live, counts, streams)
+    app[pages.ROUTES] = routes
+    app[pages.OPENAPI] = openapi.document(routes, version("offerflow"), with_token=bool(config.token))
+    app.cleanup_ctx.append(_client_session)
+    app.on_shutdown.append(_close_streams)
+    for route in routes:
+        handler = _endpoint(route, live, config)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler, allow_head=route.head)
+        else:
+            app.router.add_route(route.method, route.path, handler)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serve(live: Live, config: HttpConfig) -> AsyncIterator[Serving]:
+    """Serve until the block ends. Raises `ConfigError` if the address cannot be had."""
+    app = make_app(live, config)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=SHUTDOWN_S, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
+    )
+    tls = tls_context(config)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(f"http cannot listen on {config.host} port {config.port}: {error.strerror}") from None
+        port = runner.addresses[0][1]
+        yield Serving(url=config.public_url or _url(config, port), port=port)
+    finally:
+        await runner.cleanup()
+
+
+def _url(config: HttpConfig, port: int) -> str:
+    host = config.host
+    if host in ("0.0.0.0", "::"):  # every address of this machine; others know it by its name
+        host = socket.gethostname()
+    scheme = "https" if config.tls_cert else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _edge(config: HttpConfig, counts: HttpCounts) -> Any:
+    """Around everything, unknown addresses included: who may ask at all, problem documents, counts."""
+
+    @web.middleware
+    async def edge(request: web.Request, handler: RawHandler) -> web.StreamResponse:
+        try:
+            auth.check_source(request, config)
+            response = await handler(request)
+        except ProblemError as error:
+            response = problems.response(request, error)
+        except web.HTTPException as error:
+            response = problems.response(request, problems.from_aiohttp(error))
+        except Exception:
+            log.exception("http request failed", method=request.method, path=request.path)
+            response = problems.response(request, refuse("internal", "this is a bug; the master's log has the details"))
+        counts.count(request, response.status)
+        if not response.prepared:
+            response.headers.setdefault("Cache-Control", "no-store")
+            response.headers.update(_HEADERS)
+        return response
+
+    return edge
+
+
+def _endpoint(route: Route, live: Live, config: HttpConfig) -> RawHandler:
+    names = openapi.path_names(route.path)
+
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        principal = auth.principal_of(request, config, route.access)
+        try:
+            for name in names:
+                convert_text(request.match_info[name], openapi.PATH_TYPES[name][0])
+        except PeerError as error:
+            raise refuse("invalid", f"{name} in the path: {error}") from None
+        try:
+            query = decode_query(request.query.items(), route.query)
+            body = await _body(request, route, config)
+        except PeerError as error:
+            raise problems.from_peer_error(error) from None
+        path = {name: request.match_info[name] for name in names}
+        call = Call(request=request, live=live, config=config, principal=principal, path=path, query=query, body=body)
+        answer = await route.handler(call)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        answered = answer if isinstance(answer, Answered) else Answered(answer)
+        return web.Response(
+            status=answered.status,
+            body=msgspec.json.encode(answered.value),
+            content_type="application/json",
+            headers=answered.headers,
+        )
+
+    return endpoint
+
+
+async def _body(request: web.Request, route: Route, config: HttpConfig) -> Record:
+    """The decoded body; a route that takes bytes reads them itself. Raises `ProblemError`, `PeerError`."""
+    if route.method == "GET":
+        return Nothing()
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise refuse("unsupported_media_type", "send the body as it is, without Content-Encoding")
+    if isinstance(route.body, str):
+        return Nothing()
+    if route.body is not Nothing and not _is_json(request):
+        raise refuse("unsupported_media_type", "send JSON with the header Content-Type: application/json")
+    if (request.content_length or 0) > config.body_bytes_max:
+        raise refuse("oversized", f"{request.content_length} bytes exceed {config.body_bytes_max}")
+    try:
+        async with asyncio.timeout(config.stall_s):
+            body = await request.read()
+    except TimeoutError:
+        raise refuse("request_timeout", f"the body did not arrive within {config.stall_s} s") from None
+    except web.RequestPayloadError as error:
+        raise refuse("bad_request", f"the body broke off: {error}") from None
+    if route.body is Nothing and not body:
+        return Nothing()
+    return decode_json(body, route.body)
+
+
+def _is_json(request: web.Request) -> bool:
+    kind = request.content_type.lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+async def _client_session(app: web.Application) -> AsyncIterator[None]:
+    """For logs: bounded connections and time, no cookies, no proxies from the environment."""
+    timeout = aiohttp.ClientTimeout(total=logs.TOTAL_S, sock_connect=logs.CONNECT_S)
+    connector = aiohttp.TCPConnector(limit=32, limit_per_host=4)
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    ) as session:
+        app[logs.SESSION] = session
+        yield
+
+
+async def _close_streams(app: web.Application) -> None:
+    app[sse.STREAMS].close()

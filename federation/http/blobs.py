@@ -1,0 +1,89 @@
+"""Shard bytes in and out of the master's own store. Content is named by its hash, so it never changes."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from federation.api import AddShard
+from federation.errors import PeerError, StorageError
+from federation.http.bodies import Nothing, UploadQuery
+from federation.http.problems import from_peer_error, refuse
+from federation.http.route import Answered, Call
+
+READ_BYTES = 256 * 1024  # per turn of the loop: large enough to be cheap, small enough to share
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+async def get_shard(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """The bytes of a shard in the master's store.
+
+    GET and HEAD, with one Range; the kernel copies the bytes (sendfile).
+    """
+    shard_id = call.path["sha256"]
+    path = call.live.blobs.path(shard_id)
+    if path is None:
+        raise refuse("not_found", f"the master's store has no shard {shard_id}; agents may hold it")
+    size_bytes = (await asyncio.to_thread(path.stat)).st_size
+    unsatisfied = {"Content-Range": f"bytes */{size_bytes}"}
+    try:
+        wanted = call.request.http_range
+    except ValueError:
+        raise refuse("range_not_satisfiable", "send one range, as in bytes=0-1023", unsatisfied) from None
+    if wanted.start is not None and wanted.start >= size_bytes:
+        raise refuse("range_not_satisfiable", f"the shard has {size_bytes} bytes", unsatisfied)
+    headers = {"Content-Type": "application/octet-stream", "Cache-Control": "private, max-age=31536000, immutable"}
+    return web.FileResponse(path, chunk_size=READ_BYTES, headers=headers)
+
+
+async def put_shard(call: Call[UploadQuery, Nothing]) -> Answered:
+    """Upload a shard and register it; 201, or 200 where it was there before.
+
+    The answer means that both are durable.
+    """
+    shard_id, config = call.path["sha256"], call.config
+    announced = call.request.content_length
+    if announced is not None and announced > config.shard_bytes_max:
+        raise refuse("oversized", f"{announced} bytes exceed the {config.shard_bytes_max} that a shard may have")
+    known = call.live.blobs.path(shard_id) is not None
+    try:
+        size_bytes = await call.live.blobs.put(_chunks(call.request, config.shard_bytes_max, config.stall_s), shard_id)
+    except PeerError as error:
+        raise from_peer_error(error) from None
+    except StorageError as error:
+        raise refuse("stepped_down", str(error)) from None
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise refuse("disk_full", "the master's disk is full; nothing of the upload was kept") from None
+    view = await call.ask(
+        AddShard(
+            shard_id=shard_id,
+            size_bytes=size_bytes,
+            name=call.query.name,
+            sites=call.query.site,
+            replicas_wanted=call.query.replicas_wanted,
+            in_store=True,
+        )
+    )
+    return Answered(view, status=200 if known else 201, headers={"Location": f"/shards/{shard_id}"})
+
+
+async def _chunks(request: web.Request, bytes_max: int, stall_s: int) -> AsyncIterator[bytes]:
+    """The body, piece by piece. Raises `ProblemError` when it grows too large, stalls, or the client goes away."""
+    n_bytes = 0
+    while True:
+        try:
+            async with asyncio.timeout(stall_s):
+                chunk = await request.content.read(READ_BYTES)
+        except TimeoutError:
+            raise refuse("request_timeout", f"nothing arrived for {stall_s} s; the upload is dropped") from None
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise refuse("bad_request", f"the upload broke off after {n_bytes} bytes: {error}") from None
+        if not chunk:
+            return
+        n_bytes += len(chunk)
+        if n_bytes > bytes_max:
+            raise refuse("oversized", f"more than the {bytes_max} bytes that a shard may have")
+        yield chunk

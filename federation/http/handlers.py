@@ -1,0 +1,243 @@
+"""The JSON handlers: each reads a view or asks the core for a change. Bytes, logs and events have their own modules."""
+
+from federation import views
+from federation.api import (
+    AddShard,
+    AgentView,
+    CancelJob,
+    JobView,
+    KillTask,
+    NetworkView,
+    PlanJob,
+    RoleView,
+    SetAgentMode,
+    SetRole,
+    ShardView,
+    StatusView,
+    SubmitJob,
+    TaskPage,
+    TaskView,
+    WhyView,
+)
+from federation.http.bodies import (
+    AgentList,
+    AgentMode,
+    Health,
+    JobList,
+    Nothing,
+    OfferList,
+    PolicyList,
+    RoleList,
+    RoleSettings,
+    ShardList,
+    ShardQuery,
+    ShardWishes,
+    TaskQuery,
+)
+from federation.http.live import Live
+from federation.http.problems import not_found, refuse
+from federation.http.route import Answered, Call
+from policies import registry
+from policies.model import Record
+
+PREFIX = "/api/v1"
+Plain = Call[Nothing, Nothing]
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+async def submit_job(call: Call[Nothing, SubmitJob]) -> Answered:
+    """Submit a job; the same `submission_id` again gives the same job."""
+    view = await call.ask(call.body)
+    assert isinstance(view, JobView)
+    return Answered(view, status=201, headers={"Location": f"{PREFIX}/jobs/{view.job_id}"})
+
+
+async def plan_job(call: Call[Nothing, PlanJob]) -> Record:
+    """Dry run: where the policy would place the job now. Changes nothing."""
+    return await call.ask(call.body)
+
+
+async def list_jobs(call: Plain) -> JobList:
+    """All jobs that are remembered."""
+    return JobList(jobs=tuple(views.jobs(call.live.master)))
+
+
+async def show_job(call: Plain) -> JobView:
+    """One job."""
+    job_id = call.path["job_id"]
+    view = views.job(call.live.master, job_id)
+    if view is None:
+        raise not_found("job", job_id, f"{PREFIX}/jobs")
+    return view
+
+
+async def cancel_job(call: Plain) -> Record:
+    """Cancel a job and end its tasks."""
+    return await call.ask(CancelJob(job_id=call.path["job_id"]))
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+async def list_tasks(call: Call[TaskQuery, Nothing]) -> TaskPage:
+    """Tasks, a page at a time."""
+    query = call.query
+    return views.tasks(
+        call.live.master,
+        job_id=query.job,
+        state=query.state,
+        agent_id=query.agent,
+        after=query.after,
+        limit=query.limit,
+    )
+
+
+def task_id_of(path: dict[str, str]) -> str:
+    return f"{path['job_id']}/{path['group']}/{path['index']}"
+
+
+def find_task(live: Live, path: dict[str, str]) -> TaskView:
+    """The task that the path names. Raises `ProblemError` (404)."""
+    task_id = task_id_of(path)
+    view = views.task(live.master, task_id)
+    if view is None:
+        raise not_found("task", task_id, f"{PREFIX}/tasks?job={path['job_id']}")
+    return view
+
+
+async def show_task(call: Plain) -> TaskView:
+    """One task."""
+    return find_task(call.live, call.path)
+
+
+async def why_task(call: Plain) -> WhyView:
+    """Why the task runs where it runs, or does not run."""
+    task = find_task(call.live, call.path)
+    view = views.why(call.live.master, task.task_id, call.live.now_us())
+    if view is None:
+        raise refuse("not_found", f"nothing was recorded about the placement of {task.task_id}")
+    return view
+
+
+async def kill_task(call: Plain) -> Record:
+    """End the running attempt and cancel the task."""
+    return await call.ask(KillTask(task_id=task_id_of(call.path)))
+
+
+# --- agents ----------------------------------------------------------------------------------------------------------
+
+
+async def list_agents(call: Plain) -> AgentList:
+    """All agents."""
+    return AgentList(agents=tuple(views.agents(call.live.master)))
+
+
+async def show_agent(call: Plain) -> AgentView:
+    """One agent."""
+    agent_id = call.path["agent_id"]
+    view = views.agent(call.live.master, agent_id)
+    if view is None:
+        raise not_found("agent", agent_id, f"{PREFIX}/agents")
+    return view
+
+
+async def set_agent_mode(call: Call[Nothing, AgentMode]) -> Record:
+    """Cordon, drain or reactivate an agent."""
+    return await call.ask(SetAgentMode(agent_id=call.path["agent_id"], mode=call.body.mode))
+
+
+# --- the market, the network, the data -------------------------------------------------------------------------------
+
+
+async def list_offers(call: Plain) -> OfferList:
+    """Live offers."""
+    return OfferList(offers=tuple(views.offers(call.live.master)))
+
+
+async def show_network(call: Plain) -> NetworkView:
+    """Measured links between sites and agents."""
+    return views.network(call.live.master, call.live.now_us())
+
+
+async def list_shards(call: Call[ShardQuery, Nothing]) -> ShardList:
+    """Shards and who holds them."""
+    return ShardList(shards=tuple(views.shards(call.live.master, call.query.glob)))
+
+
+async def show_shard(call: Plain) -> ShardView:
+    """One shard."""
+    shard_id = call.path["sha256"]
+    view = views.shard(call.live.master, shard_id)
+    if view is None:
+        raise not_found("shard", shard_id, f"{PREFIX}/shards")
+    return view
+
+
+async def set_shard(call: Call[Nothing, ShardWishes]) -> Record:
+    """Register a shard, or set what is wanted of it."""
+    shard_id, wishes = call.path["sha256"], call.body
+    return await call.ask(
+        AddShard(
+            shard_id=shard_id,
+            size_bytes=wishes.size_bytes,
+            name=wishes.name,
+            sites=wishes.sites,
+            replicas_wanted=wishes.replicas_wanted,
+            in_store=call.live.blobs.path(shard_id) is not None,
+        )
+    )
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+
+
+async def list_roles(call: Plain) -> RoleList:
+    """Roles with weight, quota and share."""
+    return RoleList(roles=tuple(views.roles(call.live.master)))
+
+
+async def show_role(call: Plain) -> RoleView:
+    """One role."""
+    path = call.path["role"]
+    for view in views.roles(call.live.master):
+        if view.path == path:
+            return view
+    raise not_found("role", path, f"{PREFIX}/roles")
+
+
+async def set_role(call: Call[Nothing, RoleSettings]) -> Record:
+    """Set a role's weight and quota."""
+    return await call.ask(SetRole(path=call.path["role"], weight=call.body.weight, quota=call.body.quota))
+
+
+# --- the master itself -----------------------------------------------------------------------------------------------
+
+
+async def list_policies(call: Plain) -> PolicyList:
+    """Policies that can be chosen, and the active one."""
+    return PolicyList(policies=tuple(registry.names()), active=status_of(call).policy)
+
+
+def status_of(call: Call[Nothing, Nothing]) -> StatusView:
+    return views.status(call.live.master, call.live.now_us())
+
+
+async def show_status(call: Plain) -> StatusView:
+    """The master at a glance."""
+    return status_of(call)
+
+
+async def healthz(call: Plain) -> Health:
+    """Whether the process serves; nothing else is claimed."""
+    return Health(status="ok")
+
+
+async def readyz(call: Plain) -> Health:
+    """Whether work is placed: 503 while the master recovers, has stepped down, or has lost its broker."""
+    status, broker = status_of(call), call.live.broker_status()
+    if status.state != "serving":
+        raise refuse("not_ready", f"the master is {status.state.replace('_', ' ')}", {"Retry-After": "1"})
+    if not broker.startswith("connected"):
+        raise refuse("not_ready", f"broker {broker}", {"Retry-After": "1"})
+    return Health(status="ok")

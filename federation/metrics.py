@@ -1,0 +1,139 @@
+"""What Prometheus scrapes: the core's counters, gauges from the views, and the HTTP side's own counts.
+
+Everything is read at the scrape; the core knows nothing of Prometheus. Labels are bounded: states, codes, routes, and
+at most `ROLES_MAX` roles, the rest of which are summed as "(other)". No agent, task or job ever becomes a label.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from federation import views
+from federation.api import RoleView, StatusView
+from federation.http.live import Live
+from policies.model import Amount
+
+ROLES_MAX = 100
+PREFIX = "offerflow"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+_KINDS = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
+
+
+class StreamCounts(Protocol):
+    """Of the event streams: open now, and dropped for slowness ever."""
+
+    n_open: int
+    n_dropped: int
+
+
+class HttpCounts:
+    """Requests by route, method and status. Routes come from the table, so the number of keys is bounded."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+
+    def count(self, request: web.Request, status: int) -> None:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "unknown"
+        method = request.method if request.method in _METHODS else "other"
+        self.requests[route, method, status] += 1
+
+
+def registry_of(live: Live, http: HttpCounts, streams: StreamCounts) -> CollectorRegistry:
+    """A registry of its own, so that two masters in one process do not collide."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(MasterCollector(live))
+    registry.register(HttpCollector(http, streams))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+class HttpCollector(Collector):
+    def __init__(self, http: HttpCounts, streams: StreamCounts) -> None:
+        self._http = http
+        self._streams = streams
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["route", "method", "status"]
+        requests = CounterMetricFamily(f"{PREFIX}_http_requests", "HTTP requests answered", labels=labels)
+        for (route, method, status), count in sorted(self._http.requests.items()):
+            requests.add_metric([route, method, str(status)], count)
+        yield requests
+        yield GaugeMetricFamily(f"{PREFIX}_http_event_streams", "event streams open", value=self._streams.n_open)
+        dropped = f"{PREFIX}_http_event_streams_dropped"
+        yield CounterMetricFamily(dropped, "event streams dropped for slowness", value=self._streams.n_dropped)
+
+
+class MasterCollector(Collector):
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        status = views.status(self._live.master, self._live.now_us())
+        yield from _of_status(status)
+        connected = self._live.broker_status().startswith("connected")
+        yield GaugeMetricFamily(f"{PREFIX}_broker_connected", "1 while the broker's session stands", value=connected)
+        yield from _of_roles(views.roles(self._live.master))
+        yield from counters(self._live.master.counters)
+
+
+def _of_status(status: StatusView) -> Iterator[Metric]:
+    yield GaugeMetricFamily(f"{PREFIX}_term", "the master's term", value=status.term)
+    state = GaugeMetricFamily(f"{PREFIX}_state", "1 for the master's state", labels=["state"])
+    for name in ("recovering", "serving", "stepped_down"):
+        state.add_metric([name], status.state == name)
+    yield state
+    for noun, counts in (("agents", status.agents), ("tasks", status.tasks), ("jobs", status.jobs)):
+        family = GaugeMetricFamily(f"{PREFIX}_{noun}", f"{noun} by state", labels=["state"])
+        for name in sorted(counts):
+            family.add_metric([name], counts[name])
+        yield family
+    yield GaugeMetricFamily(f"{PREFIX}_offers", "live offers", value=status.n_offers)
+    yield GaugeMetricFamily(f"{PREFIX}_demands", "classes of pending tasks", value=status.n_demands)
+    yield CounterMetricFamily(f"{PREFIX}_rounds", "placement rounds", value=status.n_rounds)
+    for name, text, amount in (
+        ("capacity", "what the agents have", status.total),
+        ("allocated", "what placed tasks hold", status.allocated),
+    ):
+        family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["resource"])
+        _add_amount(family, [], amount)
+        yield family
+
+
+def _of_roles(roles: tuple[RoleView, ...] | list[RoleView]) -> Iterator[Metric]:
+    shown = sorted(roles, key=lambda role: (-role.dominant_share_ppm, role.path))
+    allocated = GaugeMetricFamily(f"{PREFIX}_role_allocated", "held by a role's tasks", labels=["role", "resource"])
+    share = GaugeMetricFamily(f"{PREFIX}_role_dominant_share_ppm", "largest share of any resource", labels=["role"])
+    pending = GaugeMetricFamily(f"{PREFIX}_role_pending_tasks", "tasks to be placed", labels=["role"])
+    for role in sorted(shown[:ROLES_MAX], key=lambda role: role.path):
+        _add_amount(allocated, [role.path], role.allocated)
+        share.add_metric([role.path], role.dominant_share_ppm)
+        pending.add_metric([role.path], role.n_pending)
+    if rest := shown[ROLES_MAX:]:  # No role can have this name: paths hold no brackets.
+        pending.add_metric(["(other)"], sum(role.n_pending for role in rest))
+    yield from (allocated, share, pending)
+
+
+def _add_amount(family: GaugeMetricFamily, labels: list[str], amount: Amount) -> None:
+    for kind in _KINDS:
+        family.add_metric([*labels, kind], getattr(amount, kind))
+
+
+def counters(counts: Mapping[str, int]) -> Iterator[Metric]:
+    """The core's counters; `<name>.<code>` becomes `<name>` with a label `code`."""
+    families: dict[str, CounterMetricFamily] = {}
+    for key in sorted(counts):
+        name, _, code = key.partition(".")
+        metric = f"{PREFIX}_core_" + re.sub(r"[^a-zA-Z0-9_]", "_", name).removesuffix("_total")
+        if metric not in families:
+            labels = ["code"] if code else []
+            families[metric] = CounterMetricFamily(metric, f"{name} since this start", labels=labels)
+        families[metric].add_metric([code] if code else [], counts[key])
+    yield from families.values()
