@@ -7,6 +7,9 @@ the rest, drawn without overlap between sites, so no site sees another's people.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 HELD_OUT_EVERY = 5  # every fifth image is for the evaluation
 IMAGE_SIDE = 8
@@ -21,7 +24,6 @@ class ShardFile:
 
 def write_shards(folder: Path, sites: tuple[str, ...], shards_per_site: int, images_per_shard: int) -> list[ShardFile]:
     """Write `digits/<site>-<n>` shards and return them in that order. Equal arguments give equal bytes."""
-    import numpy as np
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -44,7 +46,6 @@ def write_shards(folder: Path, sites: tuple[str, ...], shards_per_site: int, ima
 
 def write_held_out(path: Path) -> ShardFile:
     """Write the untouched evaluation images, labels in the last column."""
-    import numpy as np
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -54,13 +55,11 @@ def write_held_out(path: Path) -> ShardFile:
     return ShardFile("held-out/digits", path, path.stat().st_size)
 
 
-def _augment(images, rng):  # type: ignore[no-untyped-def]  # numpy is loaded by the caller only
+def _augment(images: "np.ndarray[Any, Any]", rng: "np.random.Generator") -> "np.ndarray[Any, Any]":
     """Rotate by up to ±12°, shift by up to one pixel, add sensor noise; bilinear, whole batch at once.
 
     images float32[N, 8, 8] in 0–16, returned in the same shape and scale.
     """
-    import numpy as np
-
     n_images = len(images)
     angle = rng.uniform(-np.pi / 15, np.pi / 15, n_images)[:, None, None]
     shift = rng.uniform(-1, 1, (2, n_images, 1, 1))
@@ -73,7 +72,7 @@ def _augment(images, rng):  # type: ignore[no-untyped-def]  # numpy is loaded by
     padded = np.pad(images, ((0, 0), (3, 3), (3, 3)))
     which = np.arange(n_images)[:, None, None]
 
-    def pixel(row_offset: int, column_offset: int):  # type: ignore[no-untyped-def]
+    def pixel(row_offset: int, column_offset: int) -> "np.ndarray[Any, Any]":
         rows = np.clip(top + 3 + row_offset, 0, IMAGE_SIDE + 5)
         return padded[which, rows, np.clip(left + 3 + column_offset, 0, IMAGE_SIDE + 5)]
 

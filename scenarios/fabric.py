@@ -1,0 +1,96 @@
+"""Who can reach whom: the world's network as paths between agents, and the control plane's delays."""
+
+from collections.abc import Callable
+
+from scenarios.network import Flow, LinkSpec, Network
+from scenarios.streams import noisy, stream
+from scenarios.world import World
+
+LOCAL = LinkSpec(rtt_us=200, bandwidth_bps=10_000_000_000)  # within a site that the world says nothing about
+
+
+class Fabric:
+    """Transfers between agents and the time messages take. Unknown pairs of sites have no path."""
+
+    def __init__(self, world: World) -> None:
+        self._sites = {spec.agent_id: spec.site for spec in world.agents}
+        self._specs = {(from_site, to_site): spec for from_site, to_site, spec in world.links}
+        for site in {*self._sites.values(), world.master_site}:
+            self._specs.setdefault((site, site), LOCAL)
+        links = {f"{from_site}→{to_site}": spec for (from_site, to_site), spec in self._specs.items()}
+        for spec in world.agents:
+            if spec.uplink_bps is not None:
+                for direction in ("out", "in"):
+                    links[f"{spec.agent_id}:{direction}"] = LinkSpec(rtt_us=0, bandwidth_bps=spec.uplink_bps)
+        self.network = Network(links)
+        self._capped = {spec.agent_id for spec in world.agents if spec.uplink_bps is not None}
+        self._master_site = world.master_site
+        self._noise_ppm = world.noise_ppm
+        self._noise = stream(world.seed, "network")
+        self._on_end: dict[int, Callable[[int, Flow], None]] = {}
+
+    def path(self, from_agent: str, to_agent: str) -> tuple[str, ...] | None:
+        """Link ids from one agent to another; empty on the same agent, None when there is no way."""
+        if from_agent == to_agent:
+            return ()
+        from_site, to_site = self._sites[from_agent], self._sites[to_agent]
+        if (from_site, to_site) not in self._specs:
+            return None
+        path = [f"{from_site}→{to_site}"]
+        if from_site != to_site:
+            if from_agent in self._capped:
+                path.insert(0, f"{from_agent}:out")
+            if to_agent in self._capped:
+                path.append(f"{to_agent}:in")
+        return tuple(path)
+
+    def transfer(
+        self, from_agent: str, to_agent: str, size_bytes: int, now_us: int, on_end: Callable[[int, Flow], None]
+    ) -> int | None:
+        """Start moving bytes; `on_end(now_us, flow)` follows. Returns the flow's id, None when there is no path."""
+        path = self.path(from_agent, to_agent)
+        if path is None:
+            return None
+        flow_id = self.network.start(path, size_bytes, now_us)
+        self._on_end[flow_id] = on_end
+        return flow_id
+
+    def cancel(self, flow_id: int, now_us: int) -> None:
+        self.network.cancel(flow_id, now_us)
+        self._on_end.pop(flow_id, None)
+
+    def next_end_us(self) -> int | None:
+        return self.network.next_end_us()
+
+    def settle(self, now_us: int) -> None:
+        """Tell the owners of all flows that have ended by now."""
+        for flow in self.network.ended(now_us):
+            self._on_end.pop(flow.flow_id)(now_us, flow)
+
+    def start_up_us(self, from_agent: str, to_agent: str) -> int:
+        path = self.path(from_agent, to_agent)
+        return self.network.start_up_us(path) if path else 0
+
+    def rtt_us(self, from_agent: str, to_agent: str) -> int | None:
+        """One measured round trip: the link's own and a share of its jitter."""
+        path = self.path(from_agent, to_agent)
+        back = self.path(to_agent, from_agent)
+        if path is None or back is None:
+            return None
+        specs = [self.network.link(link_id) for link_id in path]
+        return sum(spec.rtt_us + int(spec.jitter_us * self._noise.random()) for spec in specs)
+
+    def measured_bps(self, flow: Flow, now_us: int) -> int:
+        """What an agent would report of this transfer: size over duration, with measurement noise."""
+        duration_us = max(1, now_us - flow.started_us)
+        return noisy(flow.size_bytes * 8 * 1_000_000 // duration_us, self._noise_ppm, self._noise)
+
+    def control_delay_us(self, agent_id: str) -> int | None:
+        """One way between an agent and the master; None while there is no path. Control bytes are too few to queue."""
+        site = self._sites[agent_id]
+        spec = self._specs.get((site, self._master_site))
+        return None if spec is None else spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+
+    def bytes_between_sites(self) -> int:
+        """All bytes carried by links whose ends are different sites."""
+        return sum(self.network.bytes_carried(f"{a}→{b}") for a, b in self._specs if a != b)
