@@ -84,7 +84,12 @@ def _type_info(type_: Any) -> inspect.Type:
 def _tuple_fields(type_: Any) -> frozenset[str]:
     info = _type_info(type_)
     assert isinstance(info, inspect.StructType)
-    return frozenset(field.encode_name for field in info.fields if isinstance(field.type, inspect.VarTupleType))
+    return frozenset(field.encode_name for field in info.fields if isinstance(_bare(field.type), inspect.VarTupleType))
+
+
+def _bare(info: inspect.Type) -> inspect.Type:
+    """Without the wrapper that holds a description."""
+    return _bare(info.type) if isinstance(info, inspect.Metadata) else info
 
 
 def _walk(tree: Any, info: inspect.Type, path: str) -> None:
@@ -93,8 +98,9 @@ def _walk(tree: Any, info: inspect.Type, path: str) -> None:
         raise PeerError("invalid", f"Expected an integer within ±2^53 - at `{path}`")
     if isinstance(tree, str) and not tree.isascii() and any("\ud800" <= char <= "\udfff" for char in tree):
         raise PeerError("invalid", f"Expected text, got half a surrogate pair - at `{path}`")
+    info = _bare(info)
     if isinstance(info, inspect.UnionType):
-        info = next((member for member in info.types if _takes(member, tree)), info)
+        info = next((bare for member in info.types if _takes(bare := _bare(member), tree)), info)
     if isinstance(tree, dict):
         _walk_object(tree, info, path)
     elif isinstance(tree, list):
