@@ -129,7 +129,7 @@ def _read_agents(prefix: str, node: Node, site: str, tier: Tier, region: str) ->
     )
     gpus = as_mapping(fields.required("gpus", _node), '"gpus"') if "gpus" in fields else None
     specs: list[AgentSpec] = []
-    for index in range(1 if count is None else count):
+    for index in range(1, 2 if count is None else count + 1):
         agent_id = prefix if count is None else f"{prefix}-{index}"
         own: list[Gpu] = []
         for model, value in gpus.entries.items() if gpus is not None else ():

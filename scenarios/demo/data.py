@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+
 HELD_OUT_EVERY = 5  # every fifth image is for the evaluation
 IMAGE_SIDE = 8
 
@@ -55,7 +57,7 @@ def write_held_out(path: Path) -> ShardFile:
     return ShardFile("held-out/digits", path, path.stat().st_size)
 
 
-def _augment(images: "np.ndarray[Any, Any]", rng: "np.random.Generator") -> "np.ndarray[Any, Any]":
+def _augment(images: Array, rng: np.random.Generator) -> Array:
     """Rotate by up to ±12°, shift by up to one pixel, add sensor noise; bilinear, whole batch at once.
 
     images float32[N, 8, 8] in 0–16, returned in the same shape and scale.
@@ -72,12 +74,13 @@ def _augment(images: "np.ndarray[Any, Any]", rng: "np.random.Generator") -> "np.
     padded = np.pad(images, ((0, 0), (3, 3), (3, 3)))
     which = np.arange(n_images)[:, None, None]
 
-    def pixel(row_offset: int, column_offset: int) -> "np.ndarray[Any, Any]":
+    def pixel(row_offset: int, column_offset: int) -> Array:
         rows = np.clip(top + 3 + row_offset, 0, IMAGE_SIDE + 5)
-        return padded[which, rows, np.clip(left + 3 + column_offset, 0, IMAGE_SIDE + 5)]
+        chosen: Array = padded[which, rows, np.clip(left + 3 + column_offset, 0, IMAGE_SIDE + 5)]
+        return chosen
 
     turned = (pixel(0, 0) * (1 - right) + pixel(0, 1) * right) * (1 - down) + (
         pixel(1, 0) * (1 - right) + pixel(1, 1) * right
     ) * down
-    noisy = turned + rng.normal(0, 0.5, turned.shape)
-    return np.clip(noisy, 0, 16).astype(np.float32)
+    noisy: Array = np.clip(turned + rng.normal(0, 0.5, turned.shape), 0, 16).astype(np.float32)
+    return noisy
