@@ -174,7 +174,7 @@ class FlowNetwork:
             self._potential = _grown(self._potential, self._n_nodes)
             self._excess = _grown(self._excess, self._n_nodes)
             repair.attach(self._tree, first, self._n_nodes, self._root)
-            self._excess[ids] = new
+            self._excess[ids] += new  # A removed id may still owe what its node sent.
         return ids
 
     def remove_nodes(self, nodes: Integers) -> None:
