@@ -9,16 +9,17 @@ import msgspec
 from federation.http.bodies import Nothing, ProblemDetails
 from federation.http.problems import PROBLEMS
 from federation.http.route import Route
-from federation.jobs import Identifier, RolePath
-from federation.wire import AgentId, Sha256
+from federation.jobs import RolePath
+from federation.wire import Name, Sha256
 
 _REF = "#/components/schemas/{name}"
+Index = Annotated[str, msgspec.Meta(pattern="^(0|[1-9][0-9]{0,8})$")]
 # The type and meaning of each name that stands in a path.
 PATH_TYPES: dict[str, tuple[Any, str]] = {
-    "job_id": (Identifier, "the job's id: its name, with -2, -3 … where that was taken"),
-    "group": (Identifier, "the task group's name"),
-    "index": (Annotated[int, msgspec.Meta(ge=0)], "the task's number in its group; a task id is job/group/index"),
-    "agent_id": (AgentId, "the agent's id"),
+    "job_id": (Name, "the job's id: its name, with -2, -3 … where that was taken"),
+    "group": (Name, "the task group's name"),
+    "index": (Index, "the task's number in its group; a task id is job/group/index"),
+    "agent_id": (Name, "the agent's id"),
     "role": (RolePath, "the role's path; its slashes stay as they are"),
     "sha256": (Sha256, "SHA-256 of the shard's bytes, in hex"),
     "code": (str, "the code of a problem"),
@@ -126,9 +127,9 @@ def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
     schema = msgspec.json.schema_components([route.query], ref_template="{name}")[1]
     own = schema[route.query.__name__]
     for name, of_field in own.get("properties", {}).items():
-        yield _parameter(name, "query", _inlined(of_field, schema), _description(of_field)) | {
-            "required": name in own.get("required", ())
-        }
+        plain, text = _inlined(of_field, schema), _description(of_field)
+        plain.pop("description", None)
+        yield _parameter(name, "query", plain, text) | {"required": name in own.get("required", ())}
 
 
 def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _inlined(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, An
     if "$ref" in schema:
         return dict(components[schema["$ref"]])
     variants = [variant for variant in schema.get("anyOf", ()) if variant.get("type") != "null"]
-    return _inlined(variants[0], components) if len(variants) == 1 else schema
+    return _inlined(variants[0], components) if len(variants) == 1 else dict(schema)
 
 
 def _description(schema: dict[str, Any]) -> str:
