@@ -1,0 +1,567 @@
+"""The one place that knows the MQTT client library: a link to a broker that stays up, loses nothing in silence, and
+acknowledges a message only when its receiver says so.
+
+`aiomqtt` (asyncio-mqtt under its current name) brings the socket into asyncio; paho underneath speaks the protocol.
+What their defaults would cost us, and what is done instead:
+
+- They speak MQTT 3.1.1. We try 5 first, fall back, and remember what the broker took. Some brokers that know only
+  3.1.1 never answer a version 5 greeting, which costs one time-out: their URL may say `?protocol=3.1.1`.
+- A client object does not survive a broken connection. Every connection gets a new one.
+- They start clean, and queued commands are lost. We resume the session, which outlives a day offline.
+- They acknowledge QoS 1 before our code runs. Acknowledgement is manual here: `ack(delivery)`, after the journal. MQTT
+  wants acknowledgements in order of arrival, so they are released in that order: every delivery must be acked once.
+- A full queue drops in silence, an unlimited one grows. Here the socket is not read while too much is held; TCP and
+  the receive maximum push back to the broker.
+- A publish that the broker refused reports success. On MQTT 5 the PUBACK's reason is read and given to `on_refused`;
+  on 3.1.1 a broker cannot say so, and only the application's own acknowledgements tell.
+- A half-open link stays silent for many minutes. A watchdog drops it.
+
+Master and agents both use this module; it imports nothing of ours.
+"""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any, Final, Literal, NamedTuple, cast
+from urllib.parse import unquote, urlsplit
+
+import aiomqtt
+from aiomqtt import ProtocolVersion
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTTMessage
+from paho.mqtt.client import Client as Paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+Protocol = Literal["5", "3.1.1"]
+
+_PROTOCOL_QUERIES: Final[dict[str, Protocol | None]] = {"": None, "protocol=5": "5", "protocol=3.1.1": "3.1.1"}
+# Time for TCP, TLS and the broker's answer to CONNECT and SUBSCRIBE. A GPRS modem needs several seconds to wake up.
+_ANSWER_S: Final = 10.0
+_BACKOFF_S_MIN: Final = 0.2
+# Long enough that a thousand agents do not hammer a broker that is coming back, short enough not to be noticed.
+_BACKOFF_S_MAX: Final = 15.0
+# A connection that lived this long was a good one: the next attempt starts from the shortest back-off again.
+_GOOD_CONNECTION_S: Final = 20.0
+# After the broker let a ping interval pass it gets this long before the link counts as dead.
+_SILENCE_GRACE_S: Final = 5.0
+
+
+class Will(NamedTuple):
+    """What the broker publishes for us when the connection breaks; `delay_s` needs MQTT 5."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    delay_s: int = 0
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+    is_tls: bool
+    username: str | None
+    password: str | None
+    protocol: Protocol | None  # None: find out
+
+
+class _Outgoing(NamedTuple):
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    expires_s: int | None
+    expires_at: float | None  # monotonic seconds
+
+
+def parse_url(url: str) -> Address:
+    """Read `mqtt[s]://[user[:password]@]host[:port][?protocol=5|3.1.1]`. Raises `ValueError` saying what is wrong."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
+        raise ValueError(f"{url!r} is not a broker: write mqtt://host:port or mqtts://host:port")
+    if parts.query not in _PROTOCOL_QUERIES:
+        raise ValueError(f"{url!r} is not a broker: after the question mark stands protocol=5 or protocol=3.1.1")
+    is_tls = parts.scheme == "mqtts"
+    return Address(
+        parts.hostname,
+        parts.port or (8883 if is_tls else 1883),
+        is_tls,
+        None if parts.username is None else unquote(parts.username),
+        None if parts.password is None else unquote(parts.password),
+        _PROTOCOL_QUERIES[parts.query],
+    )
+
+
+class _Inbox:
+    """What one connection received and its owner has not acknowledged, in order of arrival."""
+
+    def __init__(self, first_delivery: int, limit: int, send_ack: Callable[[int], None]) -> None:
+        self.next_delivery = first_delivery
+        self.arrived = asyncio.Event()
+        self._limit = limit
+        self._send_ack = send_ack
+        self._waiting: deque[MQTTMessage] = deque()
+        self._open: dict[int, int] = {}  # delivery → packet id, handed out and not acknowledged
+        self._done: set[int] = set()  # acknowledged, but an earlier one is not
+
+    def add(self, message: MQTTMessage) -> None:
+        self._waiting.append(message)
+        self.arrived.set()
+
+    def take(self) -> tuple[MQTTMessage, int] | None:
+        """The oldest message and its delivery (0: QoS 0, nothing to acknowledge)."""
+        if not self._waiting:
+            self.arrived.clear()
+            return None
+        message = self._waiting.popleft()
+        if message.qos == 0:
+            return message, 0
+        delivery = self.next_delivery
+        self.next_delivery += 1
+        self._open[delivery] = message.mid
+        return message, delivery
+
+    def ack(self, delivery: int) -> None:
+        if delivery not in self._open:
+            return  # Of an earlier connection: the broker will deliver it again.
+        self._done.add(delivery)
+        while self._open and (first := next(iter(self._open))) in self._done:
+            self._done.remove(first)
+            self._send_ack(self._open.pop(first))
+
+    def held(self) -> int:
+        return len(self._waiting) + len(self._open)
+
+    def is_full(self) -> bool:
+        return self.held() >= 2 * self._limit
+
+    def has_room(self) -> bool:
+        return self.held() <= self._limit
+
+
+class MqttLink:
+    """A link to the broker at `url`. `await run()` keeps it up until `close()` or cancellation.
+
+    `on_up(protocol)` is awaited on each connection once the subscriptions stand, before its first message;
+    `on_message(topic, payload, delivery, retained)` for each message: while it waits, nothing more is read;
+    `on_down(detail)` when an established connection ends, and when an attempt fails (so it may come without `on_up`).
+    `will` is asked before each connection. `session_s` is how long the broker keeps the session of an absent client.
+
+    Unsent and unacknowledged messages are dropped when the connection breaks, since the protocol above starts afresh
+    with a birth; with `resend` they are kept and sent again on the next connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        *,
+        on_message: Callable[[str, bytes, int, bool], Awaitable[None]],
+        on_up: Callable[[Protocol], Awaitable[None]],
+        on_down: Callable[[str], Awaitable[None]],
+        on_refused: Callable[[str, str], None] | None = None,
+        subscriptions: Sequence[str] = (),
+        will: Callable[[], Will | None] | None = None,
+        session_s: int = 86_400,
+        keepalive_s: int = 30,
+        receive_max: int = 256,
+        window: int = 512,
+        outbox_max: int = 10_000,
+        packet_bytes_max: int = 512 * 1024,
+        resend: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.address = parse_url(url)
+        self.client_id = client_id
+        self.counters = dict.fromkeys(
+            ("connections", "received", "published", "dropped", "refused", "expired", "bytes_received", "bytes_sent"), 0
+        )
+        self._on_message, self._on_up, self._on_down, self._on_refused = on_message, on_up, on_down, on_refused
+        self._subscriptions = tuple(subscriptions)
+        self._will = will
+        self._session_s, self._keepalive_s = session_s, keepalive_s
+        self._receive_max, self._packet_bytes_max = receive_max, packet_bytes_max
+        self._window_wanted = self._window = window
+        self._outbox_max, self._resend = outbox_max, resend
+        self._tls = tls or (ssl.create_default_context() if self.address.is_tls else None)
+        self._protocol = self.address.protocol  # What the broker took; None until it took one.
+        self._client: aiomqtt.Client | None = None  # Only while the connection stands.
+        self._inbox = _Inbox(1, receive_max, self._send_ack)
+        self._outbox: deque[_Outgoing] = deque()
+        self._in_flight: dict[int, tuple[_Outgoing, float]] = {}  # packet id → message and when it was sent
+        self._peer_bytes_max: int | None = None
+        self._is_reading = False
+        self._heard_at = 0.0
+        self._closing = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._property_cache: dict[int, Properties] = {}
+
+    # --- what the owner calls ----------------------------------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        return self._client is not None
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """What the broker speaks, once known."""
+        return self._protocol
+
+    @property
+    def n_held(self) -> int:
+        """Messages received and not yet acknowledged by the owner."""
+        return self._inbox.held()
+
+    @property
+    def n_unsent(self) -> int:
+        """Messages published and not yet acknowledged by the broker (QoS 0: not yet written to the socket)."""
+        return len(self._outbox) + len(self._in_flight)
+
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, expires_s: int | None = None
+    ) -> bool:
+        """Queue a message; never waits. False: dropped and counted (not connected, outbox full, or too large).
+
+        `expires_s` bounds the wait here and, on MQTT 5, in the broker.
+        """
+        if (self._client is None and not self._resend) or len(self._outbox) >= self._outbox_max:
+            self.counters["dropped"] += 1
+            return False
+        if self._peer_bytes_max is not None and len(payload) + len(topic) + 64 > self._peer_bytes_max:
+            self._refused(topic, f"{len(payload)} bytes exceed the broker's limit of {self._peer_bytes_max}")
+            return False
+        expires_at = None if expires_s is None else monotonic() + expires_s
+        self._outbox.append(_Outgoing(topic, payload, qos, retain, expires_s, expires_at))
+        self._drained.clear()
+        self._send_waiting()
+        return True
+
+    def ack(self, delivery: int) -> None:
+        """The message is safe with its receiver: the broker may forget it. Deliveries of earlier connections and 0
+        are ignored."""
+        self._inbox.ack(delivery)
+        self._read_again()
+
+    def tcp_info_socket(self) -> socket.socket | None:
+        """The live TCP socket, for `getsockopt(TCP_INFO)`; None while down."""
+        sock = self._client._client.socket() if self._client is not None else None
+        return sock if isinstance(sock, socket.socket) else None
+
+    async def close(self, flush_s: float = 2.0) -> None:
+        """Leave in good order: send what is queued (waiting at most `flush_s`), then disconnect, so that no will is
+        published. `run` returns."""
+        if self._client is not None and self.n_unsent:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(flush_s):
+                    await self._drained.wait()
+        self._closing.set()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, until `close`. Cancelling breaks the connection: the will is published.
+        Exceptions of the callbacks come out here; those of the network never do."""
+        backoff_s = _BACKOFF_S_MIN
+        while not self._closing.is_set():
+            began = monotonic()
+            try:
+                client = await self._connect()
+            except (aiomqtt.MqttError, OSError) as error:
+                await self._on_down(f"no connection to {self.address.host}:{self.address.port}: {error}")
+            else:
+                detail = await self._serve(client)
+                if detail is not None:
+                    await self._on_down(detail)
+            if monotonic() - began > _GOOD_CONNECTION_S:
+                backoff_s = _BACKOFF_S_MIN
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(backoff_s / 2, backoff_s)):
+                    await self._closing.wait()
+            backoff_s = min(2 * backoff_s, _BACKOFF_S_MAX)
+
+    # --- one connection ----------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> aiomqtt.Client:
+        """A connected, subscribed client. Raises `MqttError`."""
+        if self._protocol is not None:
+            return await self._connect_as(self._protocol)
+        try:
+            client = await self._connect_as("5")
+        except _NotThisProtocol:
+            client = await self._connect_as("3.1.1")
+            self._protocol = "3.1.1"
+            return client
+        self._protocol = "5"
+        return client
+
+    async def _connect_as(self, protocol: Protocol) -> aiomqtt.Client:
+        client = self._make_client(protocol)
+        try:
+            async with asyncio.timeout(2 * _ANSWER_S):
+                try:
+                    await client.__aenter__()
+                except aiomqtt.MqttError as error:
+                    if protocol == "5" and _may_mean_wrong_protocol(client, error):
+                        raise _NotThisProtocol(str(error)) from None
+                    raise
+                self._start_reading(client)
+                if self._subscriptions:
+                    granted = await client.subscribe([(topic, 1) for topic in self._subscriptions])
+                    codes = [getattr(code, "value", code) for code in granted]
+                    if refused := [t for t, code in zip(self._subscriptions, codes, strict=True) if code >= 0x80]:
+                        raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
+        except BaseException as error:
+            _break(client)
+            if isinstance(error, TimeoutError):
+                raise aiomqtt.MqttError("the broker does not answer") from None
+            raise
+        return client
+
+    def _make_client(self, protocol: Protocol) -> aiomqtt.Client:
+        will = self._will() if self._will is not None else None
+        is_5 = protocol == "5"
+        properties = None
+        will_properties = None
+        if is_5:
+            properties = _properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = self._session_s
+            properties.ReceiveMaximum = self._receive_max
+            properties.MaximumPacketSize = self._packet_bytes_max
+            if will is not None and will.delay_s:
+                will_properties = _properties(PacketTypes.WILLMESSAGE)
+                will_properties.WillDelayInterval = will.delay_s
+        client = aiomqtt.Client(
+            self.address.host,
+            self.address.port,
+            username=self.address.username,
+            password=self.address.password,
+            identifier=self.client_id,
+            protocol=ProtocolVersion.V5 if is_5 else ProtocolVersion.V311,
+            clean_session=None if is_5 else False,
+            clean_start=False if is_5 else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+            will=will and aiomqtt.Will(will.topic, will.payload, 1, will.retain, will_properties),
+            keepalive=self._keepalive_s,
+            timeout=_ANSWER_S,
+            max_inflight_messages=65_000,  # The window is ours: paho knows nothing of the broker's receive maximum.
+            tls_context=self._tls,
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+        )
+        self._inbox = _Inbox(self._inbox.next_delivery, self._receive_max, self._send_ack)
+        self._hook(client)
+        return client
+
+    def _hook(self, client: aiomqtt.Client) -> None:
+        """Take over the callbacks in which aiomqtt would drop what we need."""
+        paho = client._client
+        paho.manual_ack_set(True)
+
+        def on_connect(p: Paho, userdata: Any, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+            granted = getattr(properties, "ReceiveMaximum", 65_535)
+            self._window = min(self._window_wanted, granted)
+            self._peer_bytes_max = getattr(properties, "MaximumPacketSize", None)
+            client._on_connect(p, userdata, flags, reason, properties)
+
+        def on_disconnect(
+            p: Paho, userdata: Any, flags: Any, reason: ReasonCode, properties: Properties | None
+        ) -> None:
+            if not client._connected.done():  # aiomqtt would wait out its whole timeout.
+                client._connected.set_exception(MqttConnectError(reason))
+            client._on_disconnect(p, userdata, flags, reason, properties)
+
+        def on_message(p: Paho, userdata: Any, message: MQTTMessage) -> None:
+            self.counters["received"] += 1
+            self.counters["bytes_received"] += len(message.payload)
+            self._inbox.add(message)
+            if self._is_reading and self._inbox.is_full():
+                self._is_reading = False
+                if (sock := p.socket()) is not None:
+                    asyncio.get_running_loop().remove_reader(cast(socket.socket, sock))
+
+        def on_publish(p: Paho, userdata: Any, mid: int, reason: ReasonCode, properties: Properties) -> None:
+            sent = self._in_flight.pop(mid, None)
+            if sent is not None and reason.is_failure:
+                self._refused(sent[0].topic, str(reason))
+            # paho forgets the packet id only after this callback: send what waits on the next turn of the loop.
+            asyncio.get_running_loop().call_soon(self._send_waiting)
+
+        paho.on_connect, paho.on_disconnect = on_connect, on_disconnect
+        paho.on_message, paho.on_publish = on_message, on_publish
+
+    def _start_reading(self, client: aiomqtt.Client) -> None:
+        """Read the socket by our own callback, which can be stopped and started."""
+        paho = client._client
+        sock = paho.socket()
+        if sock is None:
+            raise aiomqtt.MqttError("the connection closed at once")
+
+        def readable() -> None:
+            self._heard_at = monotonic()
+            try:
+                paho.loop_read()
+                while isinstance(sock, ssl.SSLSocket) and paho.socket() is not None and sock.pending():
+                    paho.loop_read()  # Decrypted bytes do not make a socket readable again.
+            except Exception as error:
+                if not client._disconnected.done():
+                    client._disconnected.set_exception(error)
+
+        self._readable = readable
+        self._heard_at = monotonic()
+        self._is_reading = not self._inbox.is_full()
+        if self._is_reading:
+            asyncio.get_running_loop().add_reader(cast(socket.socket, sock), readable)
+        else:
+            asyncio.get_running_loop().remove_reader(cast(socket.socket, sock))
+
+    def _read_again(self) -> None:
+        if self._is_reading or self._client is None or not self._inbox.has_room():
+            return
+        sock = self._client._client.socket()
+        if sock is not None:
+            self._is_reading = True
+            self._heard_at = monotonic()
+            asyncio.get_running_loop().add_reader(cast(socket.socket, sock), self._readable)
+
+    async def _serve(self, client: aiomqtt.Client) -> str | None:
+        """Deliver until the connection ends; returns why, or None if we closed it."""
+        self._client = client
+        self.counters["connections"] += 1
+        tasks: set[asyncio.Task[Any]] = {
+            asyncio.create_task(self._deliver(), name="mqtt-deliver"),
+            asyncio.create_task(self._watch(), name="mqtt-watch"),
+            asyncio.create_task(self._closing.wait(), name="mqtt-closing"),
+        }
+        lost = client._disconnected
+        try:
+            done, _ = await asyncio.wait({*tasks, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if self._closing.is_set():
+                with contextlib.suppress(aiomqtt.MqttError):
+                    await client.__aexit__(None, None, None)
+                return None
+            if lost.done():
+                return f"the connection broke: {lost.exception() or 'the broker closed it'}"
+            ended = [task.result() for task in done & tasks]  # Raises what a callback raised.
+            return str(ended[0])
+        finally:
+            self._client = None
+            self._is_reading = False
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            _break(client)
+            self._keep_or_drop_unsent()
+
+    async def _deliver(self) -> str:
+        """Hand messages to the owner, one by one, for as long as the connection lives."""
+        assert self._protocol is not None
+        await self._on_up(self._protocol)
+        self._send_waiting()
+        while True:
+            taken = self._inbox.take()
+            if taken is None:
+                self._read_again()
+                await self._inbox.arrived.wait()
+                continue
+            message, delivery = taken
+            try:
+                topic = message.topic
+            except UnicodeDecodeError:
+                topic = ""  # No topic of ours; the owner counts it as garbage.
+            await self._on_message(topic, bytes(message.payload), delivery, message.retain)
+            if not self._is_reading:
+                self._read_again()
+
+    async def _watch(self) -> str:
+        """Returns when the link is dead though nobody closed it."""
+        silence_s = self._keepalive_s + _SILENCE_GRACE_S
+        while True:
+            await asyncio.sleep(min(1.0, self._keepalive_s / 4))
+            now = monotonic()
+            if not self._is_reading:
+                self._heard_at = now  # We are the ones who do not listen.
+                continue
+            if now - self._heard_at > silence_s:
+                return f"the broker has been silent for {now - self._heard_at:.0f} s"
+            sent_at = next((at for _, at in self._in_flight.values()), now)
+            if now - sent_at > 2 * silence_s:
+                return f"the broker has not acknowledged a message for {now - sent_at:.0f} s"
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def _send_waiting(self) -> None:
+        client = self._client
+        while client is not None and self._outbox and len(self._in_flight) < self._window:
+            message = self._outbox.popleft()
+            if message.expires_at is not None and message.expires_at <= monotonic():
+                self.counters["expired"] += 1
+                continue
+            properties = self._expiry(message.expires_s) if self._protocol == "5" else None
+            info = client._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+            if info.rc != 0:  # The connection is going down.
+                self._outbox.appendleft(message)
+                return
+            self._in_flight[info.mid] = (message, monotonic())
+            self.counters["published"] += 1
+            self.counters["bytes_sent"] += len(message.payload)
+        if not self._outbox and not self._in_flight:
+            self._drained.set()
+
+    def _expiry(self, expires_s: int | None) -> Properties | None:
+        if expires_s is None:
+            return None
+        if expires_s not in self._property_cache:
+            if len(self._property_cache) >= 64:
+                self._property_cache.clear()
+            properties = _properties(PacketTypes.PUBLISH)
+            properties.MessageExpiryInterval = max(1, expires_s)
+            self._property_cache[expires_s] = properties
+        return self._property_cache[expires_s]
+
+    def _keep_or_drop_unsent(self) -> None:
+        if self._resend:
+            unacknowledged = [message for message, _ in self._in_flight.values() if message.qos > 0]
+            self._outbox.extendleft(reversed(unacknowledged))
+        else:
+            self.counters["dropped"] += self.n_unsent
+            self._outbox.clear()
+        self._in_flight.clear()
+        self._drained.set()
+
+    def _send_ack(self, mid: int) -> None:
+        if self._client is not None:
+            self._client._client.ack(mid, 1)
+
+    def _refused(self, topic: str, reason: str) -> None:
+        self.counters["refused"] += 1
+        if self._on_refused is not None:
+            self._on_refused(topic, reason)
+
+
+class _NotThisProtocol(aiomqtt.MqttError):
+    """The broker took the connection and would not speak this version."""
+
+
+def _may_mean_wrong_protocol(client: aiomqtt.Client, error: aiomqtt.MqttError) -> bool:
+    """Whether a refusal of MQTT 5 may be about the version. A broker that knows only 3.1.1 says its own code 1, hangs
+    up, sends what a version 5 client cannot read, or waits for more bytes in silence; one that knows 5 gives a reason,
+    and 0x84 is the version."""
+    if isinstance(error, MqttConnectError):
+        return getattr(error.rc, "value", error.rc) in (1, 0x80, 0x81, 0x82, 0x84)
+    return client._client.socket() is not None  # TCP stands, and no answer came in time.
+
+
+def _properties(packet_type: int) -> Properties:
+    made: Properties = Properties(packet_type)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _break(client: aiomqtt.Client) -> None:
+    """Close the socket without a DISCONNECT, and let go of the client."""
+    with contextlib.suppress(Exception):
+        client._client._sock_close()
+    if client._disconnected.done() and not client._disconnected.cancelled():
+        client._disconnected.exception()  # Seen: asyncio need not log it.
