@@ -194,7 +194,10 @@ class Profile(Record, frozen=True, kw_only=True):
 
 
 class Release(Record, frozen=True, kw_only=True):
-    """`count` running tasks of these needs are expected to end in `in_us`: capacity that can be waited for."""
+    """`count` running tasks of these needs are expected to end in `in_us`: capacity that can be waited for.
+
+    Of a task past its expected end, `in_us` is at least as long as it is overdue: who hangs is not waited for.
+    """
 
     in_us: int
     needs: Needs
@@ -218,6 +221,14 @@ class Node(Record, frozen=True, kw_only=True):
     releases: tuple[Release, ...] = ()  # sorted by in_us
 
 
+class Transfer(Record, frozen=True, kw_only=True):
+    """Bytes of placed work that are still to cross from one site to another: they slow what comes after them."""
+
+    from_site: str  # "" is the master's store
+    to_site: str
+    left_bytes: int
+
+
 class Role(Record, frozen=True, kw_only=True):
     """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it, and
     `allocated` counts all below it too. A kind of which the quota names 0 is not limited."""
@@ -238,6 +249,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     shards: tuple[Shard, ...] = ()  # those read by a demand or wanting replicas
     roles: tuple[Role, ...] = ()
     profiles: tuple[Profile, ...] = ()
+    transfers: tuple[Transfer, ...] = ()  # sorted by (from_site, to_site), one each
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
