@@ -51,7 +51,7 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     offer_debounce_us: Micros = 50_000  # A burst of task ends becomes one offer; below what a person notices.
     status_retry_min_us: Micros = 2_000_000  # Some round trips of a bad mobile link.
     status_retry_max_us: Micros = 60_000_000  # A deaf master is asked once a minute, so it recovers within one.
-    net_report_every_us: Micros = 10_000_000  # Samples are gathered: one message carries them.
+    net_report_every_us: Micros = 30_000_000  # Echo samples are gathered; a measured bandwidth is told at once.
     probe_bytes_per_hour: Bytes = 64 * 2**20  # 0.15 Mbit/s on average: 2 % of an 8 Mbit/s uplink.
     shutdown_timeout_us: Micros = 5_000_000  # Within systemd's default stop time of 90 s, several times over.
 
@@ -64,9 +64,6 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tls_ca_file: str = ""  # for mqtts://; "": the system's authorities
     tls_cert_file: str = ""
     tls_key_file: str = ""
-    reconnect_min_us: Micros = 500_000  # A restarted broker is back within a second.
-    reconnect_max_us: Micros = 30_000_000  # 10,000 agents then knock 330 times a second, which a broker stands.
-    watchdog_min_us: Micros = 10_000_000  # Three pings unanswered, but never less: a busy master is not a dead link.
 
     # The data plane. Loopback unless told: an open port is the operator's decision.
     data_host: str = "127.0.0.1"

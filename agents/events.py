@@ -24,10 +24,15 @@ class Disconnected(Record, frozen=True, kw_only=True, tag=True):
 
 
 class MasterSpoke(Record, frozen=True, kw_only=True, tag=True):
-    """`delivery` is what `Acknowledge` must name once the message is in the journal (manual MQTT ack); 0 for none."""
+    """`delivery` is what `Acknowledge` must name once the message is in the journal (manual MQTT ack); 0 for none.
+
+    `received_us` is when it left the socket (None: now), from which a launch's `expires_in_us` runs; `n_bytes` its
+    payload's size."""
 
     message: MasterMessage
     delivery: int = 0
+    received_us: int | None = None
+    n_bytes: int = 0
 
 
 class GarbageArrived(Record, frozen=True, kw_only=True, tag=True):

@@ -45,4 +45,24 @@ class ShardForgotten(Record, frozen=True, kw_only=True, tag="shard_forgotten"):
     shard_id: str
 
 
-Fact = Booted | TermSeen | CommandTaken | ProcessStarted | StatusQueued | StatusesAcked | ShardStored | ShardForgotten
+class Remembered(Record, frozen=True, kw_only=True, tag="remembered"):
+    """What a compacted journal cannot say otherwise; last of its facts. Lists are oldest first."""
+
+    next_status_id: int
+    commands_seen: int
+    cmd_ids: tuple[int, ...] = ()
+    cmd_id_floor: int = 0  # of ids up to this one, those not listed count as taken
+    ended: tuple[tuple[str, int], ...] = ()  # (task_id, attempt) closed and acknowledged
+
+
+Fact = (
+    Booted
+    | TermSeen
+    | CommandTaken
+    | ProcessStarted
+    | StatusQueued
+    | StatusesAcked
+    | ShardStored
+    | ShardForgotten
+    | Remembered
+)

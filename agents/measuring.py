@@ -1,0 +1,152 @@
+"""When the agent measures and what it tells of it: its own machine, the echo through the broker, probes of peers."""
+
+from agents.commands import Measure, Probe
+from agents.config import AgentConfig
+from agents.session import Batch, Session, spread_us
+from federation.wire import LinkSample, NetReport, Peer, Ping, Pong, ProbePlan
+
+_SAMPLES_MAX = 512  # gathered between two reports, newest kept: half of what the wire takes in one
+_PINGS_MAX = 16  # unanswered ones remembered; older are lost
+_SOON_US = 500_000  # a measured bandwidth matters to the next round: it is told this soon, with those around it
+_PROBE_TIMEOUT_US = 120_000_000  # a worker that never answers must not end all probing
+_HOUR_US = 3_600_000_000
+
+
+class Measuring:
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._measure_due_us: int | None = None
+        self._samples: list[LinkSample] = []
+        self._report_due_us: int | None = None
+        self._ping_due_us: int | None = None
+        self._nonce = 0
+        self._pings: dict[int, int] = {}  # nonce → sent at
+        self._last_rtt_us: int | None = None
+        self._peers: dict[str, tuple[Peer, int]] = {}  # agent_id → peer, next probe due
+        self._every_us = 0
+        self._bytes_max = 0
+        self._probing: tuple[str, int, int] | None = None  # agent_id, given up at, bytes taken off the budget
+        self._budget_bytes = config.probe_bytes_per_hour  # refilled evenly
+        self._refilled_us: int | None = None
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def on_started(self, now_us: int) -> None:
+        self._measure_due_us = now_us
+        self._refilled_us = now_us
+
+    def on_welcome(self, now_us: int) -> None:
+        self._ping_due_us = now_us
+        self._report_due_us = now_us + self._config.net_report_every_us
+        self._pings.clear()
+
+    def on_disconnected(self) -> None:
+        """Samples carry no time of their own: told a day later they would pass for new ones."""
+        self._samples.clear()
+        self._pings.clear()
+
+    def on_pong(self, pong: Pong, now_us: int) -> None:
+        sent_us = self._pings.pop(pong.nonce, None)
+        if sent_us is None:
+            return
+        rtt_us = max(0, now_us - sent_us)
+        jitter_us = None if self._last_rtt_us is None else abs(rtt_us - self._last_rtt_us)
+        self._last_rtt_us = rtt_us
+        sample = LinkSample(
+            from_agent=self._config.agent_id, to_agent="", method="mqtt_echo", rtt_us=rtt_us, jitter_us=jitter_us
+        )
+        self.gather((sample,), now_us)
+
+    def on_probe_plan(self, plan: ProbePlan, now_us: int) -> None:
+        """The plan replaces the last one; peers that stay keep their turn."""
+        self._every_us = plan.every_us
+        self._bytes_max = plan.bytes_max
+        self._peers = {
+            peer.agent_id: (peer, min(self._peers[peer.agent_id][1], now_us + plan.every_us))
+            if peer.agent_id in self._peers
+            else (peer, now_us)
+            for peer in plan.peers
+            if peer.agent_id != self._config.agent_id and peer.data_url
+        }
+
+    def on_links_measured(self, samples: tuple[LinkSample, ...], now_us: int) -> None:
+        """Readings of our own socket come by themselves; anything else answers the probe in flight."""
+        if self._probing is not None and not (samples and all(sample.method == "tcp_info" for sample in samples)):
+            _, _, taken_bytes = self._probing
+            self._budget_bytes += max(0, taken_bytes - sum(sample.bytes for sample in samples))
+            self._probing = None
+        self.gather(samples, now_us)
+
+    def gather(self, samples: tuple[LinkSample, ...], now_us: int) -> None:
+        self._samples = [*self._samples, *samples][-_SAMPLES_MAX:]
+        if self._report_due_us is not None and any(sample.method in ("transfer", "probe") for sample in samples):
+            self._report_due_us = min(self._report_due_us, now_us + _SOON_US)
+
+    # --- what is due -------------------------------------------------------------------------------------------------
+
+    def due_us(self, session: Session) -> int | None:
+        if not session.connected:
+            return None  # Nobody asks: a day offline costs no measuring.
+        if not session.is_welcome:
+            return self._measure_due_us
+        due = [self._measure_due_us, self._ping_due_us, self._report_due_us, self._probe_due_us()]
+        return min((at_us for at_us in due if at_us is not None), default=None)
+
+    def flush(self, batch: Batch, session: Session, control_bytes: int) -> None:
+        now_us = batch.now_us
+        if session.connected and self._measure_due_us is not None and now_us >= self._measure_due_us:
+            batch.do(Measure())
+            self._measure_due_us = now_us + self._config.measure_every_us
+        if not session.is_welcome or session.welcome is None:
+            return
+        if self._ping_due_us is not None and now_us >= self._ping_due_us:
+            self._ping(batch, session)
+            self._ping_due_us = now_us + session.welcome.ping_every_us
+        if self._report_due_us is not None and now_us >= self._report_due_us:
+            session.publish(batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes)
+            self._samples.clear()
+            self._report_due_us = now_us + self._config.net_report_every_us
+        self._probe(batch)
+
+    def _ping(self, batch: Batch, session: Session) -> None:
+        self._nonce += 1
+        self._pings[self._nonce] = batch.now_us
+        if len(self._pings) > _PINGS_MAX:
+            del self._pings[next(iter(self._pings))]
+        session.publish(batch, Ping, nonce=self._nonce)
+
+    # --- probes: one at a time, within the budget --------------------------------------------------------------------
+
+    def _probe_due_us(self) -> int | None:
+        if self._probing is not None:
+            return self._probing[1]
+        if not self._peers or self._refilled_us is None or self._bytes_max > self._config.probe_bytes_per_hour:
+            return None
+        due_us = min(at_us for _, at_us in self._peers.values())
+        missing_bytes = self._bytes_max - self._budget_bytes
+        if missing_bytes > 0:
+            refill_us = -(-missing_bytes * _HOUR_US // self._config.probe_bytes_per_hour)
+            due_us = max(due_us, self._refilled_us + refill_us)
+        return due_us
+
+    def _probe(self, batch: Batch) -> None:
+        now_us = batch.now_us
+        if self._probing is not None and now_us >= self._probing[1]:
+            self._probing = None
+        due_us = self._probe_due_us()
+        if self._probing is not None or due_us is None or now_us < due_us:
+            return
+        self._refill(now_us)
+        agent_id, (peer, _) = min(self._peers.items(), key=lambda item: (item[1][1], item[0]))
+        # The next turn differs from agent to agent, so that peers are not all probed in the same instant.
+        next_us = now_us + self._every_us + spread_us(f"{self._config.agent_id}>{agent_id}", 0, self._every_us // 10)
+        self._peers[agent_id] = (peer, next_us)
+        self._budget_bytes -= self._bytes_max
+        self._probing = (agent_id, now_us + _PROBE_TIMEOUT_US, self._bytes_max)
+        batch.do(Probe(peer=peer, bytes_max=self._bytes_max))
+
+    def _refill(self, now_us: int) -> None:
+        assert self._refilled_us is not None, "probing before the start"
+        refill_bytes = (now_us - self._refilled_us) * self._config.probe_bytes_per_hour // _HOUR_US
+        self._budget_bytes = min(self._config.probe_bytes_per_hour, self._budget_bytes + refill_bytes)
+        self._refilled_us = now_us

@@ -1,0 +1,109 @@
+"""What the agent offers: what tasks may use now, less what its attempts hold; renewed by time and on change."""
+
+from collections.abc import Iterable
+
+from agents.config import AgentConfig
+from agents.session import Batch, Session
+from agents.state import State
+from federation.wire import Launch, Offer
+from policies.model import Resources
+
+# Readings jitter: free memory moves by megabytes every second. Offers are floored to these grains, so that an idle
+# machine's offer stays the same offer and starts no new round at the master.
+_CPU_GRAIN_MILLI = 100
+_MEMORY_GRAIN_BYTES = 16 * 2**20
+_DISK_GRAIN_BYTES = 64 * 2**20
+
+
+def free_after(have: Resources, launches: Iterable[Launch]) -> Resources:
+    """`have` less all that these launches hold; no kind goes below zero."""
+    cpu_milli, memory_bytes, disk_bytes = have.cpu_milli, have.memory_bytes, have.disk_bytes
+    taken: set[str] = set()
+    for launch in launches:
+        cpu_milli -= launch.needs.cpu_milli
+        memory_bytes -= launch.needs.memory_bytes
+        disk_bytes -= launch.needs.disk_bytes
+        taken.update(launch.gpus)
+    return Resources(
+        cpu_milli=max(0, cpu_milli),
+        memory_bytes=max(0, memory_bytes),
+        disk_bytes=max(0, disk_bytes),
+        gpus=tuple(gpu for gpu in have.gpus if gpu.uuid not in taken),
+    )
+
+
+def shortfall(launch: Launch, free: Resources) -> str:
+    """What a launch lacks here, for people; "" if it fits."""
+    needs = launch.needs
+    for kind, need, has in (
+        ("cpu_milli", needs.cpu_milli, free.cpu_milli),
+        ("memory_bytes", needs.memory_bytes, free.memory_bytes),
+        ("disk_bytes", needs.disk_bytes, free.disk_bytes),
+    ):
+        if need > has:
+            return f"needs {need} {kind}, has {has}"
+    missing = sorted(set(launch.gpus) - {gpu.uuid for gpu in free.gpus})
+    return f"GPU {missing[0]} is not free" if missing else ""
+
+
+class Offering:
+    def __init__(self, config: AgentConfig, state: State) -> None:
+        self._config = config
+        self._state = state
+        self.total = Resources()
+        self.usable: Resources | None = None  # None: not measured yet, so nothing is offered
+        self._n_offers = 0
+        self._sent: tuple[Resources, int] | None = None  # of the last offer: free, commands_seen
+        self._renew_due_us: int | None = None
+        self._change_due_us: int | None = None
+        self.quarantined = False
+
+    def free(self) -> Resources:
+        usable = self.usable or Resources()
+        have = Resources(
+            cpu_milli=min(self.total.cpu_milli, _floor(usable.cpu_milli, _CPU_GRAIN_MILLI)),
+            memory_bytes=min(self.total.memory_bytes, _floor(usable.memory_bytes, _MEMORY_GRAIN_BYTES)),
+            disk_bytes=min(self.total.disk_bytes, _floor(usable.disk_bytes, _DISK_GRAIN_BYTES)),
+            gpus=tuple(gpu for gpu in self.total.gpus if gpu.uuid in {seen.uuid for seen in usable.gpus}),
+        )
+        return free_after(have, (attempt.launch for attempt in self._state.live_attempts()))
+
+    def restart(self) -> None:
+        """A master that just welcomed us knows no offer: send one at once."""
+        self._sent = None
+        self._renew_due_us = self._change_due_us = None
+
+    def due_us(self, session: Session) -> int | None:
+        if not session.is_welcome or self.usable is None or self.quarantined:
+            return None
+        if self._sent is None:
+            return 0
+        return min(due for due in (self._renew_due_us, self._change_due_us) if due is not None)
+
+    def flush(self, batch: Batch, session: Session) -> None:
+        """Offer if it is time, or if something changed `offer_debounce_us` ago."""
+        if self.due_us(session) is None or session.welcome is None:
+            return
+        now_us = batch.now_us
+        current = (self.free(), self._state.commands_seen)
+        if self._change_due_us is None and self._sent is not None and current != self._sent:
+            self._change_due_us = now_us + self._config.offer_debounce_us
+        due_us = self.due_us(session)
+        if due_us is None or now_us < due_us:
+            return
+        self._n_offers += 1
+        session.publish(
+            batch,
+            Offer,
+            offer_id=f"{self._config.agent_id}.{self._state.boot}.{self._n_offers}",
+            free=current[0],
+            expires_in_us=session.welcome.offer_lease_us,
+            commands_seen=current[1],
+        )
+        self._sent = current
+        self._renew_due_us = now_us + session.welcome.offer_every_us
+        self._change_due_us = None
+
+
+def _floor(value: int, grain: int) -> int:
+    return value - value % grain
