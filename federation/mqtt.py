@@ -21,6 +21,7 @@ Master and agents both use this module; it imports nothing of ours.
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import ssl
@@ -51,6 +52,8 @@ _BACKOFF_S_MAX: Final = 15.0
 _GOOD_CONNECTION_S: Final = 20.0
 # After the broker let a ping interval pass it gets this long before the link counts as dead.
 _SILENCE_GRACE_S: Final = 5.0
+_quiet: Final = logging.getLogger("offerflow.mqtt")
+_quiet.setLevel(logging.CRITICAL)
 
 
 class Will(NamedTuple):
@@ -347,6 +350,7 @@ class MqttLink:
             will=will and aiomqtt.Will(will.topic, will.payload, 1, will.retain, will_properties),
             keepalive=self._keepalive_s,
             timeout=_ANSWER_S,
+            logger=_quiet,  # Whatever matters reaches the callbacks; the driver logs it.
             max_inflight_messages=65_000,  # The window is ours: paho knows nothing of the broker's receive maximum.
             tls_context=self._tls,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
