@@ -25,7 +25,7 @@ class ShardFile:
 
 
 def write_shards(folder: Path, sites: tuple[str, ...], shards_per_site: int, images_per_shard: int) -> list[ShardFile]:
-    """Write `digits/<site>-<n>` shards and return them in that order. Equal arguments give equal bytes."""
+    """Write `<folder>/<site>/digits/<site>-<n>` and return them in that order. Equal arguments give equal bytes."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -39,22 +39,29 @@ def write_shards(folder: Path, sites: tuple[str, ...], shards_per_site: int, ima
             rng = np.random.default_rng([site_index, shard_index])
             drawn = rng.integers(0, int(own.sum()), images_per_shard)
             pixels = _augment(images[own][drawn], rng)
-            path = folder / f"{site}-{shard_index}.npy"
+            name = f"digits/{site}-{shard_index}"
             # One array, label in the last column: the file's bytes depend on nothing but the numbers.
-            np.save(path, np.column_stack([pixels.reshape(images_per_shard, -1), labels[own][drawn]]))
-            files.append(ShardFile(f"digits/{site}-{shard_index}", path, path.stat().st_size))
+            table = np.column_stack([pixels.reshape(images_per_shard, -1), labels[own][drawn]])
+            files.append(_write(folder / site, name, table))
     return files
 
 
-def write_held_out(path: Path) -> ShardFile:
-    """Write the untouched evaluation images, labels in the last column."""
+def write_held_out(folder: Path) -> ShardFile:
+    """Write `<folder>/held-out/digits`: the untouched evaluation images, labels in the last column."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     held_out = np.arange(len(digits.images)) % HELD_OUT_EVERY == 0
     pixels = digits.images[held_out].reshape(int(held_out.sum()), -1).astype(np.float32)
-    np.save(path, np.column_stack([pixels, digits.target[held_out].astype(np.float32)]))
-    return ShardFile("held-out/digits", path, path.stat().st_size)
+    return _write(folder, "held-out/digits", np.column_stack([pixels, digits.target[held_out].astype(np.float32)]))
+
+
+def _write(folder: Path, name: str, table: Array) -> ShardFile:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # np.save would add a suffix to a bare path
+        np.save(file, table)
+    return ShardFile(name, path, path.stat().st_size)
 
 
 def _augment(images: Array, rng: np.random.Generator) -> Array:
