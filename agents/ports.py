@@ -43,8 +43,8 @@ class Executor(Protocol):
     def forget(self, task_id: str, attempt: int) -> None:
         """The master has the attempt's end: its folder may go, its log kept within the configured bound."""
 
-    def log_path(self, task_id: str, attempt: int) -> Path | None:
-        """Captured output (stdout and stderr together), for the data server; None when there is none."""
+    def read_log(self, task_id: str, attempt: int) -> bytes | None:
+        """Captured output (stdout and stderr together), bounded, for the data server; None when there is none."""
 
 
 class ShardStore(Protocol):

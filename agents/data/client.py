@@ -1,0 +1,137 @@
+"""GET over HTTP/1.1 from peers and the master's store: one bounded request a call, or several on a kept connection."""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from urllib.parse import urlsplit
+
+import h11
+
+from agents.data.http import READ_BYTES, SITE_HEADER, Wire, headers_of
+from agents.data.rate import RateCap, Uplink
+from agents.probes.tcp_info import TcpInfo, read_tcp_info
+from federation.errors import PeerError
+from policies.model import Record
+
+
+class ClientLimits(Record, frozen=True, kw_only=True):
+    connect_timeout_s: float = 10  # Three lost SYNs (1 + 2 + 4 s) and a round trip.
+    answer_timeout_s: float = 30  # The peer may hash a suspicious file first.
+    stall_timeout_s: float = 30  # The slowest link worth waiting for sends something in half a minute.
+
+
+class Answer(Record, frozen=True, kw_only=True):
+    status: int
+    headers: dict[str, str]
+    length: int | None  # of the body, where the peer said so
+
+
+class Client:
+    """How this agent asks: with its token and site, under its uplink's cap."""
+
+    def __init__(
+        self,
+        *,
+        uplink: Uplink,
+        token: str = "",
+        ca_file: str = "",
+        limits: ClientLimits | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uplink = uplink
+        self.clock_s = clock_s
+        self._token = token
+        self._ca_file = ca_file
+        self._limits = limits or ClientLimits()
+
+    @contextlib.asynccontextmanager
+    async def connect(self, url: str, site: str) -> AsyncIterator["Exchange"]:
+        """A connection to `url`'s host, at `site` ("" where unknown: capped). Raises `PeerError("url" | "connect")`."""
+        parts = urlsplit(url)
+        try:
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        except (KeyError, ValueError):
+            raise PeerError("url", f"not an http:// or https:// address: {url[:200]!r}") from None
+        context = ssl.create_default_context(cafile=self._ca_file or None) if parts.scheme == "https" else None
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout_s):
+                reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context, limit=READ_BYTES)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            raise PeerError("connect", f"{parts.netloc[:200]}: {_words(error)}") from None
+        wire = Wire(reader, writer, client=True)
+        try:
+            yield Exchange(wire, parts.netloc, self._token, self.uplink, site, self._limits)
+        finally:
+            await wire.close()
+
+
+class Exchange:
+    """Requests on one connection, one after the other: `get`, then `body` to its end, then the next `get`."""
+
+    def __init__(self, wire: Wire, host: str, token: str, uplink: Uplink, site: str, limits: ClientLimits) -> None:
+        self._wire = wire
+        self._limits = limits
+        self._cap: RateCap | None = uplink.cap_from(site)
+        self._headers = [("Host", host), ("User-Agent", "offerflow"), (SITE_HEADER, uplink.site)]
+        if token:
+            self._headers.append(("Authorization", f"Bearer {token}"))
+
+    async def get(self, target: str, *headers: tuple[str, str]) -> Answer:
+        """Send a GET, return the head of its answer. Raises `PeerError("broken" | "timeout" | "http")`."""
+        if self._wire.connection.our_state is h11.DONE:
+            self._wire.connection.start_next_cycle()
+        request = h11.Request(method="GET", target=target, headers=[*self._headers, *headers])
+        with _named():
+            async with asyncio.timeout(self._limits.answer_timeout_s):
+                await self._wire.send(request, h11.EndOfMessage())
+                event = await self._wire.next_event()
+                while isinstance(event, h11.InformationalResponse):
+                    event = await self._wire.next_event()
+        if not isinstance(event, h11.Response):
+            raise PeerError("broken", "the connection closed before an answer")
+        found = headers_of(event)
+        length = found.get("content-length", "")
+        return Answer(
+            status=event.status_code,
+            headers=found,
+            length=int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None,
+        )
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The answer's body as it arrives, no faster than the cap. Raises as `get`; a body shorter than its declared
+        length is `PeerError("http")`."""
+        read_bytes = self._cap.chunk_bytes if self._cap else READ_BYTES
+        async with contextlib.AsyncExitStack() as stack:
+            if self._cap is not None:
+                await stack.enter_async_context(self._cap.stream())
+            while True:
+                with _named():
+                    async with asyncio.timeout(self._limits.stall_timeout_s):
+                        event = await self._wire.next_event(read_bytes)
+                if not isinstance(event, h11.Data):
+                    return
+                if self._cap is not None:
+                    await self._cap.take(len(event.data))
+                yield bytes(event.data)
+
+    def tcp_info(self) -> TcpInfo | None:
+        """What the kernel knows of this connection's path."""
+        connection = self._wire.writer.get_extra_info("socket")
+        return read_tcp_info(connection) if connection is not None else None
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Broken and silent connections as `PeerError`."""
+    try:
+        yield
+    except TimeoutError:
+        raise PeerError("timeout", "the peer has sent nothing for too long") from None
+    except OSError as error:
+        raise PeerError("broken", _words(error)) from None
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

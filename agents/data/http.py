@@ -1,0 +1,79 @@
+"""HTTP/1.1 on an asyncio stream through h11: what server and client share."""
+
+import asyncio
+import re
+
+import h11
+
+from federation.errors import PeerError
+
+READ_BYTES = 64 * 1024
+HEAD_BYTES_MAX = 16 * 1024  # Request or status line with all headers: ours are below 1 KiB.
+SITE_HEADER = "x-offerflow-site"  # The asker's site: traffic within a site is not capped.
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Wire:
+    """A connection in one role; the caller bounds the time of each call. Raises `PeerError("http", …)` for bytes that
+    are no HTTP/1.1, `OSError` for a broken connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, client: bool) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.connection = h11.Connection(h11.CLIENT if client else h11.SERVER, HEAD_BYTES_MAX)
+        self.head_only = False  # The request now answered is a HEAD.
+
+    async def next_event(self, read_bytes: int = READ_BYTES) -> "h11.Event | type[h11.PAUSED]":
+        """The next h11 event, reading at most `read_bytes` at a time."""
+        while True:
+            try:
+                event = self.connection.next_event()
+                if event is not h11.NEED_DATA:
+                    assert not isinstance(event, type) or event is h11.PAUSED
+                    return event
+                self.connection.receive_data(await self.reader.read(read_bytes))
+            except h11.RemoteProtocolError as error:
+                raise PeerError("http", str(error)) from None
+
+    async def send(self, *events: h11.Event) -> None:
+        """Send, and wait while the peer is slower than the buffers."""
+        for event in events:
+            data = self.connection.send(event)
+            if data:
+                self.writer.write(data)
+        await self.writer.drain()
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            async with asyncio.timeout(1):
+                await self.writer.wait_closed()
+        except (OSError, TimeoutError):
+            self.writer.transport.abort()
+
+
+def headers_of(event: h11.Request | h11.Response | h11.InformationalResponse) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+
+
+def parse_range(text: str, size_bytes: int) -> tuple[int, int] | None:
+    """`Range` of one span as (first, end exclusive); None where it must be answered with the whole (RFC 9110 §14.2).
+
+    Raises `PeerError("range")` where nothing of it can be satisfied."""
+    found = _RANGE.fullmatch(text.strip())
+    if found is None or len(text) > 64:
+        return None  # Other units, several spans, suffixes: the whole is a legal answer.
+    first = int(found[1])
+    end = min(int(found[2]) + 1, size_bytes) if found[2] else size_bytes
+    if found[2] and int(found[2]) < first:
+        return None
+    if first >= size_bytes:
+        raise PeerError("range", f"begins at {first} of {size_bytes} bytes")
+    return first, end
+
+
+def parse_content_range(text: str) -> tuple[int, int, int] | None:
+    """`Content-Range` as (first, end exclusive, size of the whole)."""
+    found = _CONTENT_RANGE.fullmatch(text.strip()) if len(text) <= 128 else None
+    return (int(found[1]), int(found[2]) + 1, int(found[3])) if found else None

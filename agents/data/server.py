@@ -1,0 +1,273 @@
+"""What an agent serves to its peers: shards (Range), logs, a bandwidth probe and an echo.
+
+    GET|HEAD /shards/{sha256}             200, 206, 404, 416
+    GET      /probe?bytes=N               N incompressible bytes, under the same rate cap as shards
+    GET      /echo                        204, for round trips
+    GET      /logs/{task_id}/{attempt}    captured output, text/plain
+
+Everything is bounded: connections, request heads and bodies, the time of each step. Beyond loopback a bearer token is
+required, and enforced for every path.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import h11
+import structlog
+
+from agents.data.http import SITE_HEADER, Wire, headers_of, parse_range
+from agents.data.rate import RateCap, Uplink
+from federation.errors import ConfigError, PeerError
+from policies.model import Record
+
+_log = structlog.get_logger("agents.data")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Verified = Callable[[str], Awaitable[Path | None]]  # a held shard's path, its bytes known to be right
+ReadLog = Callable[[str, int], bytes | None]
+
+
+class ServerLimits(Record, frozen=True, kw_only=True):
+    connections_max: int = 128  # An agent has a few peers at a time; each connection costs ~30 KiB.
+    head_timeout_s: float = 10  # A request head fits in one packet.
+    idle_timeout_s: float = 60  # A prober keeps its connection over a round of echoes.
+    stall_timeout_s: float = 30  # A peer that takes nothing for so long has gone.
+    body_bytes_max: int = 64 * 1024  # No request of ours has a body; what comes is read and thrown away.
+    probe_bytes_max: int = 64 * 2**20
+    block_bytes: int = 256 * 1024  # read from disk at once, in a thread
+
+
+class DataServer:
+    """One listening socket. `token` "" asks for none, which only loopback may. Raises `ConfigError` otherwise."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        verified: Verified,
+        read_log: ReadLog,
+        uplink: Uplink,
+        token: str = "",
+        url: str = "",
+        limits: ServerLimits | None = None,
+    ) -> None:
+        if not token and not is_loopback(host):
+            raise ConfigError(
+                f"data_host {host} is reachable from other machines: set token_file, or use 127.0.0.1 for this one only"
+            )
+        self._host = host
+        self._port = port
+        self._url = url
+        self._token = token.encode()
+        self._verified = verified
+        self._read_log = read_log
+        self._uplink = uplink
+        self._limits = limits or ServerLimits()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self.counters: dict[str, int] = {}  # answers by status, and "garbage", "dropped"
+
+    async def start(self) -> str:
+        """Bind; returns the URL for peers. Raises `ConfigError` when the address is taken or not ours."""
+        try:
+            self._server = await asyncio.start_server(self._accept, self._host, self._port)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._port}: {error.strerror}; choose another data_port"
+            ) from None
+        port = self._server.sockets[0].getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return self._url or f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Close the socket and every connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    # --- one connection ----------------------------------------------------------------------------------------------
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = Wire(reader, writer, client=False)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            if len(self._connections) > self._limits.connections_max:
+                await self._refuse(wire, 503, "too many connections")
+                return
+            timeout_s = self._limits.head_timeout_s
+            while await self._answer_one(wire, timeout_s):
+                timeout_s = self._limits.idle_timeout_s
+        except (OSError, TimeoutError):
+            self._count("dropped")
+        except PeerError as error:
+            self._count("garbage")
+            with contextlib.suppress(OSError, TimeoutError):
+                await self._refuse(wire, 400, error.detail)
+        finally:
+            self._connections.discard(task)
+            await wire.close()
+
+    async def _answer_one(self, wire: Wire, timeout_s: float) -> bool:
+        """Read a request and answer it. False when the connection is over."""
+        async with asyncio.timeout(timeout_s):
+            event = await wire.next_event()
+            if not isinstance(event, h11.Request):
+                return False  # The peer has closed.
+            body_bytes = 0
+            while not isinstance(part := await wire.next_event(), h11.EndOfMessage):
+                assert isinstance(part, h11.Data)
+                body_bytes += len(part.data)
+                if body_bytes > self._limits.body_bytes_max:
+                    await self._refuse(wire, 413, "no body is expected")
+                    return False
+        await self._route(wire, event)
+        if wire.connection.our_state is not h11.DONE or wire.connection.their_state is not h11.DONE:
+            return False
+        wire.connection.start_next_cycle()
+        return True
+
+    async def _route(self, wire: Wire, request: h11.Request) -> None:
+        headers = headers_of(request)
+        method = request.method.decode()
+        wire.head_only = method == "HEAD"
+        if self._token and not hmac.compare_digest(headers.get("authorization", "").encode(), b"Bearer " + self._token):
+            await self._refuse(wire, 401, "a bearer token is required", ("WWW-Authenticate", "Bearer"))
+            return
+        if method not in ("GET", "HEAD"):
+            await self._refuse(wire, 405, f"{method[:16]} is not served here", ("Allow", "GET, HEAD"))
+            return
+        target = urlsplit(request.target.decode("latin-1"))
+        cap = self._uplink.cap_to(headers.get(SITE_HEADER, ""))
+        match target.path.split("/")[1:]:
+            case ["shards", shard_id] if _SHA256.fullmatch(shard_id):
+                await self._send_shard(wire, shard_id, headers.get("range"), cap)
+            case ["probe"]:
+                await self._send_probe(wire, target.query, cap)
+            case ["echo"]:
+                await self._send_head(wire, 204, ())
+                await self._send_events(wire, h11.EndOfMessage())
+            case ["logs", *task_parts, attempt] if task_parts and attempt.isascii() and attempt.isdigit():
+                await self._send_log(wire, unquote("/".join(task_parts)), int(attempt[:9]), cap)
+            case _:
+                await self._refuse(wire, 404, "no such path")
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    async def _send_shard(self, wire: Wire, shard_id: str, range_text: str | None, cap: RateCap | None) -> None:
+        path = await self._verified(shard_id)
+        if path is None:
+            await self._refuse(wire, 404, "this shard is not here")
+            return
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size_bytes = os.fstat(file).st_size
+            first, end, status = 0, size_bytes, 200
+            headers = [("Accept-Ranges", "bytes"), ("Content-Type", "application/octet-stream")]
+            try:
+                span = parse_range(range_text, size_bytes) if range_text else None
+            except PeerError as error:
+                await self._refuse(wire, 416, error.detail, ("Content-Range", f"bytes */{size_bytes}"))
+                return
+            if span is not None:
+                (first, end), status = span, 206
+                headers.append(("Content-Range", f"bytes {first}-{end - 1}/{size_bytes}"))
+            await self._send_head(wire, status, (*headers, ("Content-Length", str(end - first))))
+            await self._send_body(wire, self._file_blocks(file, first, end), cap)
+            await self._send_events(wire, h11.EndOfMessage())
+        finally:
+            os.close(file)
+
+    async def _file_blocks(self, file: int, first: int, end: int) -> AsyncIterator[bytes]:
+        while first < end:
+            block = await asyncio.to_thread(os.pread, file, min(self._limits.block_bytes, end - first), first)
+            if not block:
+                raise OSError("the shard's file was cut while it was sent")
+            first += len(block)
+            yield block
+
+    async def _send_probe(self, wire: Wire, query: str, cap: RateCap | None) -> None:
+        text = parse_qs(query).get("bytes", [""])[0]
+        if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) <= self._limits.probe_bytes_max):
+            await self._refuse(wire, 400, f"bytes must be 0 to {self._limits.probe_bytes_max}")
+            return
+        await self._send_head(wire, 200, (("Content-Type", "application/octet-stream"), ("Content-Length", text)))
+        await self._send_body(wire, _noise(int(text)), cap)
+        await self._send_events(wire, h11.EndOfMessage())
+
+    async def _send_log(self, wire: Wire, task_id: str, attempt: int, cap: RateCap | None) -> None:
+        text = await asyncio.to_thread(self._read_log, task_id, attempt)
+        if text is None:
+            await self._refuse(wire, 404, "no log of this attempt is here")
+            return
+        headers = (("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text))))
+        await self._send_head(wire, 200, headers)
+        await self._send_body(wire, _once(text), cap)
+        await self._send_events(wire, h11.EndOfMessage())
+
+    async def _send_body(self, wire: Wire, blocks: AsyncIterator[bytes], cap: RateCap | None) -> None:
+        if wire.head_only:
+            return
+        chunk_bytes = cap.chunk_bytes if cap else self._limits.block_bytes
+        async with contextlib.AsyncExitStack() as stack:
+            if cap is not None:
+                await stack.enter_async_context(cap.stream())
+            async for block in blocks:
+                view = memoryview(block)
+                for at in range(0, len(view), chunk_bytes):
+                    chunk = view[at : at + chunk_bytes]
+                    if cap is not None:
+                        await cap.take(len(chunk))
+                    await self._send_events(wire, h11.Data(data=chunk))  # type: ignore[arg-type]  # any buffer
+
+    async def _send_head(self, wire: Wire, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        self._count(str(status))
+        await self._send_events(wire, h11.Response(status_code=status, headers=list(headers)))
+
+    async def _send_events(self, wire: Wire, *events: h11.Event) -> None:
+        async with asyncio.timeout(self._limits.stall_timeout_s):
+            await wire.send(*events)
+
+    async def _refuse(self, wire: Wire, status: int, detail: str, *headers: tuple[str, str]) -> None:
+        """A short answer in words. Where the request broke HTTP itself, the connection closes after it."""
+        if wire.connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        text = detail.encode(errors="replace")[:500]
+        fixed = (("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text))))
+        await self._send_head(wire, status, (*fixed, *headers))
+        if not wire.head_only:
+            await self._send_events(wire, h11.Data(data=text))
+        await self._send_events(wire, h11.EndOfMessage())
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _noise(n_bytes: int) -> AsyncIterator[bytes]:
+    """Bytes that no link can compress, fresh each time."""
+    while n_bytes > 0:
+        block = os.urandom(min(n_bytes, 64 * 1024))
+        n_bytes -= len(block)
+        yield block
+
+
+async def _once(text: bytes) -> AsyncIterator[bytes]:
+    yield text

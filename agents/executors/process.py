@@ -1,0 +1,484 @@
+"""Tasks as plain processes, each in a session of its own under a shell that outlives the agent.
+
+The shell (`SUPERVISOR`) waits at a gate until the agent has journalled it, runs the command with its output bounded,
+and leaves the exit code in a file by a rename. So a restarted agent finds a live task by (pid, start time) and an ended
+one by its file. The file is not synced: after a power cut no task is left to ask about, and the attempt has failed.
+
+A process tree cannot be bounded as tightly as a control group; what needs no privilege is done: resource limits, memory
+watched and the tree ended, every process killed that is in the session, descends from it, or carries its mark.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+
+from agents.events import TaskEnded, TaskStarted
+from agents.executors import logs, proctree
+from agents.executors.base import AttemptFolder, command_line, lay_out, task_environment
+from agents.executors.throttle import throttle
+from agents.ports import Post
+from agents.store import OutputRefusedError, ShardStore, StoreFullError
+from federation.errors import OfferflowError, PeerError
+from federation.wire import HeldShard, Launch
+from policies.model import Record
+
+_log = structlog.get_logger("agents.process")
+
+# $1: the attempt's folder, $2: bytes of a log segment in blocks of 512, the rest: the command.
+SUPERVISOR = r"""
+folder=$1 blocks=$2
+shift 2
+IFS= read -r word && [ "$word" = go ] || exit 125
+exec </dev/null
+trap : TERM INT HUP
+keep() {
+  trap '' TERM INT HUP XFSZ
+  ulimit -f "$blocks"
+  cat >"$folder/log.head" && return
+  while true >"$folder/log.1"; do
+    cat >"$folder/log.1" && return
+    mv "$folder/log.1" "$folder/log.0"
+  done
+  cat >/dev/null
+}
+{
+  trap : TERM INT HUP
+  "$@" 2>&1
+  printf '%03d\n' $? 1<>"$folder/exit.tmp"
+  mv "$folder/exit.tmp" "$folder/exit"
+} | keep
+"""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_FILE_SIZE_CODE = 128 + signal.SIGXFSZ
+
+
+class ProcessSettings(Record, frozen=True, kw_only=True):
+    look_every_s: float = 0.5  # How soon too much memory or a stray is noticed; a look costs ~3 ms.
+    drain_s: float = 1.0  # What may hold the output open after the command has ended.
+    nice: int = 5  # The system and the agent go first.
+    open_files_max: int = 4096
+    processes_max: int = 512  # of one task; beyond is a fork bomb
+    file_bytes_max: int = 64 * 2**30  # of one file, where the task declares no disk
+    file_bytes_min: int = 16 * 2**20  # logs and small outputs of a task that declares next to no disk
+    unpack_bytes_max: int = 2 * 2**30
+
+
+class _Attempt:
+    """One attempt from its folder to its end."""
+
+    def __init__(self, launch: Launch, folder: AttemptFolder) -> None:
+        self.launch = launch
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None  # None: adopted
+        self.pid = 0
+        self.started = 0
+        self.wake = asyncio.Event()  # the supervisor ended, the gate opened, or a stop was asked for
+        self.released = False
+        self.released_s = 0.0  # on the boot clock
+        self.watched = False  # seen alive by this life of the agent
+        self.stop_reason = ""
+        self.stop_detail = ""
+        self.kill_at_s: float | None = None  # monotonic; None: SIGTERM not sent yet
+        self.grace_s = 0.0
+        self.known: set[tuple[int, int]] = set()  # every process seen in the tree
+        self.exit_seen_s: float | None = None  # on the boot clock
+
+    @property
+    def exit_file(self) -> Path:
+        return self.folder.path / "exit"
+
+    @property
+    def session(self) -> int:
+        """Of its processes; no session where its number may be another's by now, having ended unwatched."""
+        return self.pid if self.watched else -1
+
+    @property
+    def mark(self) -> str:
+        return self.folder.path.name
+
+    def ask_stop(self, reason: str, grace_s: float, detail: str = "") -> None:
+        """The first reason stands; a later, shorter grace does too."""
+        if not self.stop_reason:
+            self.stop_reason, self.stop_detail, self.grace_s = reason, detail, grace_s
+        elif grace_s < self.grace_s:
+            self.grace_s = grace_s
+            if self.kill_at_s is not None:
+                self.kill_at_s = min(self.kill_at_s, time.monotonic() + grace_s)
+        self.wake.set()
+
+    def is_gone(self) -> bool:
+        """The supervisor has ended (and is reaped, if it is our child)."""
+        if self.process is not None:
+            return self.process.poll() is not None
+        found = proctree.read_process(self.pid)
+        return found is None or found.started != self.started
+
+    def exit_code(self) -> int | None:
+        try:
+            return int(self.exit_file.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def run_s(self) -> float:
+        """From the gate to the end. A task that ended while no agent watched is timed by its files."""
+        if self.watched:
+            return (self.exit_seen_s or _boot_s()) - self.released_s if self.released else 0.0
+        with contextlib.suppress(OSError):
+            return max(0.0, self.exit_file.stat().st_mtime - (self.folder.path / "released").stat().st_mtime)
+        return 0.0
+
+
+class ProcessExecutor:
+    """See `agents.ports.Executor`. `folder` holds one folder an attempt."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: ShardStore,
+        post: Post,
+        *,
+        agent_id: str,
+        site: str,
+        log_bytes_max: int = 4 * 2**20,
+        logs_kept_bytes: int = 256 * 2**20,
+        cpu_share_milli: int | None = None,
+        settings: ProcessSettings | None = None,
+    ) -> None:
+        self._root = folder
+        self._store = store
+        self._post = post
+        self._agent_id = agent_id
+        self._site = site
+        self._log_bytes_max = log_bytes_max
+        self._logs_kept_bytes = logs_kept_bytes
+        self._cpu_share_milli = cpu_share_milli
+        self._settings = settings or ProcessSettings()
+        self._attempts: dict[tuple[str, int], _Attempt] = {}
+        self._looked_s = 0.0
+        self._processes: dict[int, proctree.Process] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
+
+    # --- the port ----------------------------------------------------------------------------------------------------
+
+    async def run(self, launch: Launch) -> None:
+        """Prepare, spawn behind the gate, post `TaskStarted`; watch to the end, post `TaskEnded`."""
+        attempt = _Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
+        key = (launch.task_id, launch.attempt)
+        self._attempts[key] = attempt
+        try:
+            try:
+                command, env = await asyncio.to_thread(self._prepare, attempt)
+                if not attempt.stop_reason:
+                    self._spawn(attempt, command, env)
+            except StoreFullError as error:
+                await self._post(self._ended(attempt, "disk_full", detail=str(error)))
+                return
+            except (PeerError, OSError) as error:
+                await self._post(self._ended(attempt, "start", detail=str(error)))
+                return
+            if attempt.process is None:
+                await self._post(self._ended(attempt, attempt.stop_reason))
+                return
+            await self._post(TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=_handle(attempt)))
+            await self._see_through(attempt)
+        finally:
+            self._close_gate(attempt)
+            self._attempts.pop(key, None)
+
+    def release(self, task_id: str, attempt: int) -> None:
+        found = self._attempts.get((task_id, attempt))
+        if found is None or found.released or found.stop_reason or found.process is None:
+            return
+        found.released, found.released_s = True, _boot_s()
+        (found.folder.path / "released").touch()
+        assert found.process.stdin is not None
+        with contextlib.suppress(OSError):  # It was killed at the gate.
+            os.write(found.process.stdin.fileno(), b"go\n")
+        self._close_gate(found)
+        found.wake.set()
+
+    async def adopt(self, launch: Launch, handle: str) -> None:
+        """As the tail of `run`, for a process of an earlier life of this agent."""
+        attempt = _Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
+        _, _, pid, started, _ = _parse(handle)
+        attempt.pid, attempt.started, attempt.released = pid, started, True
+        attempt.released_s = started / _TICKS_PER_S
+        key = (launch.task_id, launch.attempt)
+        self._attempts[key] = attempt
+        try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if not attempt.is_gone():
+                    os.killpg(pid, signal.SIGCONT)  # It may have been stopped by a throttle that died.
+            await self._see_through(attempt)
+        finally:
+            self._attempts.pop(key, None)
+
+    def stop(self, task_id: str, attempt: int, grace_us: int, reason: str) -> None:
+        found = self._attempts.get((task_id, attempt))
+        if found is not None and not found.exit_file.exists():
+            found.ask_stop(reason, grace_us / 1e6)
+
+    def is_alive(self, handle: str) -> bool:
+        try:
+            kind, boot, pid, started, name = _parse(handle)
+        except ValueError:
+            return False
+        if kind != "process":
+            return False
+        found = proctree.read_process(pid) if boot == proctree.boot_token() else None
+        return (found is not None and found.started == started) or (self._root / name / "exit").exists()
+
+    def forget(self, task_id: str, attempt: int) -> None:
+        """Remove the attempt's folder but its log; drop the oldest logs past the bound."""
+        if (task_id, attempt) in self._attempts:
+            return
+        folder = AttemptFolder.of(self._root, task_id, attempt)
+        task = asyncio.get_running_loop().create_task(asyncio.to_thread(self._tidy, folder))
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+    def read_log(self, task_id: str, attempt: int) -> bytes | None:
+        return logs.read_log(AttemptFolder.of(self._root, task_id, attempt).path)
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, attempt: _Attempt) -> tuple[list[str], dict[str, str]]:
+        folder, launch = attempt.folder, attempt.launch
+        lay_out(folder, launch, self._store.path, self._settings.unpack_bytes_max)
+        (folder.path / "exit.tmp").write_bytes(
+            b"...\n"
+        )  # Its block is taken now: a full disk later loses no exit code.
+        command, env = command_line(folder, launch)
+        return command, task_environment(folder, launch, self._agent_id, self._site, attempt.mark) | env
+
+    def _spawn(self, attempt: _Attempt, command: list[str], env: dict[str, str]) -> None:
+        blocks = logs.segment_bytes(self._log_bytes_max) // 512
+        shell = shutil.which("sh", path="/bin:/usr/bin") or "/bin/sh"
+        attempt.process = subprocess.Popen(
+            [shell, "-c", SUPERVISOR, "offerflow-task", str(attempt.folder.path), str(blocks), *command],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=attempt.folder.work, env=env | {"OFFERFLOW_RUN": attempt.mark}, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+        attempt.pid = attempt.process.pid
+        found = proctree.read_process(attempt.pid)
+        attempt.started = found.started if found else 0
+        self._limit(attempt)
+
+    def _limit(self, attempt: _Attempt) -> None:
+        """Before the gate opens, so that all the command starts inherits it."""
+        settings, needs = self._settings, attempt.launch.needs
+        file_bytes = max(needs.disk_bytes, settings.file_bytes_min) if needs.disk_bytes else settings.file_bytes_max
+        for kind, value in (
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_NOFILE, settings.open_files_max),
+            (resource.RLIMIT_FSIZE, file_bytes),
+        ):
+            _, hard = resource.prlimit(attempt.pid, kind)
+            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.prlimit(attempt.pid, kind, (bound, bound))
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, attempt.pid, settings.nice)
+
+    def _close_gate(self, attempt: _Attempt) -> None:
+        """Unreleased, the supervisor reads the end of its input and goes without running anything."""
+        if attempt.process is not None and attempt.process.stdin is not None:
+            attempt.process.stdin.close()
+
+    # --- watching ----------------------------------------------------------------------------------------------------
+
+    async def _see_through(self, attempt: _Attempt) -> None:
+        """Until the whole tree is gone; then post how it ended."""
+        slowed: asyncio.Task[None] | None = None
+        async with _woken_at_end(attempt):
+            try:
+                while not attempt.is_gone():
+                    attempt.watched = True
+                    if self._cpu_share_milli and attempt.released and slowed is None and not attempt.stop_reason:
+                        slowed = asyncio.create_task(throttle(attempt.pid, self._cpu_share_milli))
+                    if attempt.stop_reason and slowed is not None:
+                        slowed.cancel()  # A stopped process cannot end itself.
+                    self._look(attempt)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._pause_s(attempt)):
+                            await attempt.wake.wait()
+                    attempt.wake.clear()
+            finally:
+                if slowed is not None:
+                    slowed.cancel()
+        attempt.exit_seen_s = attempt.exit_seen_s or _boot_s()
+        await self._sweep(attempt)
+        await self._post(await asyncio.to_thread(self._conclude, attempt))
+
+    def _pause_s(self, attempt: _Attempt) -> float:
+        pause_s = self._settings.look_every_s
+        if attempt.kill_at_s is not None:
+            pause_s = min(pause_s, attempt.kill_at_s - time.monotonic())
+        limit_us = attempt.launch.time_limit_us
+        if limit_us is not None and attempt.released and not attempt.stop_reason:
+            pause_s = min(pause_s, attempt.released_s + limit_us / 1e6 - _boot_s())
+        return max(0.001, pause_s)
+
+    def _look(self, attempt: _Attempt) -> None:
+        """Hold the task to its limits, and send the signals that are due."""
+        if attempt.stop_reason and not attempt.released:
+            self._close_gate(attempt)
+        if not attempt.released:
+            return
+        tree = self._tree(attempt)
+        if not attempt.stop_reason:
+            self._check_limits(attempt, tree)
+        now_s = time.monotonic()
+        if attempt.exit_file.exists():  # Only what holds the output open is left.
+            attempt.exit_seen_s = attempt.exit_seen_s or _boot_s()
+            if _boot_s() - attempt.exit_seen_s >= self._settings.drain_s:
+                self._kill(attempt, tree)
+        elif attempt.stop_reason and attempt.kill_at_s is None:
+            attempt.kill_at_s = now_s + attempt.grace_s
+            proctree.signal_all(tree.values(), signal.SIGTERM)
+            proctree.signal_all(tree.values(), signal.SIGCONT)
+        if attempt.kill_at_s is not None and now_s >= attempt.kill_at_s:
+            self._kill(attempt, tree)
+
+    def _check_limits(self, attempt: _Attempt, tree: dict[int, proctree.Process]) -> None:
+        needs, grace_s = attempt.launch.needs, attempt.launch.kill_grace_us / 1e6
+        limit_us = attempt.launch.time_limit_us
+        if attempt.exit_file.exists():
+            return
+        if limit_us is not None and _boot_s() >= attempt.released_s + limit_us / 1e6:
+            attempt.ask_stop("time_limit", grace_s, f"it ran longer than {limit_us / 1e6:g} s")
+        elif len(tree) > self._settings.processes_max:
+            attempt.ask_stop("process_limit", 0, f"more than {self._settings.processes_max} processes")
+        elif needs.memory_bytes and sum(process.rss_bytes for process in tree.values()) > needs.memory_bytes:
+            # Resident sizes count shared pages once a process; before killing, ask for the fair sum.
+            used = sum(proctree.pss_bytes(pid) or process.rss_bytes for pid, process in tree.items())
+            if used > needs.memory_bytes:
+                attempt.ask_stop("memory_limit", 0, f"{used} bytes used, {needs.memory_bytes} declared")
+
+    def _tree(self, attempt: _Attempt) -> dict[int, proctree.Process]:
+        """The attempt's processes. One walk serves all attempts that look at about the same time."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > self._settings.look_every_s / 2 or attempt.stop_reason:
+            self._processes, self._looked_s = proctree.walk(), now_s
+        tree = proctree.members(self._processes, attempt.session, attempt.known)
+        attempt.known = {(pid, process.started) for pid, process in tree.items()}
+        return tree
+
+    def _kill(self, attempt: _Attempt, tree: dict[int, proctree.Process]) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(attempt.pid, signal.SIGKILL)  # At once for the whole group: no fork slips through.
+        proctree.signal_all(tree.values(), signal.SIGKILL)
+
+    async def _sweep(self, attempt: _Attempt) -> None:
+        """Kill what the supervisor left behind, until nothing is: the tree, then strays that carry its mark."""
+        pause_s = 0.001
+        while attempt.released:
+            processes = await asyncio.to_thread(proctree.walk)
+            left = proctree.members(processes, attempt.session, attempt.known)
+            left |= await asyncio.to_thread(proctree.strays, processes, attempt.mark)
+            if not left:
+                return
+            attempt.known |= {(pid, process.started) for pid, process in left.items()}
+            proctree.signal_all(left.values(), signal.SIGSTOP)  # Frozen first: what forks faster than we look cannot.
+            proctree.signal_all(left.values(), signal.SIGKILL)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 1.0)  # Unkillable for now (a dead disk): keep asking, gently.
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, attempt: _Attempt) -> TaskEnded:
+        """Read how it ended and store its outputs. Blocking: for a thread."""
+        code = attempt.exit_code()
+        if attempt.stop_reason:
+            return self._ended(attempt, attempt.stop_reason, code, attempt.stop_detail)
+        if code is None:
+            return self._ended(attempt, "signal", None, "its supervisor was killed and left no exit code")
+        if code == _FILE_SIZE_CODE:
+            return self._ended(attempt, "disk_full", code, "a file grew past the disk the task declared")
+        if 128 < code <= 192:
+            return self._ended(attempt, "signal", code, _signal_name(code - 128))
+        if code:
+            return self._ended(attempt, "exit", code)
+        try:
+            outputs = self._store.harvest(attempt.folder.outputs, attempt.launch.task_id, attempt.launch.outputs)
+        except OutputRefusedError as error:
+            return self._ended(attempt, "outputs", code, str(error))
+        except StoreFullError as error:
+            return self._ended(attempt, "disk_full", code, str(error))
+        except (OfferflowError, OSError) as error:
+            return self._ended(attempt, "outputs", code, f"its outputs cannot be stored: {error}")
+        return self._ended(attempt, "exit", code, outputs=outputs)
+
+    def _ended(
+        self,
+        attempt: _Attempt,
+        reason: str,
+        code: int | None = None,
+        detail: str = "",
+        outputs: tuple[HeldShard, ...] = (),
+    ) -> TaskEnded:
+        return TaskEnded(
+            task_id=attempt.launch.task_id, attempt=attempt.launch.attempt, reason=reason, exit_code=code,
+            detail=detail[:1000], log_tail=logs.log_tail(attempt.folder.path), outputs=outputs,
+            run_us=int(attempt.run_s() * 1e6),
+        )  # fmt: skip
+
+    def _tidy(self, folder: AttemptFolder) -> None:
+        folder.clear()
+        active = {attempt.folder.path.name for attempt in list(self._attempts.values())}
+        with contextlib.suppress(OSError):
+            logs.prune(self._root, self._logs_kept_bytes, active)
+
+
+@contextlib.asynccontextmanager
+async def _woken_at_end(attempt: _Attempt) -> AsyncIterator[None]:
+    """Wake the attempt's watcher the moment its supervisor ends (Linux ≥ 5.3; elsewhere its next look notices)."""
+    loop = asyncio.get_running_loop()
+    try:
+        handle = os.pidfd_open(attempt.pid)
+    except OSError:
+        yield
+        return
+
+    def ended() -> None:
+        loop.remove_reader(handle)  # It stays readable for ever.
+        attempt.wake.set()
+
+    loop.add_reader(handle, ended)
+    try:
+        yield
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+def _boot_s() -> float:
+    """Seconds since boot, suspension included: what process start times are in, and no clock setting moves it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _handle(attempt: _Attempt) -> str:
+    return f"process:{proctree.boot_token()}:{attempt.pid}:{attempt.started}:{attempt.folder.path.name}"
+
+
+def _parse(handle: str) -> tuple[str, str, int, int, str]:
+    """Kind, boot, pid, start ticks, folder name. Raises `ValueError`."""
+    kind, boot, pid, started, name = handle.split(":", 4)
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(handle)
+    return kind, boot, int(pid), int(started), name
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

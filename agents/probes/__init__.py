@@ -1,0 +1,1 @@
+"""How an agent measures its links: cheap, bounded, passive first."""
