@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from policies.kernels.jit import CACHE_FOLDER
 
-MODULES = (
-    "policies.kernels.mincost.certificate",
+MODULES = (  # What is imported by another comes before it, so that progress is shown where the time goes.
     "policies.kernels.mincost.tree",
     "policies.kernels.mincost.simplex",
+    "policies.kernels.mincost.repair",
     "policies.kernels.mincost.network",
+    "policies.kernels.mincost.certificate",
 )
 _MARK = CACHE_FOLDER / "complete"
 

@@ -1,0 +1,65 @@
+"""Kernels are compiled once a user and never load machine code of other sources or settings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+from policies.kernels.cache import is_cached, warm_up
+from policies.kernels.jit import CACHE_FOLDER
+calls = []
+before = is_cached()
+warm_up(lambda module, done, total: calls.append((module, done, total)))
+assert [done for _, done, _ in calls] == list(range(len(calls))) and calls[-1][1] == calls[-1][2]
+print(before, is_cached(), CACHE_FOLDER)
+"""
+
+
+def run(code: str, **environment: str) -> list[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.slow
+def test_the_second_start_finds_everything_compiled(tmp_path: Path) -> None:
+    before, after, folder = run(CODE, XDG_CACHE_HOME=str(tmp_path))
+    assert (before, after) == ("False", "True")
+    assert Path(folder).is_relative_to(tmp_path / "offerflow" / "numba")
+    kept = sorted(path.name for path in Path(folder).rglob("*.nbc"))
+    assert run(CODE, XDG_CACHE_HOME=str(tmp_path))[:2] == ["True", "True"]
+    assert sorted(path.name for path in Path(folder).rglob("*.nbc")) == kept
+
+
+FOLDER = "from policies.kernels.jit import CACHE_FOLDER; print(CACHE_FOLDER)"
+
+
+def test_bounds_checks_and_a_chosen_folder_have_their_own_place(tmp_path: Path) -> None:
+    (plain,) = run(FOLDER, NUMBA_CACHE_DIR=str(tmp_path))
+    (checked,) = run(FOLDER, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_BOUNDSCHECK="1")
+    assert Path(plain).parent == Path(checked).parent == tmp_path
+    assert plain != checked
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (folder,) = run(FOLDER, XDG_CACHE_HOME=str(tmp_path / "file"), TMPDIR=str(tmp_path))
+    assert Path(folder).is_relative_to(tmp_path)
+    assert Path(folder).is_dir()
+
+
+def test_a_wrong_dtype_is_a_type_error_and_not_a_compilation() -> None:
+    code = """
+import numpy as np
+from policies.kernels.mincost.tree import link
+try:
+    link(np.zeros((2, 8)), 0, 1)
+except TypeError:
+    print("refused", len(link.signatures))
+"""
+    assert run(code) == ["refused", "1"]
