@@ -1,0 +1,202 @@
+"""The control plane under load: births, offers and placements per second over a real Mosquitto on one machine.
+
+    python -m benchmarks.control_plane --json PATH [--agents 100 1000 5000] [--tasks 10000] [--rate 1000]
+
+Real are the broker, the master process with its journal (`synchronous=FULL`), its HTTP and the policy; agents are the
+production core over simulated devices (`benchmarks/fleet.py`). Broker, master, fleet and this client share the machine,
+so the figures are a floor.
+
+- births: all agents connect at once; seconds until the last is welcomed.
+- offers: each agent sends new offers as fast as the broker takes them, until the master answers a ping sent after them.
+- placements per second: one job of `--tasks` tasks; from the first launch's arrival at an agent to the last's.
+- submit to launch: jobs of ten tasks at `--rate` tasks/s; from the POST to each launch's arrival at its agent.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from federation.broker import free_port, start_broker
+from federation.cli.client import Client
+from federation.cli.exits import CommandError
+from federation.jobs import Job, TaskGroup
+from policies.model import Needs
+
+TASKS_PER_JOB = 10
+RUN_US = 1_000_000
+OFFERS_EACH = 4
+START_S = 60.0
+END_S = 300.0
+
+
+async def measure(n_agents: int, n_tasks: int, rate: int, seconds: float, policy: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="offerflow-bench-") as name:
+        folder = Path(name)
+        broker = await start_broker(folder / "broker", "mosquitto")
+        client = Client(f"http://127.0.0.1:{free_port()}")
+        master = await _spawn(
+            folder / "master.log",
+            *("federation.cli.main", "master", "run", "--broker", broker.url, "--policy", policy),
+            *("--http", client.url.removeprefix("http://"), "--state-dir", str(folder / "state")),
+        )
+        fleet = await _spawn(None, "benchmarks.fleet", "--broker", broker.url, "--agents", str(n_agents))
+        try:
+            await _until_serving(client)
+            await _ask(fleet, None)  # ready
+            births = await _ask(fleet, "births")
+            offers = await _ask(fleet, f"offers {OFFERS_EACH}")
+            await _settle(client)
+            rss_idle = psutil.Process(master.pid).memory_info().rss
+            placed = await _burst(client, fleet, n_tasks)
+            latency_ms = await _open_loop(client, fleet, rate, seconds)
+            rss = max(rss_idle, psutil.Process(master.pid).memory_info().rss)
+            _say(fleet, "stop")
+            await fleet.wait()
+        except BaseException:
+            print((folder / "master.log").read_text(errors="replace")[-4000:], file=sys.stderr)
+            raise
+        finally:
+            for process in (fleet, master):
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                await process.wait()
+            await broker.stop()
+    cuts = statistics.quantiles(latency_ms, n=100)
+    return {
+        "agents": n_agents,
+        "births_per_s": round(births["n"] / births["seconds"]),
+        "offers_per_s": round(offers["n"] / offers["seconds"]),
+        "placements_per_s": round(placed),
+        "rate_per_s": rate,
+        "submit_to_launch_p50_ms": round(cuts[49], 1),
+        "submit_to_launch_p99_ms": round(cuts[98], 1),
+        "master_rss_bytes": rss,
+    }
+
+
+async def _burst(client: Client, fleet: asyncio.subprocess.Process, n_tasks: int) -> float:
+    """Placements per second while a whole job waits. All agents together hold four tasks each at once."""
+    job = await asyncio.to_thread(client.submit, _job("burst", n_tasks))
+    await _until_ended(client, [job.job_id])
+    launched = (await _ask(fleet, "launches"))["launched_at"]
+    times = sorted(at for task_id, at in launched.items() if task_id.startswith(f"{job.job_id}/"))
+    assert len(times) == n_tasks, f"{len(times)} of {n_tasks} tasks were launched"
+    return (n_tasks - 1) / (times[-1] - times[0])
+
+
+async def _open_loop(client: Client, fleet: asyncio.subprocess.Process, rate: int, seconds: float) -> list[float]:
+    """Milliseconds from submission to launch of each task, at a fixed rate whatever the master's answer time."""
+    period_s = TASKS_PER_JOB / rate
+    submitted: dict[str, float] = {}
+
+    async def submit(name: str) -> None:
+        began = time.time()
+        job = await asyncio.to_thread(client.submit, _job(name, TASKS_PER_JOB))
+        submitted[job.job_id] = began
+
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for index in range(int(seconds / period_s)):
+            await asyncio.sleep(max(0.0, began + index * period_s - time.monotonic()))
+            group.create_task(submit(f"steady-{index}"))
+    await _until_ended(client, list(submitted))
+    launched = (await _ask(fleet, "launches"))["launched_at"]
+    return [
+        (at - submitted[job_id]) * 1000
+        for task_id, at in launched.items()
+        if (job_id := task_id.split("/", 1)[0]) in submitted
+    ]
+
+
+def _job(name: str, n_tasks: int) -> Job:
+    needs = Needs(cpu_milli=1000, memory_bytes=64 * 2**20)
+    group = TaskGroup(
+        name="task",
+        command=("run",),
+        count=n_tasks,
+        needs=needs,
+        run_us=RUN_US,
+        simulated_run_us=RUN_US,
+        profile="bench",
+    )
+    return Job(name=name, tasks=(group,))
+
+
+async def _until_serving(client: Client) -> None:
+    async with asyncio.timeout(START_S):
+        while True:
+            with contextlib.suppress(CommandError):
+                if (await asyncio.to_thread(client.status)).state == "serving":
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def _settle(client: Client) -> None:
+    """Until every agent has an offer in the book."""
+    async with asyncio.timeout(START_S):
+        while True:
+            status = await asyncio.to_thread(client.status)
+            if status.n_offers == sum(status.agents.values()):
+                return
+            await asyncio.sleep(0.2)
+
+
+async def _until_ended(client: Client, job_ids: list[str]) -> None:
+    left = set(job_ids)
+    async with asyncio.timeout(END_S):
+        while left:
+            await asyncio.sleep(0.5)
+            left -= {job.job_id for job in await asyncio.to_thread(client.jobs) if job.state != "running"}
+
+
+async def _spawn(log: Path | None, module: str, *arguments: str) -> asyncio.subprocess.Process:
+    out = asyncio.subprocess.PIPE if log is None else log.open("wb")
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments), stdin=asyncio.subprocess.PIPE, stdout=out,
+        stderr=None if log is None else out, limit=256 * 2**20, env=os.environ,
+    )  # fmt: skip
+
+
+def _say(fleet: asyncio.subprocess.Process, line: str) -> None:
+    assert fleet.stdin is not None
+    fleet.stdin.write(f"{line}\n".encode())
+
+
+async def _ask(fleet: asyncio.subprocess.Process, line: str | None) -> dict[str, Any]:
+    if line is not None:
+        _say(fleet, line)
+    assert fleet.stdout is not None
+    answer: dict[str, Any] = json.loads(await fleet.stdout.readline())
+    return answer
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", type=Path, help="write the result here")
+    options.add_argument("--agents", type=int, nargs="+", default=[100, 1000, 5000])
+    options.add_argument("--tasks", type=int, default=10_000, help="tasks of the burst")
+    options.add_argument("--rate", type=int, default=500, help="tasks/s of the open loop")
+    options.add_argument("--seconds", type=float, default=10.0, help="of the open loop")
+    options.add_argument("--policy", default="flow")
+    arguments = options.parse_args()
+    results = []
+    for n_agents in arguments.agents:
+        result = asyncio.run(measure(n_agents, arguments.tasks, arguments.rate, arguments.seconds, arguments.policy))
+        results.append(result)
+        print("  ".join(f"{key} {value}" for key, value in result.items()), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"policy": arguments.policy, "runs": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
