@@ -1,0 +1,155 @@
+"""What every command shares: how it reaches the master, and how it prints tables, JSON, progress and notes.
+
+Results go to stdout, everything else to stderr. In a pipe a table has no colours and its lines are never cut.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from federation.cli.exits import CommandError, Exit
+
+if TYPE_CHECKING:
+    from federation.cli.client import Client, Progress
+
+PIPE_COLUMNS = 100_000  # wide enough that no line is cut
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+MasterUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--master", envvar="OFFERFLOW_URL", help="The master's address.", show_default="http://127.0.0.1:8642"
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="A file that holds the token; else the environment's OFFERFLOW_TOKEN."),
+]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
+
+
+def connect(master: str | None, token_file: Path | None) -> "Client":
+    """The client for the options that every command takes. Nothing is sent yet."""
+    from federation.cli.client import DEFAULT_URL, Client
+
+    token = os.environ.get("OFFERFLOW_TOKEN", "")
+    if token_file is not None:
+        try:
+            token = token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(Exit.USAGE, f"cannot read the token file {token_file}: {error}") from None
+    if any(not "!" <= char <= "~" for char in token):
+        raise CommandError(
+            Exit.USAGE, "the token holds characters that no token has; write one line of printable ASCII"
+        )
+    return Client(master or DEFAULT_URL, token)
+
+
+def print_json(value: Any) -> None:
+    """A value of ours, or a list of them, as indented JSON."""
+    import json
+
+    import msgspec
+
+    typer.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
+    """Columns under a header; those named in `right` are set right. Cells are plain text."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    numeric = set(right)
+    for title in header:
+        table.add_column(title, justify="right" if title in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
+    print_rich(table)
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """`name  value` lines, for one thing; empty values are left out."""
+    shown = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        head = f"{name:<{width}}  "
+        typer.echo(head + printable(value).replace("\n", "\n" + " " * len(head)))
+
+
+def print_rich(renderable: Any) -> None:
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(highlight=False).print(renderable)
+        return
+    console = Console(highlight=False, width=PIPE_COLUMNS, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    typer.echo("\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n")))
+
+
+def note(text: str) -> None:
+    """A remark for the person at the terminal, on stderr."""
+    typer.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    """Without control characters: what agents and tasks say must not drive the terminal."""
+    return "".join(char if char == "\n" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+@contextmanager
+def upload_progress(title: str, n_bytes: int) -> "Iterator[Progress | None]":
+    """A progress bar on stderr while bytes move; None when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(printable(title), total=n_bytes)
+        yield lambda n: progress.advance(task, n)
+
+
+_STYLES = {
+    "running": "cyan", "staging": "cyan", "assigned": "cyan", "finished": "green", "online": "green",
+    "failed": "bold red", "lost": "bold red", "quarantined": "bold red", "cancelled": "yellow", "unknown": "yellow",
+    "suspect": "yellow", "disconnected": "yellow", "draining": "yellow", "cordoned": "yellow",
+}  # fmt: skip
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def moment(at_us: int) -> str:
+    """A Unix time as local date and time."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(at_us / 1e6).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ago(since_us: int, now_us: int) -> str:
+    """`18 s`: how long ago on the master's clock."""
+    from federation.units import about_duration
+
+    return about_duration(max(0, now_us - since_us) // 1_000_000 * 1_000_000)
+
+
+def counts(numbers: dict[str, int]) -> str:
+    """`3 running, 1 failed`; zeros left out."""
+    return ", ".join(f"{count} {name}" for name, count in numbers.items() if count) or "none"
