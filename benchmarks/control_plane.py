@@ -182,7 +182,9 @@ async def _ask(fleet: asyncio.subprocess.Process, line: str | None) -> dict[str,
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--json", type=Path, help="write the result here")
+    options.add_argument(
+        "--json", type=Path, help="write the results here: the last size's keys, and all of them under `runs`"
+    )
     options.add_argument("--agents", type=int, nargs="+", default=[100, 1000, 5000])
     options.add_argument("--tasks", type=int, default=10_000, help="tasks of the burst")
     options.add_argument("--rate", type=int, default=500, help="tasks/s of the open loop")
@@ -195,7 +197,9 @@ def main() -> None:
         results.append(result)
         print("  ".join(f"{key} {value}" for key, value in result.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"policy": arguments.policy, "runs": results}, indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps({"policy": arguments.policy, **results[-1], "runs": results}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Fleet:
         async with asyncio.TaskGroup() as group:
             for link in self._links:
                 group.create_task(link.run())
-            group.create_task(self._keep_time())
+            timer = group.create_task(self._keep_time())
             await self._until(lambda: all(link.is_up for link in self._links))
             reader = asyncio.StreamReader()
             await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -115,7 +115,7 @@ class Fleet:
                 print(json.dumps(await self._obey(line)), flush=True)
             for link in self._links:
                 await link.close()
-            raise _Stopped
+            timer.cancel()
 
     async def _obey(self, line: list[str]) -> dict[str, object]:
         began = time.perf_counter()
@@ -246,10 +246,6 @@ class Fleet:
             self._handle(agent_id, events.DeadlinePassed() if event is None else event)
 
 
-class _Stopped(Exception):
-    """Ends the task group in good order."""
-
-
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--broker", required=True)
@@ -258,10 +254,7 @@ def main() -> None:
     options.add_argument("--links", type=int, default=4)
     arguments = options.parse_args()
     fleet = Fleet(arguments.broker, arguments.first, arguments.agents, arguments.links)
-    try:
-        asyncio.run(fleet.run())
-    except* _Stopped:
-        pass
+    asyncio.run(fleet.run())
 
 
 if __name__ == "__main__":
