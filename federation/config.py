@@ -1,14 +1,19 @@
-"""The master's settings: one frozen record for the core, read once. Unknown keys are fatal, each default is justified here.
+"""The settings of the master's core: one frozen record, read once. Unknown keys are fatal, each default justified here.
 
-Durations are microseconds on the master's own clock. The values together must satisfy `check`; the live settings and
-the reading of TOML files stand beside it.
+Durations are microseconds on the master's own clock. The values together must satisfy `check`. `MasterConfig` is the
+core's; `LiveConfig` holds it and what the live driver needs, and is read from TOML.
 """
 
-from typing import Annotated
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from federation.errors import ConfigError
+from federation.http.settings import HttpConfig
+from federation.http.settings import check as check_http
 from policies.model import Amount, Record
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -87,7 +92,7 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     # --- the network ---
     # A pair of sites is probed this often when nothing passive is fresher; 256 KiB a minute is 35 kbit/s.
     probe_every_us: Positive = 60 * SECOND_US
-    # Issue of measured truth: a token bucket's burst hides in less, and a metered line pays for more.
+    # A token bucket's burst hides in less, and a metered line would pay for more.
     probe_bytes_max: Positive = 256 * 1024
     # Peers one agent is asked to probe: with more sites than this, pairs rotate from plan to plan.
     probe_peers_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
@@ -139,3 +144,80 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ConfigError("offer_lease_us must exceed offer_every_us, or every offer lapses before its renewal")
         if len({role.path for role in self.roles}) != len(self.roles):
             raise ConfigError("roles: each path may be given once")
+
+
+class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the live master needs beside its core: where it keeps things, whom it talks to, how much it holds."""
+
+    # The journal, the store of shards and the recording live here. One master a folder: the journal is locked.
+    folder: str = "~/.local/state/offerflow"
+    # mqtt[s]://[user:password@]host[:port]; a broker that knows only MQTT 3.1.1 may say so with ?protocol=3.1.1.
+    broker: str = "mqtt://127.0.0.1:1883"
+    # Names this master at the broker: two masters on one broker need two names.
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9-]{0,62})$")] = "master"
+    policy: str = "flow"
+    master: MasterConfig = MasterConfig()
+    http: HttpConfig = HttpConfig()
+
+    # A policy that has not answered by then has hung; a round of the largest size we test takes under a second.
+    solve_limit_us: Positive = 20 * SECOND_US
+    # Events waiting for the core: a quarter of a second of the highest rate we measured. More wait in the broker.
+    inbox_max: Positive = 2_048
+    # Events handled before their facts are committed together: one fsync serves them all.
+    batch_max: Positive = 512
+    # A snapshot after this many facts: replaying them takes about a second.
+    snapshot_every_facts: Positive = 50_000
+    # Facts kept behind a snapshot for event streams that resume: at ~300 bytes each, 15 MB.
+    history_facts: NonNegative = 50_000
+    # "": events are not recorded.
+    recording: str = ""
+    # A day of a busy master; past it recording ends, and the master goes on.
+    recording_bytes_max: Positive = 4 * 2**30
+    # What a clean stop waits for: the broker to take what is queued.
+    stop_us: Positive = 3 * SECOND_US
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    def check(self) -> None:
+        """Raise `ConfigError` where settings contradict each other or name nothing that is."""
+        self.master.check()
+        check_http(self.http)
+        if self.solve_limit_us >= self.master.round_timeout_us:
+            raise ConfigError("solve_limit_us must be below master.round_timeout_us, or the core gives up first")
+
+
+def read_live_config(path: Path | None, overrides: dict[str, Any]) -> LiveConfig:
+    """The settings of a TOML file (None: the defaults), with `overrides` on top: keys as in the file, `http.port` for
+    a key of a table. Raises `ConfigError` naming the file, the key and the mend."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from None
+    where = f"{path}: " if path is not None else ""
+    _refuse_unknown(values, LiveConfig, where, "")
+    for key, value in overrides.items():
+        table, _, name = key.rpartition(".")
+        inner = values.setdefault(table, {}) if table else values
+        inner[name] = value
+    try:
+        config = msgspec.convert(values, LiveConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}{error}") from None
+    config.check()
+    return config
+
+
+def _refuse_unknown(values: dict[str, Any], record: type[msgspec.Struct], where: str, prefix: str) -> None:
+    """msgspec refuses unknown keys too, but cannot say which one was meant."""
+    types = {field.name: field.type for field in msgspec.structs.fields(record)}
+    for key, value in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            hint = f"; did you mean {prefix + near[0]!r}?" if near else f"; known are {', '.join(types)}"
+            raise ConfigError(f"{where}there is no setting {prefix + key!r}{hint}")
+        if isinstance(value, dict) and isinstance(types[key], type) and issubclass(types[key], msgspec.Struct):
+            _refuse_unknown(value, types[key], where, f"{prefix}{key}.")
