@@ -262,6 +262,7 @@ class Agent:
             data_url=started.data_url,
             tasks=self._work.held_tasks(),
             shards=shards,
+            shards_complete=len(shards) == len(self._state.shards),
         )
         listed = {shard.shard_id for shard in shards}
         self._work.untold = {key: shard for key, shard in self._state.shards.items() if key not in listed}

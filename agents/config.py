@@ -71,6 +71,7 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     data_url: Name = ""  # what peers are told; "": http://{data_host}:{port}
     token_file: str = ""  # bearer token of the data plane and the master's store; "": none is asked or sent
     shards_folder: str = ""  # files that appear here become this agent's shards, named by their path
+    shards_folder_every_us: Micros = 5_000_000  # Listing a folder of 1,000 files costs 1 ms.
     shards_bytes_max: Bytes | None = None  # None: the disk, less the reserve
     fetches_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4  # More at once only share the same uplink.
     uplink_bps: Bps | None = None  # emulated: caps transfers to and from other sites, both ways

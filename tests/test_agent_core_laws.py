@@ -263,6 +263,7 @@ steps = st.lists(
 
 
 def play(harsh: Harsh, script: list[tuple[str, int, int, int, str]]) -> None:
+    harsh.connect()
     for kind, task, attempt, shard, cut in script:
         task_id = f"job/t/{task}"
         match kind:
