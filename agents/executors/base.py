@@ -17,9 +17,17 @@ from pathlib import Path, PurePosixPath
 from agents.executors.artifact import unpack
 from federation.errors import PeerError
 from federation.wire import Fetch, Launch
+from policies.model import Record
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _PLACEHOLDER = re.compile(r"\{(shard\.path|in|out)\}")
+
+
+class TaskUse(Record, frozen=True, kw_only=True):
+    """What an executor's running tasks take of this machine."""
+
+    cpu_s: float = 0.0  # CPU time since the agent started; never falls
+    memory_bytes: int = 0
 
 
 class AttemptFolder:

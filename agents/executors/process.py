@@ -23,7 +23,7 @@ import structlog
 
 from agents.events import TaskEnded, TaskStarted
 from agents.executors import logs, proctree
-from agents.executors.base import AttemptFolder, command_line, lay_out, task_environment
+from agents.executors.base import AttemptFolder, TaskUse, command_line, lay_out, task_environment
 from agents.executors.throttle import throttle
 from agents.ports import Post
 from agents.store import OutputRefusedError, ShardStore, StoreFullError
@@ -57,7 +57,6 @@ keep() {
   mv "$folder/exit.tmp" "$folder/exit"
 } | keep
 """
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FILE_SIZE_CODE = 128 + signal.SIGXFSZ
 
 
@@ -89,7 +88,8 @@ class _Attempt:
         self.stop_detail = ""
         self.kill_at_s: float | None = None  # monotonic; None: SIGTERM not sent yet
         self.grace_s = 0.0
-        self.known: set[tuple[int, int]] = set()  # every process seen in the tree
+        self.known: dict[tuple[int, int], float] = {}  # (pid, started) of the tree's processes → CPU seconds seen
+        self.memory_bytes = 0  # resident, at the last look
         self.exit_seen_s: float | None = None  # on the boot clock
 
     @property
@@ -163,6 +163,7 @@ class ProcessExecutor:
         self._cpu_share_milli = cpu_share_milli
         self._settings = settings or ProcessSettings()
         self._attempts: dict[tuple[str, int], _Attempt] = {}
+        self._cpu_s = 0.0  # used by all tasks since this agent started
         self._looked_s = 0.0
         self._processes: dict[int, proctree.Process] = {}
         self._tidying: set[asyncio.Task[None]] = set()
@@ -211,7 +212,7 @@ class ProcessExecutor:
         attempt = _Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
         _, _, pid, started, _ = _parse(handle)
         attempt.pid, attempt.started, attempt.released = pid, started, True
-        attempt.released_s = started / _TICKS_PER_S
+        attempt.released_s = started / proctree.TICKS_PER_S
         key = (launch.task_id, launch.attempt)
         self._attempts[key] = attempt
         try:
@@ -248,6 +249,11 @@ class ProcessExecutor:
 
     def read_log(self, task_id: str, attempt: int) -> bytes | None:
         return logs.read_log(AttemptFolder.of(self._root, task_id, attempt).path)
+
+    def use(self) -> TaskUse:
+        """What the running tasks take of this machine, as of their last looks."""
+        memory_bytes = sum(attempt.memory_bytes for attempt in self._attempts.values())
+        return TaskUse(cpu_s=self._cpu_s, memory_bytes=memory_bytes)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -357,7 +363,7 @@ class ProcessExecutor:
             attempt.ask_stop("time_limit", grace_s, f"it ran longer than {limit_us / 1e6:g} s")
         elif len(tree) > self._settings.processes_max:
             attempt.ask_stop("process_limit", 0, f"more than {self._settings.processes_max} processes")
-        elif needs.memory_bytes and sum(process.rss_bytes for process in tree.values()) > needs.memory_bytes:
+        elif needs.memory_bytes and attempt.memory_bytes > needs.memory_bytes:
             # Resident sizes count shared pages once a process; before killing, ask for the fair sum.
             used = sum(proctree.pss_bytes(pid) or process.rss_bytes for pid, process in tree.items())
             if used > needs.memory_bytes:
@@ -369,7 +375,10 @@ class ProcessExecutor:
         if now_s - self._looked_s > self._settings.look_every_s / 2 or attempt.stop_reason:
             self._processes, self._looked_s = proctree.walk(), now_s
         tree = proctree.members(self._processes, attempt.session, attempt.known)
-        attempt.known = {(pid, process.started) for pid, process in tree.items()}
+        known = {(pid, process.started): process.cpu_s for pid, process in tree.items()}
+        self._cpu_s += sum(cpu_s - attempt.known.get(key, 0.0) for key, cpu_s in known.items())
+        attempt.known = known
+        attempt.memory_bytes = sum(process.rss_bytes for process in tree.values())
         return tree
 
     def _kill(self, attempt: _Attempt, tree: dict[int, proctree.Process]) -> None:
@@ -386,7 +395,7 @@ class ProcessExecutor:
             left |= await asyncio.to_thread(proctree.strays, processes, attempt.mark)
             if not left:
                 return
-            attempt.known |= {(pid, process.started) for pid, process in left.items()}
+            attempt.known |= {(pid, process.started): process.cpu_s for pid, process in left.items()}
             proctree.signal_all(left.values(), signal.SIGSTOP)  # Frozen first: what forks faster than we look cannot.
             proctree.signal_all(left.values(), signal.SIGKILL)
             await asyncio.sleep(pause_s)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Process(NamedTuple):
@@ -18,7 +19,7 @@ class Process(NamedTuple):
     session: int
     started: int  # clock ticks since boot: (pid, started) never names two processes
     rss_bytes: int
-    state: str
+    cpu_s: float  # used by itself so far
 
 
 def read_process(pid: int) -> Process | None:
@@ -31,9 +32,8 @@ def read_process(pid: int) -> Process | None:
     fields = raw[raw.rfind(b")") + 2 :].split()  # The command's name may hold spaces and parentheses.
     if len(fields) < 22 or fields[0] in (b"Z", b"X"):
         return None
-    return Process(
-        pid, int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21]) * _PAGE_BYTES, fields[0].decode()
-    )
+    cpu_s = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21]) * _PAGE_BYTES, cpu_s)
 
 
 def walk() -> dict[int, Process]:
