@@ -55,6 +55,15 @@ class JobAccepted(Record, frozen=True, kw_only=True, tag="job_accepted"):
     job: Job
     submission_id: str = ""
     each: dict[str, tuple[str, ...]] = {}
+    reads: dict[str, tuple[str, ...]] = {}  # per group, the shard ids its globs of existing shards resolved to
+
+
+class JobCancelled(Record, frozen=True, kw_only=True, tag="job_cancelled"):
+    """Its waiting and pending tasks are cancelled by this; those that are placed are being killed."""
+
+    at_us: int
+    job_id: str
+    principal: str = ""
 
 
 class Assignment(Record, frozen=True, kw_only=True):
@@ -79,7 +88,10 @@ class TasksAssigned(Record, frozen=True, kw_only=True, tag="tasks_assigned"):
 
 
 class TaskRefused(Record, frozen=True, kw_only=True, tag="task_refused"):
-    """A demand class stays pending, for these reasons: written when the reasons change, not every round."""
+    """A demand class stays pending, for these reasons: written when the reasons change, not every round.
+
+    The class is named by `demand_id`; `task_ids` are its longest-waiting tasks, a few of them, for readers.
+    """
 
     at_us: int
     round_id: int
@@ -88,6 +100,7 @@ class TaskRefused(Record, frozen=True, kw_only=True, tag="task_refused"):
     n_agents: int
     blockers: tuple[Blocker, ...]
     waits_for: Candidate | None = None
+    demand_id: str = ""
 
 
 class TaskStateChanged(Record, frozen=True, kw_only=True, tag="task_state"):
@@ -147,6 +160,6 @@ class ProfileLearned(Record, frozen=True, kw_only=True, tag="profile"):
 
 
 Fact = (
-    TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | JobAccepted | TasksAssigned | TaskRefused
-    | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
+    TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | JobAccepted | JobCancelled | TasksAssigned
+    | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
 )  # fmt: skip

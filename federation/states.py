@@ -59,7 +59,8 @@ TASK_EDGES: dict[TaskState, tuple[TaskState, ...]] = {
         TaskState.ASSIGNED, TaskState.STAGING, TaskState.RUNNING, TaskState.KILLING,
         TaskState.FINISHED, TaskState.FAILED, TaskState.PENDING,
     ),
-    TaskState.KILLING: (TaskState.CANCELLED, TaskState.FINISHED, TaskState.FAILED),
+    # Back to pending: an attempt killed for its gang, a drain or an eviction, whose task is to run again.
+    TaskState.KILLING: (TaskState.CANCELLED, TaskState.FINISHED, TaskState.FAILED, TaskState.PENDING),
     TaskState.FINISHED: (),
     TaskState.FAILED: (),
     TaskState.CANCELLED: (),

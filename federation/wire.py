@@ -133,6 +133,9 @@ class Birth(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="birth/1"):
     data_url: Name = ""  # where peers fetch its shards; "" when it serves none
     tasks: Annotated[tuple[HeldTask, ...], msgspec.Meta(max_length=4096)] = ()
     shards: Annotated[tuple[HeldShard, ...], msgspec.Meta(max_length=2048)] = ()
+    # Whether the lists are all there is: a master concludes from absence only where they are.
+    tasks_complete: bool = True
+    shards_complete: bool = True
 
 
 class Death(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="death/1"):

@@ -1,0 +1,204 @@
+"""The book of agents: who they are and in which state (durable), and what they last said (of this term only)."""
+
+from collections import OrderedDict
+from typing import Literal
+
+from federation.facts import AgentEnrolled, AgentModeSet, AgentStateChanged
+from federation.states import AGENT_EDGES, AgentState
+from federation.wire import Birth, Offer, Peer
+from policies.model import Amount, Gpu, Needs, Node, Record, Resources
+from policies.resources import add, amount_of, subtract
+
+Mode = Literal["active", "cordoned", "draining"]
+HERE_STATES = frozenset({AgentState.ONLINE, AgentState.SUSPECT})
+
+
+class Life:
+    """One connection of one boot, since its birth was seen in this term."""
+
+    __slots__ = ("boot", "conn", "dead", "heard_us", "missing", "next_seq")
+
+    def __init__(self, boot: int, conn: int, seq: int, now_us: int) -> None:
+        self.boot = boot
+        self.conn = conn
+        self.next_seq = seq + 1
+        self.heard_us = now_us
+        self.missing: set[int] = set()  # sequence numbers skipped and not yet arrived
+        self.dead = False  # its death was seen: nothing of it counts any more
+
+
+class LiveOffer:
+    """The agent's current offer. `free` is as it was offered: `federation.offers` takes off what was launched since."""
+
+    __slots__ = ("commands_seen", "expires_us", "free", "offer_id", "seq")
+
+    def __init__(self, offer: Offer, expires_us: int) -> None:
+        self.offer_id = offer.offer_id
+        self.free = offer.free
+        self.commands_seen = offer.commands_seen
+        self.seq = offer.seq
+        self.expires_us = expires_us
+
+
+class SentCommand(Record, frozen=True, kw_only=True):
+    """A command on its way: sent, and not yet acknowledged as journalled."""
+
+    cmd_id: int
+    kind: Literal["launch", "kill", "fetch", "drop"]
+    key: str  # task id or shard id
+    attempt: int = 0
+    sent_us: int
+
+
+class AgentEntry:
+    """All that is known of one agent. The upper fields are durable, the lower ones end with the term."""
+
+    __slots__ = (
+        "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used", "enrolled", "gpus_by_uuid",
+        "gpus_used", "held", "life", "memory_used", "mode", "node", "node_until_us", "offer", "probe_plan",
+        "quarantined_again_us", "rebirth_asked_us", "sent", "shards", "since_us", "state", "tasks", "unseen",
+    )  # fmt: skip
+
+    def __init__(self, fact: AgentEnrolled) -> None:
+        self.agent_id = fact.agent_id
+        self.enrolled = fact
+        self.state = AgentState.ONLINE
+        self.since_us = fact.at_us
+        self.detail = ""
+        self.mode: Mode = "active"
+        self.shards: dict[str, None] = {}  # shard ids held
+        self.held: tuple[str, ...] | None = None  # the same, sorted; None when to be made again
+        # What the book has placed here: derived from the tasks.
+        self.tasks: dict[str, int] = {}  # task id → attempt
+        self.cpu_used = 0
+        self.memory_used = 0
+        self.disk_used = 0
+        self.gpus_used: set[str] = set()
+        self.gpus_by_uuid: dict[str, Gpu] = {gpu.uuid: gpu for gpu in fact.total.gpus}
+        # Of this term only.
+        self.life: Life | None = None
+        self.offer: LiveOffer | None = None
+        self.unseen: dict[int, Needs] = {}  # cmd_id → needs of launches that no offer has taken off yet
+        self.sent: OrderedDict[int, SentCommand] = OrderedDict()
+        self.rebirth_asked_us: int | None = None
+        self.births: list[int] = []  # when, of the last few
+        self.boots_left: dict[int, tuple[int, int]] = {}  # boot → (its last conn, when it was left for another)
+        self.broken_word = ""  # why its last offer was refused
+        self.quarantined_again_us = 0
+        self.probe_plan: tuple[Peer, ...] = ()  # as last sent to this life
+        self.control_bytes = 0
+        self.node: Node | None = None
+        self.node_until_us = 0  # the cached node's releases hold until then
+
+    @property
+    def site(self) -> str:
+        return self.enrolled.site
+
+    def changed(self) -> None:
+        """What a policy may see of this agent is no longer what `node` says."""
+        self.node = None
+
+    def held_sorted(self) -> tuple[str, ...]:
+        if self.held is None:
+            self.held = tuple(sorted(self.shards))
+        return self.held
+
+
+class AgentBook:
+    def __init__(self) -> None:
+        self.entries: dict[str, AgentEntry] = {}
+        self.counts: dict[AgentState, int] = dict.fromkeys(AgentState, 0)
+        self.total = Amount()  # of all agents that are here
+        self.version = 0  # grows whenever an agent enrols, moves or changes state
+
+    def get(self, agent_id: str) -> AgentEntry | None:
+        return self.entries.get(agent_id)
+
+    def __getitem__(self, agent_id: str) -> AgentEntry:
+        return self.entries[agent_id]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def enrol(self, fact: AgentEnrolled) -> None:
+        entry = self.entries.get(fact.agent_id)
+        self.version += 1
+        if entry is None:
+            entry = self.entries[fact.agent_id] = AgentEntry(fact)
+            self.counts[entry.state] += 1
+            self.total = add(self.total, amount_of(fact.total))
+            return
+        if entry.state in HERE_STATES:
+            self.total = add(subtract(self.total, amount_of(entry.enrolled.total)), amount_of(fact.total))
+        entry.enrolled = fact
+        entry.gpus_by_uuid = {gpu.uuid: gpu for gpu in fact.total.gpus}
+        entry.changed()
+
+    def change_state(self, fact: AgentStateChanged) -> None:
+        entry, new = self.entries[fact.agent_id], AgentState(fact.state)
+        assert new in AGENT_EDGES[entry.state], f"agent {entry.agent_id}: {entry.state} → {new}"
+        self.put_state(entry, new)
+        entry.since_us, entry.detail = fact.at_us, fact.detail
+
+    def put_state(self, entry: AgentEntry, new: AgentState) -> None:
+        """Keep counts and totals in step with a state, however it came about."""
+        self.version += 1
+        self.counts[entry.state] -= 1
+        self.counts[new] += 1
+        if (entry.state in HERE_STATES) != (new in HERE_STATES):
+            change = amount_of(entry.enrolled.total)
+            self.total = add(self.total, change) if new in HERE_STATES else subtract(self.total, change)
+        entry.state = new
+        entry.changed()
+
+    def set_mode(self, fact: AgentModeSet) -> None:
+        self.entries[fact.agent_id].mode = fact.mode
+        self.entries[fact.agent_id].changed()
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def is_here(self, agent_id: str) -> bool:
+        """Whether its data server can be expected to answer."""
+        entry = self.entries.get(agent_id)
+        return entry is not None and entry.state in HERE_STATES
+
+
+def enrolment(birth: Birth, now_us: int) -> AgentEnrolled:
+    """The fact a birth would write."""
+    return AgentEnrolled(
+        at_us=now_us,
+        agent_id=birth.agent_id,
+        boot=birth.boot,
+        site=birth.site,
+        tier=birth.tier,
+        total=birth.total,
+        region=birth.region,
+        labels=tuple(sorted(birth.labels)),
+        hardware=birth.hardware,
+        speed_milli=birth.speed_milli,
+        price_microusd_per_cpu_hour=birth.price_microusd_per_cpu_hour,
+        data_url=birth.data_url,
+        version=birth.version,
+    )
+
+
+CPU_MILLI_MAX = 10**9
+BYTES_MAX = 2**60  # An exbibyte: sums over 20,000 agents would leave int64 no sooner than memory exists.
+GPUS_MAX = 1024
+
+
+def impossible_total(total: Resources) -> str | None:
+    """Why no machine can have these resources; None when one can."""
+    if not 0 <= total.cpu_milli <= CPU_MILLI_MAX:
+        return f"cpu_milli {total.cpu_milli} is not within 0 … {CPU_MILLI_MAX}"
+    for name, value in (("memory_bytes", total.memory_bytes), ("disk_bytes", total.disk_bytes)):
+        if not 0 <= value <= BYTES_MAX:
+            return f"{name} {value} is not within 0 … {BYTES_MAX}"
+    uuids = {gpu.uuid for gpu in total.gpus}
+    if len(uuids) != len(total.gpus) or len(total.gpus) > GPUS_MAX or "" in uuids:
+        return "gpus: each needs its own uuid, and there may be 1,024"
+    if any(gpu.memory_bytes is not None and not 0 <= gpu.memory_bytes <= BYTES_MAX for gpu in total.gpus):
+        return f"gpus: memory_bytes is not within 0 … {BYTES_MAX}"
+    return None

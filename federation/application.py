@@ -1,0 +1,202 @@
+"""A plan meets the book of now: every placement is checked again, what still holds is applied, the rest waits on."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from federation.agents_book import AgentEntry
+from federation.core import Core
+from federation.demands import DemandClass
+from federation.facts import Assignment, TaskRefused, TasksAssigned
+from federation.launches import begin_move, kill, launch
+from federation.offers import free_of, is_offered, may_live
+from federation.states import PLACED_STATES, TaskState
+from federation.tasks import TaskEntry
+from policies.model import Amount, Needs, Placement, Plan, Refusal, Resources
+from policies.resources import add, amount_of, copies, quota_copies, role_chain, take, take_copies
+
+FACT_TASK_IDS_MAX = 16
+
+
+class Application:
+    """Cost O(placements + tasks placed + refusals)."""
+
+    def __init__(self, core: Core, round_id: int) -> None:
+        self._core = core
+        self._round_id = round_id
+        self._assignments: list[Assignment] = []
+        # What this plan has used so far; the books take it in with the fact at the end.
+        self._free: dict[str, Resources] = {}
+        self._used: dict[str, Amount] = {}  # role → amount
+        self._taken: dict[str, int] = {}  # class → tasks taken from its front
+        self._next: dict[str, Iterator[str]] = {}
+
+    def apply(self, plan: Plan) -> None:
+        core = self._core
+        for placements in self._by_gang(plan):
+            self._place_all(placements)
+        if self._assignments:
+            core.persist(
+                TasksAssigned(
+                    at_us=core.now_us,
+                    round_id=self._round_id,
+                    policy=core.policy_name,
+                    assignments=tuple(self._assignments),
+                )
+            )
+            self._launch()
+        for refusal in plan.refusals:
+            for class_id in self._class_ids(refusal.demand_id):
+                self._refuse(class_id, refusal)
+        for eviction in plan.evictions:
+            task = core.tasks.tasks.get(eviction.task_id)
+            if task is not None and task.agent_id == eviction.agent_id and task.state in PLACED_STATES:
+                self._evict(task, eviction.for_demand_id)
+        for move in plan.moves:
+            if begin_move(core, move):
+                core.count("moves_begun")
+
+    # --- placements --------------------------------------------------------------------------------------------------
+
+    def _class_ids(self, demand_id: str) -> tuple[str, ...]:
+        return self._core.rounds.aliases.get(demand_id, (demand_id,))
+
+    def _class(self, class_id: str) -> DemandClass | None:
+        return self._core.tasks.demands.classes.get(class_id)
+
+    def _by_gang(self, plan: Plan) -> list[list[Placement]]:
+        """Placements in the plan's order, those of one gang together."""
+        groups: dict[str, list[Placement]] = {}
+        for n, placement in enumerate(plan.placements):
+            found = self._class(self._class_ids(placement.demand_id)[0])
+            gang = found.template.gang if found is not None else None
+            groups.setdefault(f"{n}" if gang is None else f"gang {gang.gang_id}", []).append(placement)
+        return list(groups.values())
+
+    def _place_all(self, placements: list[Placement]) -> None:
+        """Apply a placement as far as it holds; those of a gang all or none."""
+        found = self._class(self._class_ids(placements[0].demand_id)[0])
+        if found is None or found.template.gang is None:
+            for placement in placements:
+                self._count_stale(placement, self._place(placement))
+            return
+        n_before, free, used, taken = len(self._assignments), dict(self._free), dict(self._used), dict(self._taken)
+        if sum(self._place(placement) for placement in placements) != found.template.gang.size:
+            self._core.count("gangs_not_whole")
+            self._core.rounds.changed = True
+            del self._assignments[n_before:]
+            self._free, self._used, self._taken = free, used, taken
+            self._next.clear()
+
+    def _count_stale(self, placement: Placement, placed: int) -> None:
+        if placed < placement.count:
+            self._core.count("placements_stale", placement.count - placed)
+            self._core.rounds.changed = True
+
+    def _place(self, placement: Placement) -> int:
+        entry = self._core.agents.get(placement.agent_id)
+        if entry is None or entry.life is None or not is_offered(entry, self._core.now_us):
+            return 0
+        placed = 0
+        for class_id in self._class_ids(placement.demand_id):
+            found = self._class(class_id)
+            if found is None or placed >= placement.count:
+                continue
+            where = found.template.where
+            if class_id == placement.demand_id and entry.agent_id in where.agents_avoided:
+                continue
+            if may_live(where, entry.agent_id, entry.enrolled):
+                placed += self._place_class(found, entry, placement, placement.count - placed)
+        return placed
+
+    def _place_class(self, found: DemandClass, entry: AgentEntry, placement: Placement, at_most: int) -> int:
+        needs, role, class_id = found.template.needs, found.template.role, found.demand_id
+        free = self._free.get(entry.agent_id) or free_of(entry)
+        assert free is not None, "checked by is_offered"
+        count = min(at_most, len(found.tasks) - self._taken.get(class_id, 0))
+        count = copies(needs, free, self._quota_left(role, needs, count)) if count > 0 else 0
+        if count <= 0:
+            return 0
+        gpus: list[tuple[str, ...]] = []
+        if needs.gpu is not None:
+            for _ in range(count):
+                free, uuids = take(needs, free)
+                gpus.append(uuids)
+        else:
+            free = take_copies(needs, free, count)
+        self._free[entry.agent_id] = free
+        amount = amount_of(needs, count)
+        for above in role_chain(role):
+            self._used[above] = add(self._used.get(above, Amount()), amount)
+        task_ids = self._take_tasks(found, count)
+        tasks = self._core.tasks.tasks
+        self._assignments.append(
+            Assignment(
+                agent_id=entry.agent_id,
+                task_ids=task_ids,
+                attempts=tuple(tasks[task_id].attempt + 1 for task_id in task_ids),
+                cmd_ids=tuple(self._core.new_cmd_id() for _ in task_ids),
+                gpus=tuple(gpus),
+                terms=placement.terms,
+                alternatives=placement.alternatives[:3],
+            )
+        )
+        return count
+
+    def _take_tasks(self, found: DemandClass, count: int) -> tuple[str, ...]:
+        """The longest-waiting tasks of a class that this plan has not taken yet."""
+        class_id = found.demand_id
+        taken = self._taken.get(class_id, 0)
+        if class_id not in self._next:
+            self._next[class_id] = islice(found.tasks, taken, None)
+        self._taken[class_id] = taken + count
+        return tuple(islice(self._next[class_id], count))
+
+    def _quota_left(self, role: str, needs: Needs, at_most: int) -> int:
+        for above in role_chain(role):
+            entry = self._core.shares.roles[above]
+            if entry.quota is not None:
+                allocated = add(entry.allocated, self._used.get(above, Amount()))
+                at_most = quota_copies(needs, allocated, entry.quota, at_most)
+        return at_most
+
+    def _launch(self) -> None:
+        core = self._core
+        by_agent: dict[str, list[TaskEntry]] = {}
+        for assignment in self._assignments:
+            tasks = by_agent.setdefault(assignment.agent_id, [])
+            tasks += [core.tasks.tasks[task_id] for task_id in assignment.task_ids]
+        for agent_id, tasks in by_agent.items():
+            core.count("tasks_placed", len(tasks))
+            launch(core, core.agents[agent_id], tasks)
+
+    # --- refusals and evictions --------------------------------------------------------------------------------------
+
+    def _refuse(self, class_id: str, refusal: Refusal) -> None:
+        """Keep the fresh numbers; write a fact when the reasons are others than those last written."""
+        core, found = self._core, self._class(class_id)
+        if found is None:
+            return
+        found.refusal = refusal
+        kept = found.explanation
+        if kept is not None and (
+            {blocker.reason for blocker in kept.blockers} == {blocker.reason for blocker in refusal.blockers}
+            or core.now_us - kept.at_us < core.config.refusal_every_us
+        ):
+            return
+        core.persist(
+            TaskRefused(
+                at_us=core.now_us,
+                round_id=self._round_id,
+                policy=core.policy_name,
+                task_ids=tuple(islice(found.tasks, FACT_TASK_IDS_MAX)),
+                n_agents=core.rounds.n_nodes,
+                blockers=refusal.blockers,
+                waits_for=refusal.waits_for,
+                demand_id=class_id,
+            )
+        )
+
+    def _evict(self, task: TaskEntry, for_demand_id: str) -> None:
+        if task.state not in (TaskState.KILLING, TaskState.UNKNOWN):
+            self._core.count("evictions")
+            kill(self._core, task, "evicted", f"for demand {for_demand_id}")

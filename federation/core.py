@@ -1,0 +1,164 @@
+"""The books together, and the one way to change them: a fact is applied and committed in the same breath.
+
+`Core` holds what every part of the master shares during one `handle`: the time, the commands gathered so far, the
+counters and the timers. The parts (`liveness`, `reconcile`, `reports`, `requests`, `rounds`, …) are functions over it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from federation.agents_book import AgentBook, AgentEntry, SentCommand
+from federation.commands import Command, Persist, Send
+from federation.config import MasterConfig
+from federation.deadlines import Deadlines
+from federation.facts import (
+    AgentEnrolled,
+    AgentModeSet,
+    AgentStateChanged,
+    Fact,
+    JobAccepted,
+    JobCancelled,
+    JobEnded,
+    ProfileLearned,
+    ReplicaChanged,
+    RoleSet,
+    ShardAdded,
+    TaskRefused,
+    TasksAssigned,
+    TaskStateChanged,
+    TermBegun,
+)  # fmt: skip
+from federation.moves import MoveBook
+from federation.network import NetworkBook
+from federation.profiles import ProfileBook
+from federation.round_state import RoundState
+from federation.shards import ShardBook
+from federation.shares import RoleEntry, ShareBook
+from federation.states import AgentState
+from federation.tasks import TaskBook
+from federation.wire import Command as WireCommand
+from federation.wire import CommandBatch, Control
+
+
+class Core:
+    def __init__(self, config: MasterConfig, policy_name: str) -> None:
+        config.check()
+        self.config = config
+        self.policy_name = policy_name
+        # Durable, with the books below: a function of the facts.
+        self.term = 0
+        self.last_round_id = 0
+        self.agents = AgentBook()
+        self.shares = ShareBook()
+        self.shards = ShardBook(self.agents)
+        self.tasks = TaskBook(
+            self.agents,
+            self.shards,
+            self.shares,
+            deadline_grid_us=config.deadline_grid_us,
+            ended_jobs_max=config.ended_jobs_max,
+            ended_tasks_max=config.ended_tasks_max,
+            names_max=config.jobs_max,
+        )
+        self.profiles = ProfileBook(config.profiles_max, config.profile_samples_max)
+        for role in config.roles:
+            entry: RoleEntry = self.shares.ensure(role.path)
+            entry.weight, entry.quota = role.weight, role.quota
+        # Of this term only.
+        self.network = NetworkBook(
+            self.agents,
+            samples_max=config.link_samples_max,
+            half_life_us=config.link_half_life_us,
+            links_max=config.links_max,
+        )
+        self.rounds = RoundState()
+        self.moves = MoveBook()
+        self.http_url = ""
+        self.started = False
+        self.awaited: set[str] = set()  # agents with placed tasks, not yet born in this term
+        self.recovering = False
+        self.broker_found = True
+        self.broker_detail = ""
+        self.quiet_until_us = 0  # silence before this is our own fault: the broker was lost, or we were
+        self.asked_unborn: dict[str, int] = {}  # agents heard without a birth → when they were asked for one
+        self.counters: dict[str, int] = {}
+        self.deadlines = Deadlines()
+        self.now_us = 0
+        self.out: list[Command] = []
+        self._next_cmd = 1
+        self._apply: dict[type[Any], Callable[[Any], None]] = {
+            TermBegun: self._begin_term,
+            AgentEnrolled: self.agents.enrol,
+            AgentStateChanged: self._change_agent,
+            AgentModeSet: self.agents.set_mode,
+            JobAccepted: self.tasks.accept,
+            JobCancelled: self.tasks.cancel,
+            JobEnded: self.tasks.end,
+            TasksAssigned: self._assign,
+            TaskRefused: self._refuse,
+            TaskStateChanged: self.tasks.change,
+            RoleSet: self.shares.set,
+            ShardAdded: self.shards.add,
+            ReplicaChanged: self.shards.change_replica,
+            ProfileLearned: self.profiles.learn,
+        }
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def apply(self, fact: Fact) -> None:
+        """Take a fact into the books; the only way durable state ever changes, live and at replay."""
+        self._apply[type(fact)](fact)
+
+    def persist(self, fact: Fact) -> None:
+        self.apply(fact)
+        self.out.append(Persist(fact=fact))
+
+    def _begin_term(self, fact: TermBegun) -> None:
+        self.term = fact.term
+
+    def _change_agent(self, fact: AgentStateChanged) -> None:
+        self.agents.change_state(fact)
+        if fact.state == AgentState.DISCONNECTED:
+            self.tasks.forget_whereabouts(fact.agent_id, fact.at_us)
+
+    def _assign(self, fact: TasksAssigned) -> None:
+        self.last_round_id = max(self.last_round_id, fact.round_id)
+        self.tasks.assign(fact, self.term)
+
+    def _refuse(self, fact: TaskRefused) -> None:
+        self.last_round_id = max(self.last_round_id, fact.round_id)
+        self.tasks.refuse(fact, self.term)
+
+    # --- effects -----------------------------------------------------------------------------------------------------
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    def send(self, agent_id: str, message: CommandBatch | Control) -> None:
+        self.out.append(Send(agent_id=agent_id, message=message))
+
+    def order(self, entry: AgentEntry, commands: list[WireCommand]) -> None:
+        """Send commands to an agent's current life, remembering each until it is acknowledged. Without a life they
+        wait for the birth: `reconcile` orders anew what is still wanted then."""
+        if not commands or entry.life is None or entry.life.dead:
+            return
+        size = self.config.commands_per_batch_max
+        for start in range(0, len(commands), size):
+            batch = tuple(commands[start : start + size])
+            self.send(
+                entry.agent_id,
+                CommandBatch(term=self.term, boot=entry.life.boot, conn=entry.life.conn, commands=batch),
+            )
+        self.deadlines.set_earlier(("resend", entry.agent_id), self.now_us + self.config.resend_after_us)
+
+    def remember(self, entry: AgentEntry, command: SentCommand) -> None:
+        entry.sent[command.cmd_id] = command
+
+    def new_cmd_id(self) -> int:
+        cmd_id = (self.term << 32) | self._next_cmd
+        self._next_cmd += 1
+        return cmd_id
+
+    def change_agent_state(self, entry: AgentEntry, state: AgentState, detail: str = "") -> None:
+        self.persist(AgentStateChanged(at_us=self.now_us, agent_id=entry.agent_id, state=state, detail=detail))
+        self.count(f"agents_{state}")

@@ -1,0 +1,189 @@
+"""Orders to agents: launches and kills of attempts, copies and drops of shards, and where bytes are to be fetched."""
+
+from federation.agents_book import AgentEntry, SentCommand
+from federation.core import Core
+from federation.facts import TaskStateChanged
+from federation.jobs import Artifact
+from federation.moves import Move
+from federation.states import TaskState
+from federation.tasks import TaskEntry
+from federation.wire import Command, DropShard, Fetch, FetchShard, Kill, Launch, Output, Source
+from policies.model import ShardMove
+
+SOURCES_MAX = 4
+
+
+def launch(core: Core, entry: AgentEntry, tasks: list[TaskEntry]) -> None:
+    """Order the launch of freshly assigned tasks."""
+    commands: list[Command] = []
+    for task in tasks:
+        entry.unseen[task.cmd_id] = task.group.spec.needs
+        _remember_launch(core, entry, task)
+        commands.append(launch_of(core, entry, task))
+    core.order(entry, commands)
+
+
+def launch_again(core: Core, entry: AgentEntry, task: TaskEntry) -> Command:
+    """The same launch, with the same cmd_id: an agent that has it re-sends its status and does nothing else."""
+    _remember_launch(core, entry, task)
+    return launch_of(core, entry, task)
+
+
+def _remember_launch(core: Core, entry: AgentEntry, task: TaskEntry) -> None:
+    core.remember(
+        entry,
+        SentCommand(cmd_id=task.cmd_id, kind="launch", key=task.task_id, attempt=task.attempt, sent_us=core.now_us),
+    )
+
+
+def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
+    spec, group = task.group.spec, task.group
+    reads = group.reads_of(task.index)
+    # A launch of many reads must stay below the wire's 256 KiB: fewer sources each.
+    n_sources = SOURCES_MAX if len(reads) <= 64 else 2 if len(reads) <= 256 else 1
+    return Launch(
+        cmd_id=task.cmd_id,
+        task_id=task.task_id,
+        attempt=task.attempt,
+        expires_in_us=core.config.launch_expires_us,
+        needs=spec.needs,
+        command=tuple(_filled(core, task, text) for text in spec.command),
+        env={key: _filled(core, task, text) for key, text in spec.env.items()},
+        gpus=task.gpus,
+        artifact=_artifact(core, spec.artifact) if spec.artifact is not None else None,
+        reads=tuple(fetch_of(core, entry, shard_id, n_sources) for shard_id in reads),
+        outputs=tuple(Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes),
+        time_limit_us=spec.time_limit_us,
+        kill_grace_us=core.config.kill_grace_us,
+        simulated_run_us=spec.simulated_run_us,
+    )
+
+
+def _filled(core: Core, task: TaskEntry, text: str) -> str:
+    """Put in what the master knows; `{shard.path}`, `{in}` and `{out}` are the agent's to fill."""
+    if "{" not in text:
+        return text
+    text = text.replace("{index}", str(task.index)).replace("{job}", task.group.job.job_id)
+    if "{shard.name}" in text:
+        text = text.replace("{shard.name}", core.shards.entries[task.group.shard_ids[task.index]].name)
+    return text
+
+
+def _artifact(core: Core, artifact: Artifact) -> Fetch:
+    sources = (Source(url=f"{core.http_url}/shards/{artifact.shard_id}"),) if core.http_url else ()
+    return Fetch(shard_id=artifact.shard_id, size_bytes=artifact.size_bytes, name=artifact.name, sources=sources)
+
+
+def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOURCES_MAX) -> Fetch:
+    """Where an agent gets a shard: same site first, then best measured bandwidth; the master's store last."""
+    shard = core.shards.entries[shard_id]
+    ranked: list[tuple[bool, int, str]] = []
+    for agent_id in core.shards.live_replicas(shard):
+        other = core.agents[agent_id]
+        if agent_id != entry.agent_id and other.enrolled.data_url:
+            bandwidth = core.network.bandwidth_bps(agent_id, entry.agent_id) or 0
+            ranked.append((other.site != entry.site, -bandwidth, agent_id))
+    ranked.sort()
+    sources = [
+        Source(url=f"{other.enrolled.data_url}/shards/{shard_id}", agent_id=agent_id, site=other.site)
+        for _, _, agent_id in ranked[:n_sources]
+        if (other := core.agents[agent_id])
+    ]
+    if shard.in_store and core.http_url:
+        sources.append(Source(url=f"{core.http_url}/shards/{shard_id}"))
+    return Fetch(shard_id=shard_id, size_bytes=shard.size_bytes, name=shard.name, sources=tuple(sources))
+
+
+def kill(core: Core, task: TaskEntry, reason: str, detail: str = "") -> None:
+    """End the attempt of a placed task: what becomes of the task is decided when the attempt is closed."""
+    core.persist(
+        TaskStateChanged(
+            at_us=core.now_us,
+            task_id=task.task_id,
+            state=TaskState.KILLING,
+            attempt=task.attempt,
+            agent_id=task.agent_id,
+            reason=reason,
+            detail=detail,
+        )
+    )
+    order_kill(core, core.agents[task.agent_id], task.task_id, task.attempt, reason)
+
+
+def order_kill(core: Core, entry: AgentEntry, task_id: str, attempt: int, reason: str) -> None:
+    core.order(entry, [kill_of(core, entry, task_id, attempt, reason)])
+
+
+def kill_of(core: Core, entry: AgentEntry, task_id: str, attempt: int, reason: str) -> Kill:
+    cmd_id = core.new_cmd_id()
+    core.remember(entry, SentCommand(cmd_id=cmd_id, kind="kill", key=task_id, attempt=attempt, sent_us=core.now_us))
+    return Kill(cmd_id=cmd_id, task_id=task_id, attempt=attempt, reason=reason)
+
+
+def begin_move(core: Core, move: ShardMove) -> bool:
+    """Order a copy that a plan wants. False when it no longer makes sense."""
+    shard, entry = core.shards.entries.get(move.shard_id), core.agents.get(move.to_agent)
+    if shard is None or entry is None or entry.life is None or not core.agents.is_here(move.to_agent):
+        return False
+    if move.to_agent in shard.replicas or (move.shard_id, move.to_agent) in core.moves.in_flight:
+        return False
+    if shard.sites and entry.site not in shard.sites:
+        return False
+    if len(core.moves.in_flight) >= core.config.moves_in_flight_max:
+        return False
+    fetch = fetch_of(core, entry, move.shard_id)
+    if not fetch.sources:
+        return False
+    cmd_id = core.new_cmd_id()
+    core.remember(entry, SentCommand(cmd_id=cmd_id, kind="fetch", key=move.shard_id, sent_us=core.now_us))
+    core.moves.begin(
+        Move(
+            shard_id=move.shard_id,
+            to_agent=move.to_agent,
+            from_agent=move.from_agent,
+            drop_source=move.drop_source,
+            since_us=core.now_us,
+        )
+    )
+    core.deadlines.set_earlier("moves", core.now_us + core.config.move_timeout_us)
+    core.order(entry, [FetchShard(cmd_id=cmd_id, fetch=fetch)])
+    return True
+
+
+def drop_after_move(core: Core, move: Move) -> None:
+    """The copy arrived: drop the source if enough replicas live on without it."""
+    shard, entry = core.shards.entries[move.shard_id], core.agents.get(move.from_agent)
+    if not move.drop_source or entry is None or move.from_agent not in shard.replicas:
+        return
+    others = [agent_id for agent_id in core.shards.live_replicas(shard) if agent_id != move.from_agent]
+    if len(others) < max(1, shard.replicas_wanted):
+        return
+    cmd_id = core.new_cmd_id()
+    core.remember(entry, SentCommand(cmd_id=cmd_id, kind="drop", key=move.shard_id, sent_us=core.now_us))
+    core.order(entry, [DropShard(cmd_id=cmd_id, shard_id=move.shard_id)])
+
+
+def resend(core: Core, entry: AgentEntry) -> None:
+    """Send again what was not acknowledged in time and is still wanted."""
+    if entry.life is None or not core.agents.is_here(entry.agent_id):
+        return
+    late_us = core.now_us - core.config.resend_after_us
+    commands: list[Command] = []
+    for sent in [sent for sent in entry.sent.values() if sent.sent_us <= late_us]:
+        del entry.sent[sent.cmd_id]
+        task = core.tasks.tasks.get(sent.key)
+        mine = task is not None and task.agent_id == entry.agent_id and task.attempt == sent.attempt
+        if sent.kind == "launch" and task is not None and mine and task.cmd_id == sent.cmd_id:
+            if task.state is TaskState.ASSIGNED:
+                commands.append(launch_again(core, entry, task))
+        elif sent.kind == "kill" and (not mine or (task is not None and task.state is TaskState.KILLING)):
+            core.remember(
+                entry,
+                SentCommand(cmd_id=sent.cmd_id, kind="kill", key=sent.key, attempt=sent.attempt, sent_us=core.now_us),
+            )
+            commands.append(Kill(cmd_id=sent.cmd_id, task_id=sent.key, attempt=sent.attempt))
+    core.count("commands_resent", len(commands))
+    core.order(entry, commands)
+    if entry.sent:
+        next_us = min(sent.sent_us for sent in entry.sent.values()) + core.config.resend_after_us
+        core.deadlines.set(("resend", entry.agent_id), max(next_us, core.now_us + 1))

@@ -1,0 +1,179 @@
+"""The network map: samples of many agents become one robust estimate a link, with an age and a confidence.
+
+Ends are `site:<name>`, `agent:<id>` or `master` (the broker's and the master's own machine). Every sample feeds the
+estimate between the two sites; between two agents a link of its own is kept and told only where it differs, so ten
+thousand agents never mean a hundred million entries. Volatile: after a restart agents measure again.
+"""
+
+from collections import OrderedDict, deque
+
+from federation.agents_book import AgentBook
+from federation.wire import LinkSample, NetReport
+from policies.model import Link
+
+MASTER = "master"
+# Below this a transfer is all start-up: slow start of ten segments reaches 64 KiB in three round trips.
+BANDWIDTH_BYTES_MIN = 64 * 1024
+# An agent's own link is told apart from its site's when they differ by more than this, on at least so many samples.
+DIFFERS_MILLI = 300
+DIFFERS_SAMPLES_MIN = 3
+PPM = 1_000_000
+
+
+class LinkTrack:
+    """The newest samples of one directed link."""
+
+    __slots__ = ("bandwidth", "from_id", "jitter", "loss", "passive_us", "rtt", "seen_us", "to_id")
+
+    def __init__(self, from_id: str, to_id: str, samples_max: int) -> None:
+        self.from_id = from_id
+        self.to_id = to_id
+        self.bandwidth: deque[int] = deque(maxlen=samples_max)
+        self.rtt: deque[int] = deque(maxlen=samples_max)
+        self.jitter: deque[int] = deque(maxlen=samples_max)
+        self.loss: deque[int] = deque(maxlen=samples_max)
+        self.seen_us = 0
+        self.passive_us = -(2**62)  # when real bytes last measured its bandwidth
+
+    def add(self, sample: LinkSample, now_us: int) -> None:
+        self.seen_us = now_us
+        if sample.bandwidth_bps is not None and sample.bytes >= BANDWIDTH_BYTES_MIN:
+            self.bandwidth.append(sample.bandwidth_bps)
+            if sample.method == "transfer":
+                self.passive_us = now_us
+        for kept, value in ((self.rtt, sample.rtt_us), (self.jitter, sample.jitter_us), (self.loss, sample.loss_ppm)):
+            if value is not None:
+                kept.append(value)
+
+    def estimate(self, now_us: int, half_life_us: int) -> Link:
+        """Bandwidth is the lower quartile, round trip and jitter the median, loss the mean of the window."""
+        age_us = max(0, now_us - self.seen_us)
+        n_samples = max(len(self.bandwidth), len(self.rtt))
+        # One sample is worth half, four are worth 94 %; all of it halves with each half-life of silence.
+        certainty_ppm = PPM - (PPM >> min(20, n_samples))
+        halvings, rest_us = divmod(age_us, half_life_us)
+        faded_ppm = (certainty_ppm >> min(40, halvings)) * (2 * half_life_us - rest_us) // (2 * half_life_us)
+        return Link(
+            from_id=self.from_id,
+            to_id=self.to_id,
+            rtt_us=_quantile(self.rtt, 2),
+            jitter_us=_quantile(self.jitter, 2),
+            loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
+            bandwidth_bps=_quantile(self.bandwidth, 4),
+            confidence_ppm=faded_ppm,
+            age_us=age_us,
+        )
+
+
+def _quantile(values: deque[int], parts: int) -> int | None:
+    """The value below which one in `parts` lies (nearest rank, downwards)."""
+    if not values:
+        return None
+    return sorted(values)[(len(values) - 1) // parts]
+
+
+class NetworkBook:
+    # Ages and confidences in a snapshot are refreshed this often: a policy cares for minutes, `why` for seconds.
+    REFRESH_US = 1_000_000
+
+    def __init__(self, agents: AgentBook, *, samples_max: int, half_life_us: int, links_max: int) -> None:
+        self._agents = agents
+        self._samples_max = samples_max
+        self._half_life_us = half_life_us
+        self._links_max = links_max
+        self.tracks: OrderedDict[tuple[str, str], LinkTrack] = OrderedDict()  # least recently measured first
+        self._changed = False
+        self._links: tuple[Link, ...] = ()
+        self._made_us = -(2**62)
+        self.n_refused = 0
+
+    def take(self, report: NetReport, now_us: int) -> int:
+        """Take in an agent's samples; the number refused, for naming links that do not end at the sender."""
+        refused = 0
+        for sample in report.samples:
+            if not self._take_sample(report.agent_id, sample, now_us):
+                refused += 1
+        self._changed = self._changed or refused < len(report.samples)
+        return refused
+
+    def _take_sample(self, agent_id: str, sample: LinkSample, now_us: int) -> bool:
+        if agent_id not in (sample.from_agent, sample.to_agent) or sample.from_agent == sample.to_agent:
+            return False
+        ends: list[tuple[str, str]] = []
+        for end in (sample.from_agent, sample.to_agent):
+            if not end:
+                ends.append((MASTER, MASTER))
+                continue
+            entry = self._agents.get(end)
+            if entry is None:
+                return False
+            ends.append((f"agent:{end}", f"site:{entry.site}"))
+        (from_agent, from_site), (to_agent, to_site) = ends
+        self._track(from_site, to_site).add(sample, now_us)
+        self._track(from_agent, to_agent).add(sample, now_us)
+        return True
+
+    def _track(self, from_id: str, to_id: str) -> LinkTrack:
+        key = (from_id, to_id)
+        track = self.tracks.get(key)
+        if track is None:
+            track = self.tracks[key] = LinkTrack(from_id, to_id, self._samples_max)
+            if len(self.tracks) > self._links_max:
+                self.tracks.popitem(last=False)
+        else:
+            self.tracks.move_to_end(key)
+        return track
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def links(self, now_us: int) -> tuple[Link, ...]:
+        """Every site's estimate, and agents' own where they differ, sorted by ends. Cached for a second."""
+        if now_us - self._made_us >= self.REFRESH_US or (self._changed and now_us != self._made_us):
+            self._links = self._make(now_us)
+            self._made_us, self._changed = now_us, False
+        return self._links
+
+    def _make(self, now_us: int) -> tuple[Link, ...]:
+        estimates = {key: track.estimate(now_us, self._half_life_us) for key, track in self.tracks.items()}
+        kept: list[Link] = []
+        for (from_id, to_id), link in estimates.items():
+            if from_id.startswith("agent:") or to_id.startswith("agent:"):
+                of_sites = estimates.get((self._site_end(from_id), self._site_end(to_id)))
+                if of_sites is not None and not self._differs(self.tracks[from_id, to_id], link, of_sites):
+                    continue
+            kept.append(link)
+        return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
+
+    def _site_end(self, end: str) -> str:
+        if not end.startswith("agent:"):
+            return end
+        entry = self._agents.get(end.removeprefix("agent:"))
+        return f"site:{entry.site}" if entry is not None else ""
+
+    @staticmethod
+    def _differs(track: LinkTrack, link: Link, of_sites: Link) -> bool:
+        for values, own, sites in (
+            (track.bandwidth, link.bandwidth_bps, of_sites.bandwidth_bps),
+            (track.rtt, link.rtt_us, of_sites.rtt_us),
+        ):
+            if len(values) < DIFFERS_SAMPLES_MIN or own is None or sites is None:
+                continue
+            if abs(own - sites) * 1000 > DIFFERS_MILLI * max(own, sites):
+                return True
+        return False
+
+    def bandwidth_bps(self, from_agent: str, to_agent: str) -> int | None:
+        """The measured bandwidth between two agents, theirs or else their sites'."""
+        for ends in (
+            (f"agent:{from_agent}", f"agent:{to_agent}"),
+            (self._site_end(f"agent:{from_agent}"), self._site_end(f"agent:{to_agent}")),
+        ):
+            track = self.tracks.get(ends)
+            if track is not None and track.bandwidth:
+                return _quantile(track.bandwidth, 4)
+        return None
+
+    def passive_us(self, from_site: str, to_site: str) -> int:
+        """When real bytes last measured this link between sites; far in the past for never."""
+        track = self.tracks.get((f"site:{from_site}", f"site:{to_site}"))
+        return track.passive_us if track is not None else -(2**62)

@@ -1,0 +1,172 @@
+"""Offers: leases on what is free, checked, expiring, and turned into the nodes a policy sees.
+
+Free of an agent is, per kind, the lesser of what the book has left of it (its total less what is placed on it) and what
+it offered less the launches its offer did not know of yet. So neither a late offer nor a late status can overcommit it.
+"""
+
+from federation.agents_book import AgentEntry, LiveOffer
+from federation.facts import AgentEnrolled
+from federation.profiles import ProfileBook
+from federation.states import AgentState
+from federation.tasks import TaskEntry
+from federation.wire import Offer
+from policies.model import Needs, Node, Release, Resources, Where
+
+RELEASE_STEP_US = 250_000  # Releases are told no finer: below this a round's own time hides the difference.
+
+
+def impossible_offer(free: Resources, entry: AgentEntry) -> str | None:
+    """Why an agent cannot have this to offer; None when it can."""
+    total = entry.enrolled.total
+    for name, has, most in (
+        ("cpu_milli", free.cpu_milli, total.cpu_milli),
+        ("memory_bytes", free.memory_bytes, total.memory_bytes),
+        ("disk_bytes", free.disk_bytes, total.disk_bytes),
+    ):
+        if has < 0:
+            return f"{name} {has} is negative"
+        if has > most:
+            return f"{name} {has} is more than the {most} it enrolled"
+    for gpu in free.gpus:
+        if gpu.uuid not in entry.gpus_by_uuid:
+            return f"gpu {gpu.uuid[:80]!r} was not enrolled"
+    if len({gpu.uuid for gpu in free.gpus}) != len(free.gpus):
+        return "a gpu is offered twice"
+    return None
+
+
+def take_offer(entry: AgentEntry, offer: Offer, now_us: int, lease_us_max: int) -> bool:
+    """Replace the agent's offer by a newer one. True when more of anything is free than before."""
+    before = free_of(entry)
+    entry.offer = LiveOffer(offer, now_us + min(offer.expires_in_us, lease_us_max))
+    for cmd_id in [cmd_id for cmd_id in entry.unseen if cmd_id <= offer.commands_seen]:
+        del entry.unseen[cmd_id]
+    after = free_of(entry)
+    if before == after:
+        return False
+    entry.changed()
+    return (
+        before is None
+        or after is None
+        or after.cpu_milli > before.cpu_milli
+        # Free memory breathes by pages all the time; less than 16 MiB more starts no round.
+        or after.memory_bytes >> 24 > before.memory_bytes >> 24
+        or after.disk_bytes >> 28 > before.disk_bytes >> 28
+        or len(after.gpus) > len(before.gpus)
+    )
+
+
+def drop_offer(entry: AgentEntry) -> bool:
+    """Rescind the agent's offer. True when there was one."""
+    if entry.offer is None:
+        return False
+    entry.offer = None
+    entry.changed()
+    return True
+
+
+def free_of(entry: AgentEntry) -> Resources | None:
+    """What may be placed on the agent now; None without a live offer."""
+    offer = entry.offer
+    if offer is None:
+        return None
+    total, free = entry.enrolled.total, offer.free
+    cpu, memory, disk = free.cpu_milli, free.memory_bytes, free.disk_bytes
+    for needs in entry.unseen.values():
+        cpu -= needs.cpu_milli
+        memory -= needs.memory_bytes
+        disk -= needs.disk_bytes
+    gpus = free.gpus
+    if gpus and entry.gpus_used:
+        gpus = tuple(gpu for gpu in gpus if gpu.uuid not in entry.gpus_used)
+    return Resources(
+        cpu_milli=max(0, min(cpu, total.cpu_milli - entry.cpu_used)),
+        memory_bytes=max(0, min(memory, total.memory_bytes - entry.memory_used)),
+        disk_bytes=max(0, min(disk, total.disk_bytes - entry.disk_used)),
+        gpus=gpus,
+    )
+
+
+def is_offered(entry: AgentEntry, now_us: int) -> bool:
+    """Whether new work may be placed on the agent."""
+    return (
+        entry.offer is not None
+        and entry.offer.expires_us > now_us
+        and entry.state is AgentState.ONLINE
+        and entry.mode == "active"
+    )
+
+
+def node_of(entry: AgentEntry, tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int) -> Node:
+    """The agent as a policy sees it: the same object until something of it changes."""
+    if entry.node is not None and now_us < entry.node_until_us:
+        return entry.node
+    releases, until_us = _releases(entry, tasks, profiles, now_us)
+    enrolled, free = entry.enrolled, free_of(entry)
+    assert free is not None, "a node is made of a live offer"
+    entry.node_until_us = until_us
+    entry.node = Node(
+        agent_id=entry.agent_id,
+        site=enrolled.site,
+        tier=enrolled.tier,
+        free=free,
+        total=enrolled.total,
+        region=enrolled.region,
+        labels=enrolled.labels,
+        hardware=enrolled.hardware,
+        speed_milli=enrolled.speed_milli,
+        price_microusd_per_cpu_hour=enrolled.price_microusd_per_cpu_hour,
+        shards=entry.held_sorted(),
+        releases=releases,
+    )
+    return entry.node
+
+
+FOREVER_US = 2**62
+
+
+def _releases(
+    entry: AgentEntry, tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int
+) -> tuple[tuple[Release, ...], int]:
+    """When running work is expected to end, and until when that answer holds.
+
+    Times are rounded up to an eighth of their magnitude: an agent with an hour to go is the same node for minutes.
+    """
+    if not entry.tasks:
+        return (), FOREVER_US
+    found: dict[tuple[int, Needs], int] = {}
+    until_us = FOREVER_US
+    for task_id in entry.tasks:
+        task = tasks[task_id]
+        left_us = max(1, expected_end_us(task, entry, profiles) - now_us)
+        step_us = max(RELEASE_STEP_US, 1 << max(0, left_us.bit_length() - 3))
+        in_us = -(-left_us // step_us) * step_us
+        if in_us > step_us:  # One step left stays one step, however late it gets.
+            until_us = min(until_us, now_us + left_us - (in_us - step_us))
+        key = (in_us, task.group.spec.needs)
+        found[key] = found.get(key, 0) + 1
+    releases = [Release(in_us=in_us, needs=needs, count=count) for (in_us, needs), count in found.items()]
+    return tuple(sorted(releases, key=lambda r: (r.in_us, r.needs.cpu_milli, r.needs.memory_bytes, repr(r.needs)))), (
+        until_us
+    )
+
+
+def expected_end_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:
+    """When a placed task should end: start plus the run time known for this hardware."""
+    run_us = profiles.expected_us(task.group.profile, entry.enrolled.hardware)
+    if run_us is None:
+        run_us = task.group.spec.run_us * 1000 // max(1, entry.enrolled.speed_milli)
+    if task.started_us is not None:
+        return task.started_us + run_us
+    transfer_us = task.explanation.terms.transfer_us if task.explanation and task.explanation.terms else 0
+    return (task.launched_us or task.since_us) + transfer_us + run_us
+
+
+def may_live(where: Where, agent_id: str, at: Node | AgentEnrolled) -> bool:
+    """Whether the standing constraints admit an agent; where work failed before is not looked at."""
+    return (
+        (not where.tiers or at.tier in where.tiers)
+        and (not where.sites or at.site in where.sites)
+        and (not where.agents or agent_id in where.agents)
+        and all(label in at.labels for label in where.labels)
+    )

@@ -1,0 +1,260 @@
+"""What agents report of attempts and shards, taken into the books. Everything is acknowledged, so that no outbox sticks;
+only what concerns the current attempt changes anything.
+"""
+
+from federation.agents_book import AgentEntry
+from federation.core import Core
+from federation.facts import ReplicaChanged, ShardAdded, TaskStateChanged
+from federation.launches import drop_after_move, kill, order_kill
+from federation.offers import drop_offer
+from federation.states import PLACED_STATES, TERMINAL_STATES, TaskState
+from federation.tasks import AGAIN_REASONS, TaskEntry
+from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
+
+
+def on_statuses(core: Core, entry: AgentEntry, report: StatusReport) -> None:
+    for status in report.statuses:
+        if isinstance(status, TaskStatus):
+            _on_task_status(core, entry, status)
+        else:
+            _on_shard_status(core, entry, status)
+    # Status id 0 is news that no outbox keeps.
+    status_ids = tuple(status.status_id for status in report.statuses if status.status_id)
+    if status_ids:
+        core.send(entry.agent_id, StatusAck(term=core.term, status_ids=status_ids))
+
+
+def on_command_ack(core: Core, entry: AgentEntry, ack: CommandAck) -> None:
+    for cmd_id in ack.cmd_ids:
+        entry.sent.pop(cmd_id, None)
+    if not entry.sent:
+        core.deadlines.cancel(("resend", entry.agent_id))
+
+
+# --- attempts --------------------------------------------------------------------------------------------------------
+
+
+def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus) -> None:
+    task = core.tasks.tasks.get(status.task_id)
+    current = (
+        task is not None
+        and task.agent_id == entry.agent_id
+        and task.attempt == status.attempt
+        and task.state in PLACED_STATES
+    )
+    if task is None or not current:
+        core.count("statuses_unknown_task" if task is None else "statuses_stale")
+        if status.state in ("staging", "running"):
+            # An instance nobody authorised, or no longer: it ends (L9).
+            order_kill(core, entry, status.task_id, status.attempt, "not_authorised")
+        return
+    entry.sent.pop(task.cmd_id, None)  # A status says more than an acknowledgement.
+    match status.state:
+        case "staging":
+            if task.state in (TaskState.ASSIGNED, TaskState.UNKNOWN):
+                advance(core, task, TaskState.STAGING)
+        case "running":
+            if task.state in (TaskState.ASSIGNED, TaskState.STAGING, TaskState.UNKNOWN):
+                advance(core, task, TaskState.RUNNING, status)
+        case "finished":
+            _finish(core, entry, task, status)
+        case "failed":
+            fail_attempt(core, task, status.reason or "exit", status.detail, status)
+        case "killed":
+            if task.state is TaskState.KILLING:
+                close_killed(core, task, status)
+            else:
+                fail_attempt(core, task, status.reason or "killed", status.detail, status)
+        case "refused":
+            _refused(core, entry, task, status)
+
+
+def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | None = None) -> None:
+    core.persist(
+        TaskStateChanged(
+            at_us=core.now_us,
+            task_id=task.task_id,
+            state=state,
+            attempt=task.attempt,
+            agent_id=task.agent_id,
+            fetched_bytes=status.fetched_bytes if status else 0,
+            stage_us=status.stage_us if status else None,
+        )
+    )
+
+
+def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
+    outputs = tuple(held for held in status.outputs if _acceptable(core, held))
+    _close(core, task, TaskState.FINISHED, status.reason, status.detail, status, outputs=outputs)
+    core.count("tasks_finished")
+    if status.run_us > 0:
+        learned = core.profiles.gather(task.group.profile, entry.enrolled.hardware, status.run_us, core.now_us)
+        if learned is not None:
+            core.persist(learned)
+
+
+def fail_attempt(core: Core, task: TaskEntry, reason: str, detail: str, status: TaskStatus | None = None) -> None:
+    """The attempt failed where it was: again elsewhere while attempts remain, and then never again (L11)."""
+    if task.state is TaskState.KILLING:
+        close_killed(core, task, status, reason, detail)
+        return
+    core.count("attempts_failed")
+    if task.n_failed + 1 < task.group.spec.attempts_max:
+        _close(core, task, TaskState.PENDING, reason, detail, status, attempt_failed=True)
+        _restart_gang(core, task)
+    else:
+        _close(core, task, TaskState.FAILED, reason, detail, status, attempt_failed=True)
+        core.count("tasks_failed")
+        _give_up_gang(core, task)
+
+
+def close_killed(
+    core: Core, task: TaskEntry, status: TaskStatus | None = None, reason: str = "", detail: str = ""
+) -> None:
+    """A killed attempt has ended: the task runs again or is cancelled, as was meant by the kill."""
+    if task.reason in AGAIN_REASONS and not task.group.job.cancelled:
+        _close(core, task, TaskState.PENDING, task.reason, detail, status)
+    else:
+        _close(core, task, TaskState.CANCELLED, task.reason or "cancel", detail or reason, status)
+        core.count("tasks_cancelled")
+
+
+def _refused(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
+    """The agent would not take it: no fault of the task. Its offer was wrong, so it has to make a new one."""
+    core.count("launches_refused")
+    if drop_offer(entry):
+        core.count("offers_rescinded")
+    if task.state is TaskState.KILLING:
+        close_killed(core, task, status)
+    else:
+        _close(core, task, TaskState.PENDING, status.reason or "refused", status.detail, status)
+
+
+def _close(
+    core: Core,
+    task: TaskEntry,
+    state: TaskState,
+    reason: str,
+    detail: str,
+    status: TaskStatus | None,
+    *,
+    attempt_failed: bool = False,
+    outputs: tuple[HeldShard, ...] = (),
+) -> None:
+    tail_max = core.config.log_tail_bytes_max
+    core.persist(
+        TaskStateChanged(
+            at_us=core.now_us,
+            task_id=task.task_id,
+            state=state,
+            attempt=task.attempt,
+            agent_id=task.agent_id,
+            reason=reason,
+            detail=detail[:tail_max],
+            exit_code=status.exit_code if status else None,
+            log_tail=status.log_tail[-tail_max:] if status and tail_max else "",
+            outputs=outputs,
+            fetched_bytes=status.fetched_bytes if status else 0,
+            stage_us=status.stage_us if status else None,
+            run_us=status.run_us if status else None,
+            attempt_failed=attempt_failed,
+        )
+    )
+    core.rounds.changed = True
+
+
+def _restart_gang(core: Core, failed: TaskEntry) -> None:
+    """Tasks that run together start again together."""
+    if failed.group.spec.gang:
+        for task in failed.group.tasks:
+            if task.state in PLACED_STATES and task.state is not TaskState.KILLING:
+                kill(core, task, "gang", f"{failed.task_id} failed")
+
+
+def _give_up_gang(core: Core, failed: TaskEntry) -> None:
+    if not failed.group.spec.gang:
+        return
+    for task in failed.group.tasks:
+        if task.state in TERMINAL_STATES:
+            continue
+        if task.state is TaskState.PENDING:
+            cancel_pending(core, task, "gang_failed", f"{failed.task_id} failed for good")
+        elif task.state is TaskState.KILLING:
+            continue
+        else:
+            kill(core, task, "gang_failed", f"{failed.task_id} failed for good")
+
+
+def cancel_pending(core: Core, task: TaskEntry, reason: str, detail: str = "") -> None:
+    """Cancel a task that has no attempt running."""
+    core.persist(
+        TaskStateChanged(
+            at_us=core.now_us,
+            task_id=task.task_id,
+            state=TaskState.CANCELLED,
+            attempt=task.attempt,
+            reason=reason,
+            detail=detail,
+        )
+    )
+    core.count("tasks_cancelled")
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+def _acceptable(core: Core, held: HeldShard) -> bool:
+    """Whether a shard an agent names can be what it says: a known one keeps its size, a new one finds room."""
+    known = core.shards.entries.get(held.shard_id)
+    if known is not None:
+        if known.size_bytes != held.size_bytes:
+            core.count("shards_size_mismatch")
+        return known.size_bytes == held.size_bytes
+    if len(core.shards) >= core.config.shards_max:
+        core.count("shards_over_bound")
+        return False
+    return True
+
+
+def hold(core: Core, entry: AgentEntry, held: HeldShard) -> None:
+    """An agent has a replica."""
+    if not _acceptable(core, held):
+        return
+    known = core.shards.entries.get(held.shard_id)
+    if known is None or (held.name and held.name not in core.shards.by_name):
+        core.persist(
+            ShardAdded(
+                at_us=core.now_us,
+                shard_id=held.shard_id,
+                size_bytes=held.size_bytes,
+                name=held.name,
+                sites=known.sites if known else (),
+                replicas_wanted=known.replicas_wanted if known else 0,
+            )
+        )
+    if entry.agent_id not in core.shards.entries[held.shard_id].replicas:
+        core.persist(ReplicaChanged(at_us=core.now_us, shard_id=held.shard_id, agent_id=entry.agent_id, held=True))
+        core.rounds.changed = True
+
+
+def unhold(core: Core, entry: AgentEntry, shard_id: str) -> None:
+    """An agent no longer has a replica."""
+    known = core.shards.entries.get(shard_id)
+    if known is not None and entry.agent_id in known.replicas:
+        core.persist(ReplicaChanged(at_us=core.now_us, shard_id=shard_id, agent_id=entry.agent_id, held=False))
+        core.rounds.changed = True
+
+
+def _on_shard_status(core: Core, entry: AgentEntry, status: ShardStatus) -> None:
+    move = core.moves.end(status.shard.shard_id, entry.agent_id)
+    if status.state == "held":
+        hold(core, entry, status.shard)
+        if move is not None and status.shard.shard_id in core.shards.entries:
+            core.count("moves_done")
+            drop_after_move(core, move)
+    elif status.state == "dropped":
+        unhold(core, entry, status.shard.shard_id)
+    else:
+        core.count("moves_failed")
+        if status.reason in ("hash", "damaged"):
+            unhold(core, entry, status.shard.shard_id)

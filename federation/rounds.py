@@ -1,0 +1,184 @@
+"""Placement rounds: what the policy is asked, and what of its answer still holds when it comes.
+
+A snapshot is built from parts that stay the same objects until they change, so a round costs O(classes + nodes). The
+book moves on while the policy thinks: every placement is checked again before it is applied.
+"""
+
+import msgspec
+
+from federation.api import PlanView, Problem
+from federation.application import Application
+from federation.commands import Reply, Solve
+from federation.core import Core
+from federation.demands import demand_id_of
+from federation.events import PlanFailed, PlanReady
+from federation.offers import is_offered, may_live, node_of
+from policies.model import Demand, Node, Plan, Profile, Shard, Snapshot
+from policies.resources import fits
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def open_round(core: Core) -> None:
+    """Start a round if there is a reason to and none is in flight; else see to it that one starts in time."""
+    rounds, now_us = core.rounds, core.now_us
+    if rounds.in_flight is not None or core.recovering or not core.started or not core.broker_found:
+        return
+    if not core.tasks.demands.classes and not core.shards.wanting:
+        return
+    due_us = max(rounds.begun_us + core.config.round_every_us, rounds.not_before_us)
+    if not rounds.changed:
+        due_us = max(due_us, rounds.begun_us + core.config.round_idle_us)
+    if now_us < due_us:
+        core.deadlines.set_earlier("round", due_us)
+        return
+    core.deadlines.cancel("round")
+    snapshot, aliases = make_snapshot(core)
+    rounds.last_id = max(rounds.last_id, core.last_round_id) + 1
+    rounds.in_flight = rounds.last_id
+    rounds.begun_us = now_us
+    rounds.changed = False
+    rounds.n_nodes = len(snapshot.nodes)
+    rounds.aliases = aliases
+    core.deadlines.set("round_timeout", now_us + core.config.round_timeout_us)
+    core.count("rounds")
+    core.out.append(Solve(round_id=rounds.in_flight, snapshot=snapshot))
+
+
+def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[Snapshot, dict[str, tuple[str, ...]]]:
+    """All a policy may know now, and which classes stand behind a demand id that is not a class's own."""
+    nodes = tuple(
+        node_of(entry, core.tasks.tasks, core.profiles, core.now_us)
+        for _, entry in sorted(core.agents.entries.items())
+        if is_offered(entry, core.now_us)
+    )
+    demands, aliases = _demands(core, nodes, extra or {})
+    shard_ids = {shard_id for demand in demands for shard_id in demand.reads} | set(core.shards.wanting)
+    shards: list[Shard] = [s for shard_id in sorted(shard_ids) if (s := core.shards.snapshot_of(shard_id)) is not None]
+    profiles: list[Profile] = []
+    for profile in sorted({demand.profile for demand in demands if demand.profile}):
+        profiles += core.profiles.of(profile)
+    snapshot = Snapshot(
+        now_us=core.now_us,
+        demands=demands,
+        nodes=nodes,
+        links=core.network.links(core.now_us),
+        shards=tuple(shards),
+        roles=core.shares.snapshot(),
+        profiles=tuple(profiles),
+    )
+    return snapshot, aliases
+
+
+def _demands(
+    core: Core, nodes: tuple[Node, ...], extra: dict[str, Demand]
+) -> tuple[tuple[Demand, ...], dict[str, tuple[str, ...]]]:
+    classes = core.tasks.demands.classes
+    aliases: dict[str, tuple[str, ...]] = {}
+    found: dict[str, Demand] = {}
+    for demand_id in core.tasks.demands.ids_sorted():
+        demand = classes[demand_id].demand()
+        if demand.where.agents_avoided:
+            demand = _if_others_exist(demand, nodes)
+        _merge(found, aliases, demand, demand_id)
+    for demand_id, demand in extra.items():
+        _merge(found, aliases, demand, demand_id)
+    return tuple(found[demand_id] for demand_id in sorted(found)), {
+        demand_id: ids for demand_id, ids in aliases.items() if ids != (demand_id,)
+    }
+
+
+def _merge(found: dict[str, Demand], aliases: dict[str, tuple[str, ...]], demand: Demand, class_id: str) -> None:
+    known = found.get(demand.demand_id)
+    if known is not None:
+        demand = msgspec.structs.replace(
+            known, count=known.count + demand.count, oldest_us=min(known.oldest_us, demand.oldest_us)
+        )
+    found[demand.demand_id] = demand
+    aliases[demand.demand_id] = (*aliases.get(demand.demand_id, ()), class_id)
+
+
+def _if_others_exist(demand: Demand, nodes: tuple[Node, ...]) -> Demand:
+    """Where it failed is avoided only while another agent could ever take it."""
+    where = demand.where
+    for node in nodes:
+        if (
+            node.agent_id not in where.agents_avoided
+            and may_live(demand.where, node.agent_id, node)
+            and fits(demand.needs, node.total)
+        ):
+            return demand
+    bare = msgspec.structs.replace(
+        demand, demand_id="", count=0, oldest_us=0, where=msgspec.structs.replace(where, agents_avoided=())
+    )
+    return msgspec.structs.replace(bare, demand_id=demand_id_of(bare), count=demand.count, oldest_us=demand.oldest_us)
+
+
+# --- answering -------------------------------------------------------------------------------------------------------
+
+
+def plan_ready(core: Core, event: PlanReady) -> None:
+    if event.round_id < 0:
+        _answer_dry_run(core, event.round_id, event.plan)
+        return
+    rounds = core.rounds
+    if event.round_id != rounds.in_flight:
+        core.count("plans_unasked")
+        return
+    _round_over(core)
+    rounds.failure = ""
+    rounds.n_solved += 1
+    rounds.solve_us = event.solve_us
+    if core.recovering or not core.broker_found:
+        rounds.changed = True
+        return
+    Application(core, event.round_id).apply(event.plan)
+
+
+def plan_failed(core: Core, event: PlanFailed) -> None:
+    """The policy failed: its plan is refused whole, everything stays pending, and it is asked again a little later."""
+    if event.round_id < 0:
+        _fail_dry_run(core, event.round_id, event.detail)
+        return
+    if event.round_id != core.rounds.in_flight:
+        core.count("plans_unasked")
+        return
+    _round_over(core)
+    core.count("plans_failed")
+    core.rounds.failure = event.detail
+    core.rounds.changed = True
+    core.rounds.not_before_us = core.now_us + core.config.round_retry_us
+
+
+def round_timed_out(core: Core) -> None:
+    if core.rounds.in_flight is not None:
+        plan_failed(core, PlanFailed(round_id=core.rounds.in_flight, detail="the policy did not answer in time"))
+
+
+def _round_over(core: Core) -> None:
+    core.rounds.in_flight = None
+    core.deadlines.cancel("round_timeout")
+
+
+def _answer_dry_run(core: Core, round_id: int, plan: Plan) -> None:
+    run = core.rounds.dry_runs.pop(round_id, None)
+    if run is None:
+        core.count("plans_unasked")
+        return
+    mine = Plan(
+        placements=tuple(p for p in plan.placements if p.demand_id in run.groups),
+        refusals=tuple(r for r in plan.refusals if r.demand_id in run.groups),
+        objective=plan.objective,
+        kernel=plan.kernel,
+    )
+    answer = PlanView(policy=core.policy_name, plan=mine, groups=run.groups)
+    core.out.append(Reply(request_id=run.request_id, answer=answer))
+
+
+def _fail_dry_run(core: Core, round_id: int, detail: str) -> None:
+    run = core.rounds.dry_runs.pop(round_id, None)
+    if run is None:
+        core.count("plans_unasked")
+        return
+    problem = Problem(status=500, code="policy_failed", title="The policy could not plan this job", detail=detail)
+    core.out.append(Reply(request_id=run.request_id, answer=problem))

@@ -1,0 +1,89 @@
+"""Roles: hierarchical paths with weights, quotas as limits on a role and all below it, and what each has allocated."""
+
+from federation.facts import RoleSet
+from policies.model import Amount, Needs, Role
+from policies.resources import add, amount_of, quota_copies, role_chain, subtract
+
+
+class RoleEntry:
+    __slots__ = ("allocated", "implied", "n_pending", "n_running", "path", "quota", "weight")
+
+    def __init__(self, path: str, weight: int = 1, quota: Amount | None = None, *, implied: bool = True) -> None:
+        self.path = path
+        self.weight = weight
+        self.quota = quota
+        self.implied = implied  # no fact set it: a job named it, or it is the parent of one
+        self.allocated = Amount()  # by this role and all below
+        self.n_pending = 0
+        self.n_running = 0
+
+
+class ShareBook:
+    def __init__(self) -> None:
+        self.roles: dict[str, RoleEntry] = {}
+        self._view: tuple[Role, ...] | None = None
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def set(self, fact: RoleSet) -> None:
+        entry = self.ensure(fact.path)
+        entry.weight, entry.quota, entry.implied = fact.weight, fact.quota, False
+        self._view = None
+
+    def ensure(self, path: str) -> RoleEntry:
+        """The role, made with weight 1 and no quota when nobody set it up; its parents too."""
+        for above in role_chain(path):
+            if above not in self.roles:
+                self.roles[above] = RoleEntry(above)
+                self._view = None
+        return self.roles[path]
+
+    # --- what the tasks use ------------------------------------------------------------------------------------------
+
+    def allocate(self, path: str, needs: Needs) -> None:
+        amount = amount_of(needs)
+        for above in role_chain(path):
+            entry = self.roles[above]
+            entry.allocated = add(entry.allocated, amount)
+            entry.n_running += 1
+        self._view = None
+
+    def release(self, path: str, needs: Needs) -> None:
+        amount = amount_of(needs)
+        for above in role_chain(path):
+            entry = self.roles[above]
+            entry.allocated = subtract(entry.allocated, amount)
+            entry.n_running -= 1
+        self._view = None
+
+    def pend(self, path: str, change: int) -> None:
+        for above in role_chain(path):
+            self.roles[above].n_pending += change
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def new_roles(self, path: str) -> int:
+        """How many roles `ensure` would make."""
+        return sum(above not in self.roles for above in role_chain(path))
+
+    def copies_allowed(self, path: str, needs: Needs, at_most: int) -> int:
+        """How many more such tasks the quotas of the role and its parents allow, no more than `at_most`."""
+        for above in role_chain(path):
+            entry = self.roles[above]
+            at_most = quota_copies(needs, entry.allocated, entry.quota, at_most)
+        return at_most
+
+    def allocated(self) -> Amount:
+        out = Amount()
+        for path, entry in self.roles.items():
+            if "/" not in path:
+                out = add(out, entry.allocated)
+        return out
+
+    def snapshot(self) -> tuple[Role, ...]:
+        if self._view is None:
+            self._view = tuple(
+                Role(path=path, weight=entry.weight, quota=entry.quota, allocated=entry.allocated)
+                for path, entry in sorted(self.roles.items())
+            )
+        return self._view

@@ -1,0 +1,447 @@
+"""The book of jobs and tasks.
+
+Every change comes from a fact; what follows from one (dependents becoming pending, what an agent has left, what a role
+has allocated, the demand classes) is derived here, so that replay derives it too.
+"""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from federation.agents_book import AgentBook, AgentEntry
+from federation.demands import DemandBook, demand_id_of
+from federation.expansion import OWN_SHARD, groups_before, output_glob, upstream_group
+from federation.explanation import Explanation
+from federation.facts import JobAccepted, JobCancelled, JobEnded, TaskRefused, TasksAssigned, TaskStateChanged
+from federation.jobs import TaskGroup
+from federation.shards import ShardBook
+from federation.shares import ShareBook
+from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskState
+from federation.wire import HeldShard
+from policies.model import Demand, Gang, Where
+
+AGAIN_REASONS = frozenset({"drain", "evicted", "gang"})
+"""Why an attempt is killed whose task is to run again; any other reason cancels the task."""
+
+
+class TaskEntry:
+    __slots__ = (
+        "agent_id", "attempt", "cmd_id", "demand_id", "detail", "ended_us", "exit_code", "explanation", "failed_on",
+        "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed", "outputs", "pending_us",
+        "reason", "run_us", "seen", "since_us", "stage_us", "started_us", "state", "task_id",
+    )  # fmt: skip
+
+    def __init__(self, task_id: str, group: "GroupEntry", index: int, state: TaskState, at_us: int) -> None:
+        self.task_id = task_id
+        self.group = group
+        self.index = index
+        self.state = state
+        self.since_us = at_us
+        self.attempt = 0
+        self.n_failed = 0
+        self.agent_id = ""
+        self.cmd_id = 0
+        self.gpus: tuple[str, ...] = ()
+        self.seen = False  # a status of this attempt came: the agent had the launch
+        self.pending_us: int | None = None
+        self.launched_us: int | None = None
+        self.started_us: int | None = None
+        self.ended_us: int | None = None
+        self.stage_us: int | None = None
+        self.run_us: int | None = None
+        self.fetched_bytes = 0
+        self.exit_code: int | None = None
+        self.reason = ""
+        self.detail = ""
+        self.log_tail = ""
+        self.outputs: tuple[HeldShard, ...] = ()
+        self.failed_on: tuple[str, ...] = ()
+        self.explanation: Explanation | None = None
+        self.demand_id = ""  # of its class, while pending
+
+
+class GroupEntry:
+    __slots__ = (
+        "after", "job", "n_failed", "n_finished", "n_open", "profile", "reads", "ready", "shard_ids", "spec", "tasks",
+        "templates",
+    )  # fmt: skip
+
+    def __init__(self, job: "JobEntry", spec: TaskGroup, shard_ids: tuple[str, ...], reads: tuple[str, ...]) -> None:
+        self.job = job
+        self.spec = spec
+        self.shard_ids = shard_ids  # of `for_each`, one a task
+        self.reads = reads  # shards every task reads; upstream outputs join them when they exist
+        self.after = groups_before(spec, frozenset(group.name for group in job.job.tasks))
+        self.profile = spec.profile or f"{job.job.name}/{spec.name}"
+        self.tasks: list[TaskEntry] = []
+        self.ready = not self.after
+        self.n_open = 0
+        self.n_finished = 0
+        self.n_failed = 0  # failed or cancelled
+        self.templates: dict[tuple[tuple[str, ...], int], Demand] = {}
+
+    def reads_of(self, index: int) -> tuple[str, ...]:
+        """What the task of that index reads, its own shard first."""
+        if self.shard_ids and OWN_SHARD in self.spec.reads:
+            own = self.shard_ids[index]
+            return (own, *(shard_id for shard_id in self.reads if shard_id != own))
+        return self.reads
+
+
+class JobEntry:
+    __slots__ = (
+        "cancelled", "counts", "detail", "ended_us", "fact", "groups", "job", "job_id", "n_open", "n_tasks", "state",
+        "submitted_us",
+    )  # fmt: skip
+
+    def __init__(self, fact: JobAccepted) -> None:
+        self.fact = fact
+        self.job_id = fact.job_id
+        self.job = fact.job
+        self.submitted_us = fact.at_us
+        self.ended_us: int | None = None
+        self.state = "running"
+        self.detail = ""
+        self.cancelled = False
+        self.groups: dict[str, GroupEntry] = {}
+        self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
+        self.n_tasks = 0
+        self.n_open = 0
+
+
+class TaskBook:
+    def __init__(
+        self,
+        agents: AgentBook,
+        shards: ShardBook,
+        shares: ShareBook,
+        *,
+        deadline_grid_us: int,
+        ended_jobs_max: int,
+        ended_tasks_max: int,
+        names_max: int,
+    ) -> None:
+        self._agents = agents
+        self._shards = shards
+        self._shares = shares
+        self._deadline_grid_us = deadline_grid_us
+        self._ended_jobs_max = ended_jobs_max
+        self._ended_tasks_max = ended_tasks_max
+        self._names_max = names_max
+        self.jobs: dict[str, JobEntry] = {}
+        self.tasks: dict[str, TaskEntry] = {}
+        self.demands = DemandBook()
+        self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
+        self.job_counts: dict[str, int] = dict.fromkeys(("running", "finished", "failed", "cancelled"), 0)
+        self.submissions: dict[str, str] = {}  # submission id → job id
+        self.serials: dict[str, int] = {}  # job name → the last number given under it
+        self.ended: dict[str, None] = {}  # ended jobs, oldest first
+        self.n_ended_tasks = 0
+        self.drained: list[str] = []  # jobs all of whose tasks have ended, whose `JobEnded` is still to be written
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def accept(self, fact: JobAccepted) -> None:
+        job = JobEntry(fact)
+        self.jobs[job.job_id] = job
+        self.job_counts["running"] += 1
+        if fact.submission_id:
+            self.submissions[fact.submission_id] = job.job_id
+        self._count_name(job)
+        self._shares.ensure(job.job.role)
+        for spec in fact.job.tasks:
+            shard_ids = fact.each.get(spec.name, ())
+            group = job.groups[spec.name] = GroupEntry(job, spec, shard_ids, fact.reads.get(spec.name, ()))
+            count = len(shard_ids) if spec.for_each is not None else spec.count
+            group.tasks = [
+                TaskEntry(f"{job.job_id}/{spec.name}/{index}", group, index, TaskState.WAITING, fact.at_us)
+                for index in range(count)
+            ]
+            group.n_open = count
+            job.n_tasks += count
+            self.tasks.update((task.task_id, task) for task in group.tasks)
+        job.n_open = job.n_tasks
+        job.counts[TaskState.WAITING] = job.n_tasks
+        self.counts[TaskState.WAITING] += job.n_tasks
+        for group in job.groups.values():
+            if group.ready:
+                self._pend_all(group, fact.at_us)
+
+    def assign(self, fact: TasksAssigned, term: int) -> None:
+        for assignment in fact.assignments:
+            explanation = Explanation(
+                round_id=fact.round_id,
+                term=term,
+                policy=fact.policy,
+                at_us=fact.at_us,
+                agent_id=assignment.agent_id,
+                terms=assignment.terms,
+                alternatives=assignment.alternatives,
+            )
+            for n, task_id in enumerate(assignment.task_ids):
+                task = self.tasks[task_id]
+                task.attempt = assignment.attempts[n]
+                task.agent_id = assignment.agent_id
+                task.cmd_id = assignment.cmd_ids[n]
+                task.gpus = assignment.gpus[n] if assignment.gpus else ()
+                task.launched_us = fact.at_us
+                task.seen = False
+                task.started_us = task.stage_us = task.run_us = task.exit_code = None
+                task.fetched_bytes = 0
+                self._move(task, TaskState.ASSIGNED, fact.at_us)
+                task.explanation = explanation
+
+    def refuse(self, fact: TaskRefused, term: int) -> None:
+        found = self.demands.classes.get(fact.demand_id)
+        if found is not None:
+            found.explanation = Explanation(
+                round_id=fact.round_id,
+                term=term,
+                policy=fact.policy,
+                at_us=fact.at_us,
+                blockers=fact.blockers,
+                n_agents=fact.n_agents,
+                waits_for=fact.waits_for,
+            )
+
+    def change(self, fact: TaskStateChanged) -> None:
+        task, new = self.tasks[fact.task_id], TaskState(fact.state)
+        if fact.attempt_failed:
+            task.n_failed += 1
+            if task.agent_id and task.agent_id not in task.failed_on:
+                task.failed_on = tuple(sorted((*task.failed_on, task.agent_id)))
+        task.reason, task.detail = fact.reason, fact.detail
+        if fact.log_tail:
+            task.log_tail = fact.log_tail
+        if fact.exit_code is not None:
+            task.exit_code = fact.exit_code
+        task.fetched_bytes = fact.fetched_bytes or task.fetched_bytes
+        task.stage_us = fact.stage_us if fact.stage_us is not None else task.stage_us
+        task.run_us = fact.run_us if fact.run_us is not None else task.run_us
+        if new in (TaskState.STAGING, TaskState.RUNNING):
+            task.seen = True
+            if new is TaskState.RUNNING and task.started_us is None:
+                task.started_us = fact.at_us
+        if new is TaskState.FINISHED:
+            task.outputs = fact.outputs
+            for held in fact.outputs:
+                self._shards.output(held, task.agent_id)
+        self._move(task, new, fact.at_us)
+
+    def forget_whereabouts(self, agent_id: str, at_us: int) -> None:
+        """The agent is disconnected: what it runs is unknown. Attempts being killed stay so."""
+        for task_id in self._agents[agent_id].tasks:
+            task = self.tasks[task_id]
+            if task.state not in (TaskState.KILLING, TaskState.UNKNOWN):
+                self._move(task, TaskState.UNKNOWN, at_us)
+
+    def cancel(self, fact: JobCancelled) -> None:
+        job = self.jobs[fact.job_id]
+        job.cancelled = True
+        for group in job.groups.values():
+            for task in group.tasks:
+                if task.state in (TaskState.WAITING, TaskState.PENDING):
+                    task.reason = "cancel"
+                    self._move(task, TaskState.CANCELLED, fact.at_us)
+                elif task.state in PLACED_STATES:
+                    task.reason = "cancel"
+                    if task.state is not TaskState.KILLING:
+                        self._move(task, TaskState.KILLING, fact.at_us)
+
+    def end(self, fact: JobEnded) -> None:
+        job = self.jobs[fact.job_id]
+        self.job_counts[job.state] -= 1
+        job.state, job.ended_us, job.detail = fact.state, fact.at_us, fact.detail
+        self.job_counts[job.state] += 1
+        self.ended[job.job_id] = None
+        self.n_ended_tasks += job.n_tasks
+        while self.ended and (len(self.ended) > self._ended_jobs_max or self.n_ended_tasks > self._ended_tasks_max):
+            self._prune(next(iter(self.ended)))
+
+    # --- what follows from facts -------------------------------------------------------------------------------------
+
+    def _count_name(self, job: JobEntry) -> None:
+        name, job_id = job.job.name, job.job_id
+        number = 1 if job_id == name else int(job_id[len(name) + 1 :])
+        self.serials.pop(name, None)
+        self.serials[name] = number
+        if len(self.serials) > self._names_max:
+            del self.serials[next(iter(self.serials))]
+
+    def _prune(self, job_id: str) -> None:
+        job = self.jobs.pop(job_id)
+        del self.ended[job_id]
+        self.n_ended_tasks -= job.n_tasks
+        self.job_counts[job.state] -= 1
+        if job.fact.submission_id:
+            self.submissions.pop(job.fact.submission_id, None)
+        for group in job.groups.values():
+            for task in group.tasks:
+                del self.tasks[task.task_id]
+                self.counts[task.state] -= 1
+
+    def _pend_all(self, group: GroupEntry, at_us: int) -> None:
+        group.ready = True
+        group.reads = tuple(dict.fromkeys((*group.reads, *self._upstream_reads(group))))
+        for task in group.tasks:
+            if task.state is TaskState.WAITING:
+                self._move(task, TaskState.PENDING, at_us)
+
+    def _upstream_reads(self, group: GroupEntry) -> list[str]:
+        groups = frozenset(group.job.groups)
+        found: list[str] = []
+        for glob in group.spec.reads:
+            name = None if glob == OWN_SHARD else upstream_group(glob, groups)
+            if name is None:
+                continue
+            pattern = f"{group.job.job_id}/{name}/{output_glob(glob)}"
+            for task in group.job.groups[name].tasks:
+                found += [held.shard_id for held in task.outputs if fnmatchcase(held.name, pattern)]
+        return found
+
+    def _move(self, task: TaskEntry, new: TaskState, at_us: int) -> None:
+        """Take one legal edge and keep every derived book in step."""
+        old, group = task.state, task.group
+        assert new in TASK_EDGES[old], f"task {task.task_id}: {old} → {new}"
+        role, needs = group.job.job.role, group.spec.needs
+        if old is TaskState.PENDING:
+            left = self.demands.remove(task.demand_id, task.task_id)
+            task.explanation, task.demand_id = left.explanation, ""
+            self._shares.pend(role, -1)
+        was_placed, is_placed = old in PLACED_STATES, new in PLACED_STATES
+        if was_placed and not is_placed:
+            detach(self._agents[task.agent_id], task)
+            self._shares.release(role, needs)
+        elif is_placed and not was_placed:
+            attach(self._agents[task.agent_id], task)
+            self._shares.allocate(role, needs)
+        self.counts[old] -= 1
+        self.counts[new] += 1
+        group.job.counts[old] -= 1
+        group.job.counts[new] += 1
+        task.state, task.since_us = new, at_us
+        if new is TaskState.PENDING:
+            task.agent_id, task.gpus = "", ()
+            self.enter_class(task)
+        elif new in TERMINAL_STATES:
+            task.ended_us = at_us
+            self._close(group, new, at_us)
+
+    def enter_class(self, task: TaskEntry) -> None:
+        """Join the class of equal pending tasks."""
+        if task.pending_us is None:
+            task.pending_us = task.since_us
+        template = self.template_of(task)
+        task.demand_id = template.demand_id
+        self.demands.add(template, task.task_id, task.since_us)
+        self._shares.pend(task.group.job.job.role, 1)
+
+    def _reclass(self, group: GroupEntry) -> None:
+        """A gang that lost members for good is a smaller gang."""
+        for task in group.tasks:
+            if task.state is TaskState.PENDING:
+                self.demands.remove(task.demand_id, task.task_id)
+                self._shares.pend(group.job.job.role, -1)
+                self.enter_class(task)
+
+    def _close(self, group: GroupEntry, new: TaskState, at_us: int) -> None:
+        job = group.job
+        group.n_open -= 1
+        job.n_open -= 1
+        if group.spec.gang and not job.cancelled:
+            self._reclass(group)
+        if new is TaskState.FINISHED:
+            group.n_finished += 1
+            if group.n_finished == len(group.tasks):
+                for other in job.groups.values():
+                    if not other.ready and all(
+                        job.groups[name].n_finished == len(job.groups[name].tasks) for name in other.after
+                    ):
+                        self._pend_all(other, at_us)
+        else:
+            group.n_failed += 1
+            if group.n_failed == 1:
+                self._cancel_dependents(group, at_us)
+        if job.n_open == 0:
+            self.drained.append(job.job_id)
+
+    def _cancel_dependents(self, group: GroupEntry, at_us: int) -> None:
+        """They can never start: what they come after did not finish."""
+        for other in group.job.groups.values():
+            if group.spec.name in other.after and not other.ready:
+                for task in other.tasks:
+                    if task.state is TaskState.WAITING:
+                        task.reason, task.detail = "dependency", f"{group.spec.name} did not finish"
+                        self._move(task, TaskState.CANCELLED, at_us)
+
+    # --- demand classes ----------------------------------------------------------------------------------------------
+
+    def template_of(self, task: TaskEntry) -> Demand:
+        group = task.group
+        if group.shard_ids and OWN_SHARD in group.spec.reads:
+            return self.make_template(group, group.reads_of(task.index), task.failed_on)
+        key = (task.failed_on, group.n_open if group.spec.gang else 0)
+        if key not in group.templates:
+            group.templates[key] = self.make_template(group, group.reads, task.failed_on)
+        return group.templates[key]
+
+    def classes_of(self, group: GroupEntry) -> Iterator[tuple[Demand, int]]:
+        """The classes a fresh group would make, with their sizes."""
+        if group.shard_ids and OWN_SHARD in group.spec.reads:
+            for index in range(len(group.shard_ids)):
+                yield self.make_template(group, group.reads_of(index), ()), 1
+        else:
+            yield self.make_template(group, group.reads, ()), group.n_open
+
+    def make_template(self, group: GroupEntry, reads: tuple[str, ...], failed_on: tuple[str, ...]) -> Demand:
+        """The class of a task: everything a policy may see of it, with count and waiting time left at 0."""
+        job, spec = group.job, group.spec
+        where: Where = spec.where
+        if failed_on:
+            avoided = tuple(sorted({*where.agents_avoided, *failed_on}))
+            where = msgspec.structs.replace(where, agents_avoided=avoided)
+        deadline_us = None
+        if spec.deadline_us is not None:
+            deadline_us = (job.submitted_us + spec.deadline_us) // self._deadline_grid_us * self._deadline_grid_us
+        gang = None
+        if spec.gang:
+            gang = Gang(gang_id=f"{job.job_id}/{spec.name}", size=group.n_open, communication=spec.communication)
+        template = Demand(
+            demand_id="",
+            role=job.job.role,
+            needs=spec.needs,
+            count=0,
+            oldest_us=0,
+            priority=job.job.priority,
+            where=where,
+            reads=tuple(sorted(set(reads))),
+            output_bytes=sum(write.bytes_max for write in spec.writes),
+            profile=group.profile,
+            run_us=spec.run_us,
+            deadline_us=deadline_us,
+            latency=spec.latency,
+            gang=gang,
+        )
+        return msgspec.structs.replace(template, demand_id=demand_id_of(template))
+
+
+def attach(agent: AgentEntry, task: TaskEntry) -> None:
+    needs = task.group.spec.needs
+    agent.tasks[task.task_id] = task.attempt
+    agent.cpu_used += needs.cpu_milli
+    agent.memory_used += needs.memory_bytes
+    agent.disk_used += needs.disk_bytes
+    agent.gpus_used.update(task.gpus)
+    agent.changed()
+
+
+def detach(agent: AgentEntry, task: TaskEntry) -> None:
+    needs = task.group.spec.needs
+    del agent.tasks[task.task_id]
+    agent.cpu_used -= needs.cpu_milli
+    agent.memory_used -= needs.memory_bytes
+    agent.disk_used -= needs.disk_bytes
+    agent.gpus_used.difference_update(task.gpus)
+    agent.unseen.pop(task.cmd_id, None)
+    agent.changed()
