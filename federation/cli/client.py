@@ -4,7 +4,9 @@ Every method raises `CommandError` with one sentence and an exit code; nothing e
 token never travels to another host. A private certificate authority is named by the environment's SSL_CERT_FILE.
 """
 
+import hashlib
 import http.client
+import os
 import time
 import urllib.error
 import urllib.request
@@ -206,11 +208,39 @@ class Client:
         except OSError as error:
             raise CommandError(Exit.ERROR, f"cannot read {path}: {error.strerror or error}") from None
 
-    def read_shard(self, shard_id: str) -> Iterator[bytes]:
-        """The bytes from the master's own store, unverified."""
-        with self._open("GET", f"/shards/{shard_id}") as answer:
-            while chunk := _piece(answer):
-                yield chunk
+    def get_shard(self, shard: ShardView, target: Path) -> None:
+        """Write the shard's bytes to `target`, from the master's store or the first agent that gives them; checked
+        against the hash. Agents are never shown the master's token; theirs is in OFFERFLOW_DATA_TOKEN."""
+        urls = [url for agent_id in shard.replicas if (url := self.agent(agent_id).data_url)]
+        agents_token = os.environ.get("OFFERFLOW_DATA_TOKEN", "")
+        sources = [self] if shard.in_store else []
+        sources += [Client(url, agents_token, self._timeout_s) for url in urls]
+        reasons = []
+        for source in sources:
+            try:
+                return source._download(shard.shard_id, target)
+            except CommandError as error:
+                reasons.append(str(error))
+        raise CommandError(
+            Exit.NOT_FOUND, f"nobody gives {shard.name or shard.shard_id}: {'; '.join(reasons) or 'no one holds it'}"
+        )
+
+    def _download(self, shard_id: str, target: Path) -> None:
+        """Written aside and renamed, so that `target` is whole or not there."""
+        draft = target.with_name(f"{target.name}.part")
+        digest = hashlib.sha256()
+        try:
+            with self._open("GET", f"/shards/{shard_id}") as answer, draft.open("wb") as stream:
+                while piece := _piece(answer):
+                    digest.update(piece)
+                    stream.write(piece)
+            if digest.hexdigest() != shard_id:
+                raise CommandError(Exit.ERROR, f"{self.url} gave bytes that do not match the shard's hash")
+            draft.replace(target)
+        except OSError as error:
+            raise CommandError(Exit.ERROR, f"cannot write {target}: {error.strerror or error}") from None
+        finally:
+            draft.unlink(missing_ok=True)
 
     # --- events ---
 

@@ -101,6 +101,11 @@ def print_rich(renderable: Any) -> None:
     typer.echo("\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n")))
 
 
+def say(text: str) -> None:
+    """A line of the result, on stdout."""
+    typer.echo(printable(text))
+
+
 def note(text: str) -> None:
     """A remark for the person at the terminal, on stderr."""
     typer.echo(printable(text), err=True)

@@ -1,0 +1,79 @@
+"""`offerflow net`: the measured network."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from federation.cli.output import Format, MasterUrl, Output, TokenFile, connect, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from policies.model import Link
+
+app = typer.Typer(help="The network as it was measured.", no_args_is_help=True)
+
+
+@app.command()
+def matrix(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
+    """Links between sites as a matrix: data flows from the row to the column."""
+    links = connect(master, token_file).network()
+    if output is Format.JSON:
+        return print_json(links)
+    between_sites = {
+        (link.from_id, link.to_id): link for link in links if _is_site(link.from_id) and _is_site(link.to_id)
+    }
+    sites = sorted({end for ends in between_sites for end in ends})
+    if not sites:
+        note("no link between two sites has been measured yet; `offerflow net list` shows those of agents")
+        return None
+    return print_table(
+        ("from \\ to", *(_name(site) for site in sites)),
+        [
+            (_name(row), *(_cell(between_sites.get((row, column)), same=row == column) for column in sites))
+            for row in sites
+        ],
+    )
+
+
+@app.command("list")
+def list_(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
+    """Every link estimate, with its confidence and age."""
+    from federation.units import about_bandwidth, about_duration, format_percent
+
+    links = connect(master, token_file).network()
+    if output is Format.JSON:
+        return print_json(links)
+    return print_table(
+        ("from", "to", "bandwidth", "round trip", "jitter", "loss", "confidence", "age"),
+        [
+            (
+                link.from_id,
+                link.to_id,
+                "" if link.bandwidth_bps is None else about_bandwidth(link.bandwidth_bps),
+                "" if link.rtt_us is None else about_duration(link.rtt_us),
+                "" if link.jitter_us is None else about_duration(link.jitter_us),
+                "" if link.loss_ppm is None else format_percent(link.loss_ppm),
+                f"{link.confidence_ppm // 10_000}%",
+                about_duration(link.age_us),
+            )
+            for link in links
+        ],
+        right=("bandwidth", "round trip", "jitter", "loss", "confidence", "age"),
+    )
+
+
+def _is_site(end: str) -> bool:
+    return end.startswith("site:")
+
+
+def _name(end: str) -> str:
+    return end.partition(":")[2]
+
+
+def _cell(link: "Link | None", *, same: bool) -> str:
+    """`9.1 Mbit/s, 12 ms`; `?` where nothing was measured."""
+    from federation.units import about_bandwidth, about_duration
+
+    if link is None:
+        return "-" if same else "?"
+    bandwidth = "?" if link.bandwidth_bps is None else about_bandwidth(link.bandwidth_bps)
+    return f"{bandwidth}, {'?' if link.rtt_us is None else about_duration(link.rtt_us)}"
