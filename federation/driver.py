@@ -1,0 +1,409 @@
+"""The live driver: gives the core its events and the time, makes its facts durable, then does what it commands.
+
+One loop handles every event that waits, commits the facts of all of them at once, and only then acts on the commands
+and acknowledges the messages: what is sent was committed first, what is acknowledged is durable. One bounded inbox
+(full, it stops the reading of the broker's socket), one timer, one policy thread.
+
+When the journal fails, nothing of the batch is sent: the master says goodbye and `run` raises `StorageError`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import msgspec
+import structlog
+
+from federation.api import Answer, Request
+from federation.blobs import BlobStore
+from federation.clock import Clock
+from federation.commands import Announce, Command, Persist, Reply, Send, Solve
+from federation.config import LiveConfig
+from federation.errors import ConfigError, StorageError
+from federation.events import (
+    Asked,
+    BrokerFound,
+    BrokerLost,
+    DeadlinePassed,
+    Event,
+    GarbageArrived,
+    PlanFailed,
+    Started,
+)  # fmt: skip
+from federation.facts import Fact
+from federation.journal import Journal
+from federation.master import Master
+from federation.mqtt import MqttLink, Will, parse_url
+from federation.postman import AGENT_TOPICS, event_of, payloads_of
+from federation.recording import FORMAT, Header, Recorder
+from federation.saved import decode_saved, encode_saved
+from federation.solver import Solver
+from federation.wire import MASTER_STATE_TOPIC, MasterState, encode, master_topic
+from policies import registry
+from policies.api import Policy
+
+log = structlog.get_logger("offerflow.master")
+
+# The broker keeps our session this long. Longer only piles up offers that nobody wants; agents repeat what matters.
+_SESSION_S: Final = 60
+# Statuses and births arrive in bursts of one per agent; the broker may have this many on the way to us.
+_RECEIVE_MAX: Final = 1_024
+# Launches waiting for the broker: 10 s of the highest rate we measured. What is dropped here is sent again.
+_OUTBOX_MAX: Final = 20_000
+_READ_FACTS: Final = 256
+_LOUD: Final = (Started, BrokerFound, BrokerLost, Asked)
+
+
+class _Delivery(NamedTuple):
+    event: Event
+    delivery: int  # what the broker is to forget once the event's facts are durable; 0: nothing
+
+
+class LiveMaster:
+    """A master that runs. Make it with `open`, then `await run()`; everything else may be called while it runs."""
+
+    def __init__(
+        self,
+        config: LiveConfig,
+        master: Master,
+        journal: Journal[Fact],
+        clock: Clock,
+        make_policy: Callable[[], Policy],
+    ) -> None:
+        """Use `open`. `master` must hold every fact of `journal`."""
+        self.config = config
+        self.master = master
+        self.journal = journal
+        self.blobs = BlobStore(_folder(config) / "shards")
+        self.policy_name = config.policy
+        self._clock = clock
+        self._solver = Solver(make_policy, config.solve_limit_us)
+        self._dry_solver = Solver(make_policy, config.solve_limit_us)  # A dry run must not touch the policy's state.
+        self._inbox: asyncio.Queue[_Delivery] = asyncio.Queue(config.inbox_max)
+        self._replies: dict[str, asyncio.Future[Answer]] = {}
+        self._request_ids = itertools.count(1)
+        self._term = master.term + 1
+        self._http_url = ""
+        self._link = MqttLink(
+            config.broker,
+            f"of-{config.name}",
+            on_message=self._message_arrived,
+            on_up=self._broker_found,
+            on_down=self._broker_lost,
+            on_refused=self._publish_refused,
+            subscriptions=[AGENT_TOPICS],
+            will=lambda: Will(MASTER_STATE_TOPIC, self._state(online=False), retain=True),
+            session_s=_SESSION_S,
+            receive_max=_RECEIVE_MAX,
+            outbox_max=_OUTBOX_MAX,
+            resend=True,
+        )
+        self._broker_detail = "lost: not connected yet"
+        self._committed = asyncio.Event()  # Set, and replaced, when the journal has grown.
+        self._snapshot_seq = journal.last_seq
+        self._stopping = asyncio.Event()
+        self._failure: StorageError | None = None
+        self._recorder: Recorder | None = None
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._snapshot: asyncio.Task[None] | None = None
+        self._log_all = config.log_level == "debug"
+
+    @classmethod
+    def open(cls, config: LiveConfig) -> Self:
+        """Recover the master from its folder; blocks. Raises `ConfigError` and `StorageError`."""
+        try:
+            parse_url(config.broker)
+            registry.load(config.policy)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        folder = _folder(config)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(f"the folder {folder} cannot be made ({error.strerror}): name another one") from None
+        journal: Journal[Fact] = Journal.open(folder / "journal.sqlite", Fact, history=config.history_facts)
+        state, facts, seq = journal.recover()
+        at_us = 0
+        if state is None:
+            master = Master(config.master, config.policy)
+        else:
+            saved = decode_saved(state)
+            at_us, master = saved.at_us, Master.restore(config.master, saved.durable, config.policy)
+        for fact in facts:
+            master.apply(fact)
+        clock = Clock(max(at_us, facts[-1].at_us if facts else 0))
+        if clock.behind_us:
+            log.warning(
+                "the machine's clock is behind the journal; going on from the journal's", behind_us=clock.behind_us
+            )
+        log.info("recovered", facts=len(facts), last_seq=seq, snapshot=state is not None)
+        return cls(config, master, journal, clock, lambda: registry.load(config.policy))
+
+    # --- what others call --------------------------------------------------------------------------------------------
+
+    def now_us(self) -> int:
+        return self._clock.now_us()
+
+    def broker_status(self) -> str:
+        """For people; starts with "connected" while the session stands."""
+        return self._broker_detail
+
+    async def ask(self, request: Request, principal: str = "") -> Answer:
+        """Ask for a change; the answer comes once it is durable. Raises `StorageError` when nothing can be any more."""
+        self._refuse_if_over()
+        request_id = f"{self._term}-{next(self._request_ids)}"
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._replies[request_id] = answer
+        try:
+            await self._inbox.put(_Delivery(Asked(request_id=request_id, request=request, principal=principal), 0))
+            self._refuse_if_over()
+            return await answer
+        finally:
+            del self._replies[request_id]
+
+    async def subscribe(self, after_seq: int | None = None) -> AsyncGenerator[tuple[int, Fact], None]:
+        """Committed facts with their numbers, from after `after_seq` (None: from now on). Raises `StorageError` when
+        the master ends."""
+        seq = self.journal.last_seq if after_seq is None else after_seq
+        while True:
+            grown = self._committed
+            while facts := await self.journal.read(seq, _READ_FACTS):
+                for seq, fact in facts:
+                    yield seq, fact
+            self._refuse_if_over()
+            await grown.wait()
+
+    def stop(self) -> None:
+        """Ask `run` to end in good order."""
+        self._stopping.set()
+        if self._inbox.empty():
+            self._inbox.put_nowait(_Delivery(DeadlinePassed(), 0))  # Wakes the loop; saying the time harms nobody.
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self, http_url: str = "") -> None:
+        """Serve until `stop`, cancellation or failure. Raises `StorageError` when the journal fails."""
+        self._http_url = http_url
+        self._open_recording()
+        self._inbox.put_nowait(_Delivery(Started(term=self._term, http_url=http_url), 0))
+        serving = asyncio.create_task(self._loop(), name="serve")
+        linking = asyncio.create_task(self._link.run(), name="mqtt")
+        try:
+            await asyncio.wait((serving, linking), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._end()
+            await self._leave(serving, linking)
+        for task in (serving, linking):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _leave(self, serving: asyncio.Task[None], linking: asyncio.Task[None]) -> None:
+        in_order = serving.done() and not serving.cancelled() and serving.exception() is None
+        tasks = [serving, *self._helpers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not linking.done():
+            self._link.publish(MASTER_STATE_TOPIC, self._state(online=False), retain=True)
+            await self._link.close(self.config.stop_us / 1e6)
+            await asyncio.gather(linking, return_exceptions=True)
+        if in_order:
+            with contextlib.suppress(StorageError):  # The facts are safe: the next start only takes longer.
+                await self._save()
+        await self.journal.close()
+
+    async def _loop(self) -> None:
+        while not self._stopping.is_set():
+            batch = await self._next_batch()
+            commands: list[Command] = []
+            for event, _ in batch:
+                now_us = self._clock.now_us()
+                if self._recorder is not None:
+                    self._recorder.add(event, now_us)
+                made = self.master.handle(event, now_us)
+                self._log(event, made, now_us)
+                commands += made
+            facts = [command.fact for command in commands if isinstance(command, Persist)]
+            if facts:
+                try:
+                    await self.journal.commit(facts)
+                except StorageError as error:
+                    self._failure = error
+                    log.error("the journal failed; stepping down", error=str(error))
+                    raise
+                grown, self._committed = self._committed, asyncio.Event()
+                grown.set()
+            for command in commands:
+                self._act(command)
+            for _, delivery in batch:
+                self._link.ack(delivery)
+            if self._recorder is not None:
+                self._recorder.flush()
+            self._snapshot_if_due()
+
+    async def _next_batch(self) -> list[_Delivery]:
+        """Everything that waits, at least one event: the deadline, if nothing comes before it."""
+        due_us = self.master.next_deadline_us()
+        batch: list[_Delivery] = []
+        if due_us is not None and due_us <= self._clock.now_us():
+            await asyncio.sleep(0)  # A core that is always due must not starve the loop.
+            batch.append(_Delivery(DeadlinePassed(), 0))
+        elif self._inbox.empty():
+            try:
+                async with asyncio.timeout(None if due_us is None else max(0, due_us - self._clock.now_us()) / 1e6):
+                    batch.append(await self._inbox.get())
+            except TimeoutError:
+                batch.append(_Delivery(DeadlinePassed(), 0))
+        while len(batch) < self.config.batch_max and not self._inbox.empty():
+            batch.append(self._inbox.get_nowait())
+        return batch
+
+    def _act(self, command: Command) -> None:
+        match command:
+            case Persist():
+                pass
+            case Send(agent_id=agent_id, message=message, expires_in_us=expires_in_us):
+                expires_s = None if expires_in_us is None else max(1, expires_in_us // 1_000_000)
+                for channel, payload in payloads_of(message):
+                    topic = master_topic(agent_id, channel)
+                    if not self._link.publish(topic, payload, expires_s=expires_s):
+                        log.warning("a message was dropped; it will be sent again", topic=topic)
+            case Announce(state=state):
+                self._link.publish(MASTER_STATE_TOPIC, encode(state), retain=True)
+            case Solve():
+                self._help(self._solve(command), "solve")
+            case Reply(request_id=request_id, answer=answer):
+                waiting = self._replies.get(request_id)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+
+    async def _solve(self, command: Solve) -> None:
+        solver = self._solver if command.round_id >= 0 else self._dry_solver
+        event = await solver.solve(command.round_id, command.snapshot)
+        if isinstance(event, PlanFailed):
+            log.warning("the policy failed", policy=self.policy_name, round_id=event.round_id, detail=event.detail)
+        await self._inbox.put(_Delivery(event, 0))
+
+    # --- the broker --------------------------------------------------------------------------------------------------
+
+    async def _message_arrived(self, topic: str, payload: bytes, delivery: int, retained: bool) -> None:
+        event = event_of(topic, payload, retained)
+        if isinstance(event, GarbageArrived):
+            log.warning("garbage arrived", agent_id=event.agent_id, code=event.code, n_bytes=event.n_bytes)
+        await self._inbox.put(_Delivery(event, delivery))
+
+    async def _broker_found(self, protocol: str) -> None:
+        address = self._link.address
+        self._broker_detail = f"connected to {address.host}:{address.port} over MQTT {protocol}"
+        await self._inbox.put(_Delivery(BrokerFound(), 0))
+
+    async def _broker_lost(self, detail: str) -> None:
+        was_connected = self._broker_detail.startswith("connected")
+        self._broker_detail = f"lost: {detail}"
+        if was_connected:
+            await self._inbox.put(_Delivery(BrokerLost(detail=detail), 0))
+        else:
+            log.warning("no broker", detail=detail)
+
+    def _publish_refused(self, topic: str, reason: str) -> None:
+        log.error("the broker refuses a message: check its access rules", topic=topic, reason=reason)
+
+    def _state(self, *, online: bool) -> bytes:
+        return encode(MasterState(term=self._term, online=online, http_url=self._http_url))
+
+    # --- snapshots, recording, the end -------------------------------------------------------------------------------
+
+    def _snapshot_if_due(self) -> None:
+        due = self.journal.last_seq - self._snapshot_seq >= self.config.snapshot_every_facts
+        if due and (self._snapshot is None or self._snapshot.done()):
+            self._snapshot = self._help(self._save_or_stop(), "snapshot")
+
+    async def _save_or_stop(self) -> None:
+        try:
+            await self._save()
+        except StorageError as error:  # The journal is dead: the next commit would say the same.
+            self._failure = error
+            self.stop()
+
+    def _help(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+        return task
+
+    async def _save(self) -> None:
+        """Write a snapshot of this moment, at which the core holds exactly the facts of the journal."""
+        seq = self._snapshot_seq = self.journal.last_seq
+        durable, now_us = self.master.durable(), self._clock.now_us()
+        await self.journal.snapshot(seq, await asyncio.to_thread(encode_saved, now_us, durable))
+        log.info("snapshot", seq=seq)
+
+    def _open_recording(self) -> None:
+        if self.config.recording:
+            header = Header(
+                format=FORMAT,
+                version=version("offerflow"),
+                policy=self.policy_name,
+                config=self.config.master,
+                state=encode_saved(self._clock.now_us(), self.master.durable()),
+            )
+            path = Path(self.config.recording).expanduser()
+            self._recorder = Recorder(path, header, self.config.recording_bytes_max)
+
+    def _end(self) -> None:
+        """Nobody may wait for what will not come."""
+        self._stopping.set()
+        self._solver.close()
+        self._dry_solver.close()
+        self._broker_detail = "lost: the master has stopped"
+        for waiting in self._replies.values():
+            if not waiting.done():
+                waiting.set_exception(self._failure or _stopped())
+        while not self._inbox.empty():
+            self._inbox.get_nowait()  # Whoever waits for room wakes up and is told.
+        self._committed.set()
+        if self._recorder is not None:
+            self._recorder.close()
+            if self._recorder.failure:
+                log.warning("the recording is incomplete", reason=self._recorder.failure)
+
+    def _refuse_if_over(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping.is_set():
+            raise _stopped()
+
+    def _log(self, event: Event, commands: list[Command], now_us: int) -> None:
+        """One record an event and a command; below "debug", only those that a person caused or must know."""
+        if isinstance(event, _LOUD):
+            log.info("event", event_type=type(event).__name__, now_us=now_us, **_brief(event))
+        elif self._log_all:
+            log.debug("event", event_type=type(event).__name__, now_us=now_us, body=msgspec.to_builtins(event))
+        if self._log_all:
+            for command in commands:
+                log.debug(
+                    "command", command_type=type(command).__name__, now_us=now_us, body=msgspec.to_builtins(command)
+                )
+
+
+def _brief(event: Event) -> dict[str, Any]:
+    match event:
+        case Started(term=term):
+            return {"term": term}
+        case Asked(request_id=request_id, request=request, principal=principal):
+            return {"request_id": request_id, "request_type": type(request).__name__, "principal": principal}
+        case BrokerLost(detail=detail):
+            return {"detail": detail}
+    return {}
+
+
+def _stopped() -> StorageError:
+    return StorageError("the master is stopping: ask again when it is back")
+
+
+def _folder(config: LiveConfig) -> Path:
+    return Path(config.folder).expanduser()

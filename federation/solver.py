@@ -1,0 +1,100 @@
+"""Policies in threads of their own: whatever a policy does, the loop goes on and a round gets an answer.
+
+A policy that raises or answers nonsense loses this round. One that hangs loses its thread, which Python cannot end:
+the next round gets a new thread and a fresh policy, and after `HUNG_MAX` of them rounds fail at once.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from federation.events import PlanFailed, PlanReady
+from policies.api import Policy
+from policies.model import Plan, Snapshot
+
+HUNG_MAX: Final = 3  # Each keeps a thread, a policy and perhaps a core busy until the process ends.
+_DETAIL_CHARS_MAX: Final = 500
+
+_Job = tuple[Snapshot, asyncio.AbstractEventLoop, "asyncio.Future[tuple[Plan, int]]"]
+
+
+class Solver:
+    """Asks one policy, one snapshot at a time and in order (policies may keep state between rounds)."""
+
+    def __init__(self, make_policy: Callable[[], Policy], limit_us: int) -> None:
+        self._make_policy = make_policy
+        self._limit_us = limit_us
+        self._jobs: queue.SimpleQueue[_Job | None] | None = None
+        self.n_hung = 0
+
+    async def solve(self, round_id: int, snapshot: Snapshot) -> PlanReady | PlanFailed:
+        """The plan or why there is none; never raises, whatever the policy does."""
+        if self.n_hung >= HUNG_MAX:
+            return PlanFailed(round_id=round_id, detail=f"the policy hung {HUNG_MAX} times: restart the master")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[tuple[Plan, int]] = loop.create_future()
+        if self._jobs is None:
+            self._jobs = queue.SimpleQueue()
+            threading.Thread(target=_work, args=(self._make_policy, self._jobs), name="policy", daemon=True).start()
+        self._jobs.put((snapshot, loop, answer))
+        try:
+            async with asyncio.timeout(self._limit_us / 1e6):
+                plan, solve_us = await answer
+        except TimeoutError:
+            self.n_hung += 1
+            self.close()
+            return PlanFailed(round_id=round_id, detail=f"no plan within {self._limit_us / 1e6:g} s")
+        except Exception as error:
+            return PlanFailed(round_id=round_id, detail=_describe(error))
+        return PlanReady(round_id=round_id, plan=plan, solve_us=solve_us)
+
+    def close(self) -> None:
+        """Let the thread end once it is idle; the next `solve` starts another."""
+        if self._jobs is not None:
+            self._jobs.put(None)
+            self._jobs = None
+
+
+def _work(make_policy: Callable[[], Policy], jobs: "queue.SimpleQueue[_Job | None]") -> None:
+    policy: Policy | None = None
+    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Plan)
+    while (job := jobs.get()) is not None:
+        snapshot, loop, answer = job
+        result: tuple[Plan, int] | BaseException
+        try:
+            began_ns = time.monotonic_ns()
+            policy = policy or make_policy()
+            plan = policy.plan(snapshot)
+            solve_us = (time.monotonic_ns() - began_ns) // 1000
+            # Structs do not check their fields: through the decoder, what is not a plan does not reach the core.
+            result = decoder.decode(encoder.encode(plan)), solve_us
+        except BaseException as error:  # A policy may even exit: that ends its round, not the master.
+            result = error
+            policy = None  # Its state may be half changed.
+        try:
+            loop.call_soon_threadsafe(_settle, answer, result)
+        except RuntimeError:
+            return  # The loop has closed: nobody waits any more.
+
+
+def _settle(answer: "asyncio.Future[tuple[Plan, int]]", result: tuple[Plan, int] | BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(result, tuple):
+        answer.set_result(result)
+    else:
+        answer.set_exception(PolicyError(_describe(result)))
+
+
+class PolicyError(Exception):
+    """What a policy raised, as text: a StopIteration or SystemExit itself cannot travel through a future."""
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error) if isinstance(error, PolicyError) else f"{type(error).__name__}: {error}"
+    return text[:_DETAIL_CHARS_MAX]
