@@ -64,7 +64,13 @@ async def serve(live: Live, config: HttpConfig) -> AsyncIterator[Serving]:
     """Serve until the block ends. Raises `ConfigError` if the address cannot be had."""
     app = make_app(live, config)
     runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=SHUTDOWN_S, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
+        app,
+        access_log=None,
+        auto_decompress=False,  # Compressed bodies are refused: a small one can be a large one.
+        lingering_time=config.linger_us / 1e6,
+        shutdown_timeout=SHUTDOWN_S,
+        max_line_size=LINE_BYTES_MAX,
+        max_field_size=LINE_BYTES_MAX,
     )
     tls = tls_context(config)
     await runner.setup()
@@ -156,10 +162,10 @@ async def _body(request: web.Request, route: Route, config: HttpConfig) -> Recor
     if (request.content_length or 0) > config.body_bytes_max:
         raise refuse("oversized", f"{request.content_length} bytes exceed {config.body_bytes_max}")
     try:
-        async with asyncio.timeout(config.stall_s):
+        async with asyncio.timeout(config.stall_us / 1e6):
             body = await request.read()
     except TimeoutError:
-        raise refuse("request_timeout", f"the body did not arrive within {config.stall_s} s") from None
+        raise refuse("request_timeout", f"the body did not arrive within {config.stall_us / 1e6:g} s") from None
     except web.RequestPayloadError as error:
         raise refuse("bad_request", f"the body broke off: {error}") from None
     if route.body is Nothing and not body:

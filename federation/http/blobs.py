@@ -48,7 +48,7 @@ async def put_shard(call: Call[UploadQuery, Nothing]) -> Answered:
         raise refuse("oversized", f"{announced} bytes exceed the {config.shard_bytes_max} that a shard may have")
     known = call.live.blobs.path(shard_id) is not None
     try:
-        size_bytes = await call.live.blobs.put(_chunks(call.request, config.shard_bytes_max, config.stall_s), shard_id)
+        size_bytes = await call.live.blobs.put(_chunks(call.request, config.shard_bytes_max, config.stall_us), shard_id)
     except PeerError as error:
         raise from_peer_error(error) from None
     except StorageError as error:
@@ -70,15 +70,15 @@ async def put_shard(call: Call[UploadQuery, Nothing]) -> Answered:
     return Answered(view, status=200 if known else 201, headers={"Location": f"/shards/{shard_id}"})
 
 
-async def _chunks(request: web.Request, bytes_max: int, stall_s: int) -> AsyncIterator[bytes]:
+async def _chunks(request: web.Request, bytes_max: int, stall_us: int) -> AsyncIterator[bytes]:
     """The body, piece by piece. Raises `ProblemError` when it grows too large, stalls, or the client goes away."""
     n_bytes = 0
     while True:
         try:
-            async with asyncio.timeout(stall_s):
+            async with asyncio.timeout(stall_us / 1e6):
                 chunk = await request.content.read(READ_BYTES)
         except TimeoutError:
-            raise refuse("request_timeout", f"nothing arrived for {stall_s} s; the upload is dropped") from None
+            raise refuse("request_timeout", f"nothing arrived for {stall_us / 1e6:g} s; the upload is gone") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise refuse("bad_request", f"the upload broke off after {n_bytes} bytes: {error}") from None
         if not chunk:

@@ -1,5 +1,7 @@
 """The JSON handlers: each reads a view or asks the core for a change. Bytes, logs and events have their own modules."""
 
+import msgspec
+
 from federation import views
 from federation.api import (
     AddShard,
@@ -220,7 +222,9 @@ async def list_policies(call: Plain) -> PolicyList:
 
 
 def status_of(call: Call[Nothing, Nothing]) -> StatusView:
-    return views.status(call.live.master, call.live.now_us())
+    """The view, with what only the driver knows of the broker."""
+    status = views.status(call.live.master, call.live.now_us())
+    return msgspec.structs.replace(status, broker=call.live.broker_status())
 
 
 async def show_status(call: Plain) -> StatusView:

@@ -77,12 +77,12 @@ class Route:
 async def ask(live: Live, config: HttpConfig, request: Request, principal: str) -> Record:
     """As `Call.ask`. Raises `ProblemError`."""
     try:
-        async with asyncio.timeout(config.answer_s):
+        async with asyncio.timeout(config.answer_us / 1e6):
             answer = await live.ask(request, principal)
     except TimeoutError:
         raise refuse(
             "timeout",
-            f"no answer within {config.answer_s} s; the change may still be made, look before repeating it",
+            f"no answer within {config.answer_us / 1e6:g} s; the change may still be made, look before repeating it",
         ) from None
     except StorageError as error:
         raise refuse("stepped_down", str(error)) from None

@@ -33,14 +33,16 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # A shard or artifact that is uploaded; agents' own shards are not bound by this.
     shard_bytes_max: Positive = 16 * 2**30
     # A client that sends or takes nothing for this long is dropped; a bad mobile link stalls for less.
-    stall_s: Positive = 30
+    stall_us: Positive = 30_000_000
+    # After an early refusal the rest of a body is read and thrown away for so long, so that the client sees the answer.
+    linger_us: Positive = 10_000_000
     # The core answers within a round; a change that takes longer means that the journal or the policy hangs.
-    answer_s: Positive = 30
+    answer_us: Positive = 30_000_000
     # Event streams open at once; each holds at most `events_queued_max` facts, about 1 KiB each.
     event_streams_max: Positive = 64
     events_queued_max: Positive = 256
     # A comment this often keeps proxies from closing an idle stream (their default is 60 s) and finds dead clients.
-    heartbeat_s: Positive = 15
+    heartbeat_us: Positive = 15_000_000
     # What is asked of an agent for a log, at most; the agent itself keeps 4 MiB an attempt.
     log_bytes_max: Positive = 4 * 2**20
 

@@ -1,6 +1,6 @@
 """`/events`: the journal's facts as Server-Sent Events, resumable by their number, bounded for slow clients.
 
-Facts reach a client through a queue of `events_queued_max`. A client that takes nothing for `stall_s` is dropped; it
+Facts reach a client through a queue of `events_queued_max`. A client that takes nothing for `stall_us` is dropped; it
 loses nothing, as it resumes with `Last-Event-ID`.
 """
 
@@ -110,10 +110,10 @@ async def _write(
     chunk = f"retry: {RETRY_MS}\n\n".encode()
     try:
         while True:
-            async with asyncio.timeout(config.stall_s):
+            async with asyncio.timeout(config.stall_us / 1e6):
                 await response.write(chunk)
             try:
-                async with asyncio.timeout(config.heartbeat_s):
+                async with asyncio.timeout(config.heartbeat_us / 1e6):
                     item = await queue.get()
             except TimeoutError:
                 chunk = b": heartbeat\n\n"
