@@ -61,47 +61,28 @@ def run(
         "uplink_bps": uplink_bps,
         "cpu_share_milli": cpu_share_milli,
     }
-    from federation.errors import ConfigError, StorageError
+    from federation.errors import ConfigError
 
     try:
-        _run(read_config(config, overrides), log_level)
+        settings = read_config(config, overrides)
     except ConfigError as error:
-        _fail(str(error), 2)
-    except StorageError as error:
-        _fail(str(error), 1)
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("write --log-level debug, info, warning or error")
+    _become_the_agent(settings, log_level)
 
 
-def _run(config: "AgentConfig", log_level: str) -> None:
-    import asyncio
-
-    from agents.driver import run_agent
-
-    _set_up_logs(log_level)
-    asyncio.run(run_agent(config))
-
-
-def _set_up_logs(level: str) -> None:
-    """One line a record on stderr, `key=value`, from structlog and from the libraries' own loggers alike."""
-    import logging
+def _become_the_agent(settings: "AgentConfig", log_level: str) -> None:
+    """Replace this process by `python -m agents`, which never loads what reading options took (15 MB)."""
+    import os
     import sys
 
-    import structlog
+    import msgspec
 
-    number = {"debug": 10, "info": 20, "warning": 30, "error": 40}.get(level)
-    if number is None:
-        raise typer.BadParameter("write --log-level debug, info, warning or error")
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="level=%(levelname)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    sys.stdout.flush()
+    arguments = ["-P", "-m", "agents", msgspec.json.encode(settings).decode(), log_level]
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _labels(pairs: list[str] | None) -> dict[str, str] | None:
@@ -112,8 +93,3 @@ def _labels(pairs: list[str] | None) -> dict[str, str] | None:
         if not key or not equals:
             raise typer.BadParameter("write --label KEY=VALUE")
     return {key: value for key, _, value in split}
-
-
-def _fail(sentence: str, code: int) -> None:
-    typer.echo(f"error: {sentence}", err=True)
-    raise typer.Exit(code)

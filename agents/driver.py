@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
-import structlog
 
 from agents.agent import Agent
 from agents.commands import (
@@ -47,6 +46,7 @@ from agents.events import (
     TaskEnded,
 )
 from agents.facts import Fact, ProcessStarted, StatusQueued
+from agents.logs import get_logger
 from agents.ports import Post, Workers
 from agents.state import ENDED_STATES
 from federation.errors import ConfigError, PeerError, StorageError
@@ -71,7 +71,7 @@ from federation.wire import (
     master_topic,
 )
 
-_log = structlog.get_logger("agents.driver")
+_log = get_logger("agents.driver")
 
 _INBOX_MAX = 1024  # Events, mostly below a kilobyte; beyond, workers and the socket wait.
 _HANDLED_AT_ONCE_MAX = 256  # Bounds one commit, hence the delay of its first event.

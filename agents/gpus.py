@@ -3,11 +3,10 @@
 import ctypes
 from typing import Any, Literal
 
-import structlog
-
+from agents.logs import get_logger
 from policies.model import Gpu
 
-_log = structlog.get_logger("agents.gpus")
+_log = get_logger("agents.gpus")
 
 _LIBRARY = "libnvidia-ml.so.1"
 

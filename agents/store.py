@@ -18,15 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from agents.events import ShardFound, ShardRemoved
+from agents.logs import get_logger
 from agents.ports import Post
 from federation.errors import OfferflowError
 from federation.wire import HeldShard, Output
 from policies.model import Record
 
-_log = structlog.get_logger("agents.store")
+_log = get_logger("agents.store")
 
 BLOCK_BYTES = 1 << 20  # One read of the hasher: large enough that Python's own cost per call vanishes.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -304,9 +304,9 @@ class ShardStore:
         for path in sorted(self._held_folder.glob("??/*")):
             if path.suffix == ".json":
                 if not path.with_suffix("").exists():
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             elif path.suffix:
-                path.unlink()
+                path.unlink(missing_ok=True)
             else:
                 self._find(path)
 

@@ -19,19 +19,18 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import structlog
-
 from agents.events import TaskEnded, TaskStarted
 from agents.executors import logs, proctree
 from agents.executors.base import AttemptFolder, TaskUse, command_line, lay_out, task_environment
 from agents.executors.throttle import throttle
+from agents.logs import get_logger
 from agents.ports import Post
 from agents.store import OutputRefusedError, ShardStore, StoreFullError
 from federation.errors import OfferflowError, PeerError
 from federation.wire import HeldShard, Launch
 from policies.model import Record
 
-_log = structlog.get_logger("agents.process")
+_log = get_logger("agents.process")
 
 # $1: the attempt's folder, $2: bytes of a log segment in blocks of 512, the rest: the command.
 SUPERVISOR = r"""

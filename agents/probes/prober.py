@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
-import structlog
-
 from agents.data.client import Client, Exchange
 from agents.events import LinksMeasured
+from agents.logs import get_logger
 from agents.ports import Post
 from federation.errors import PeerError
 from federation.wire import LinkSample, Peer
 from policies.model import Record
 
-_log = structlog.get_logger("agents.probe")
+_log = get_logger("agents.probe")
 
 ECHOES = 6  # The first also pays for what a fresh connection and a sleeping radio cost, and is not counted.
 PROBE_BYTES_MIN = 32 * 1024  # Below, nothing but slow start is seen.
