@@ -52,15 +52,12 @@ class Costs:
 
 def costs(columns: Columns, model: CostModel) -> Costs:
     snapshot = columns.snapshot
-    shape = (len(snapshot.demands), columns.n_groups)
-    obstacle = np.full(shape, FREE, np.int64)
-    _forbid_places(columns, obstacle)
-    _forbid_links(columns, obstacle)
+    obstacle = obstacles(columns)
     transfer_us, uplink, uplinks = _transfers(columns, model)
     run_us = _run_times(columns)
     latency_us = _latencies(columns, model)
     price_us = _prices(columns, run_us, model)
-    left_us = [_time_left_us(demand, snapshot.now_us) for demand in snapshot.demands]
+    left_us = [time_left_us(demand, snapshot.now_us) for demand in snapshot.demands]
     deadlines = np.array(left_us, np.int64).reshape(-1, 1)
     late = (obstacle == FREE) & (transfer_us + run_us > deadlines)
     obstacle[late] = CODE[Reason.DEADLINE]
@@ -69,7 +66,15 @@ def costs(columns: Columns, model: CostModel) -> Costs:
     return Costs(obstacle, transfer_us, run_us, latency_us, price_us, total_us, uplink, uplinks, level)
 
 
-def _time_left_us(demand: Demand, now_us: int) -> int:
+def obstacles(columns: Columns) -> Int64s:
+    """[C, G] the first hard constraint broken, or FREE: places, data that must stay, links. Deadlines are `costs`'."""
+    obstacle = np.full((len(columns.reads), columns.n_groups), FREE, np.int64)
+    _forbid_places(columns, obstacle)
+    _forbid_links(columns, obstacle)
+    return obstacle
+
+
+def time_left_us(demand: Demand, now_us: int) -> int:
     """To a deadline that has not passed. A task already late is run as if it had none: late rather than never."""
     if demand.deadline_us is None or demand.deadline_us <= now_us:
         return 1 << 60
@@ -144,7 +149,11 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
     """
     rtt_us = np.where(columns.same_site, model.lan_rtt_us, model.wan_rtt_us)
     rtt_us = np.where(columns.rtt_us == UNKNOWN, rtt_us, columns.rtt_us)
-    bps = np.where(columns.same_site, model.lan_bandwidth_bps, model.wan_bandwidth_bps)
+    # An unmeasured link is no faster than what its two sites are known to reach elsewhere.
+    out_bps = np.where(columns.out_bps == UNKNOWN, model.wan_bandwidth_bps, columns.out_bps)
+    in_bps = np.where(columns.in_bps == UNKNOWN, model.wan_bandwidth_bps, columns.in_bps)
+    bps = np.minimum(model.wan_bandwidth_bps, np.minimum(out_bps[:, None], in_bps[None, :]))
+    bps = np.where(columns.same_site, model.lan_bandwidth_bps, bps)
     bps = np.where(columns.bandwidth_bps == UNKNOWN, bps, columns.bandwidth_bps)
     kbps = np.maximum(1, bps // 1000)
     best = np.full((len(shards), columns.n_groups), TIME_US_MAX, np.int64)
@@ -198,7 +207,7 @@ def _run_times(columns: Columns) -> Int64s:
     """Learned per profile and hardware where it was, else declared ÷ speed."""
     snapshot = columns.snapshot
     declared = np.array([clip(d.run_us, TIME_US_MAX) for d in snapshot.demands], np.int64)
-    run_us = np.minimum(declared[:, None] * 1000 // columns.speed_milli[None, :], TIME_US_MAX)
+    run_us: Int64s = np.minimum(declared[:, None] * 1000 // columns.speed_milli[None, :], TIME_US_MAX)
     classes: dict[str, list[int]] = {}
     for c, demand in enumerate(snapshot.demands):
         if demand.profile:

@@ -1,156 +1,103 @@
 """First in, first out: the network-blind baseline.
 
 Highest priority first, then the longest wait; each task goes to the first agent in order of id on which it fits.
-Links and the place of data count only where they are hard constraints (link needs, residency).
+Links and the place of data count only where they are hard constraints (link needs, residency); deadlines do not.
 """
 
-from policies.constraints import Links, Obstacle, obstacle, shards_by_id, unreachable
-from policies.model import (
-    Amount,
-    Blocker,
-    Demand,
-    Miss,
-    Node,
-    Placement,
-    Plan,
-    Reason,
-    Refusal,
-    Resources,
-    Role,
-    Snapshot,
-)
-from policies.resources import add, amount_of, copies, quota_copies, role_chain, shortfalls, take_copies
+import numpy as np
 
-_RANK = {reason: rank for rank, reason in enumerate(Reason)}
+from policies.cost import FREE, obstacles
+from policies.explain import Explainer
+from policies.ledger import Ledger
+from policies.lower import Columns, Lowerer
+from policies.model import Blocker, Miss, Placement, Plan, Reason, Refusal, Snapshot
 
 
 class Fifo:
-    """Keeps nothing between rounds. Cost: O(demands × agents)."""
+    """Keeps what it lowered of unchanged agents, for speed only. Cost of a round: O(demands × agents) array work."""
+
+    def __init__(self) -> None:
+        self._lowerer = Lowerer()
 
     def plan(self, snapshot: Snapshot) -> Plan:
-        return _Round(snapshot).plan()
+        return _Round(self._lowerer.lower(snapshot)).plan()
 
 
 class _Round:
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.shards = shards_by_id(snapshot)
-        self.links = Links(snapshot.links)
-        self.left: dict[str, Resources] = {node.agent_id: node.free for node in snapshot.nodes}
-        self.roles: dict[str, Role] = {role.path: role for role in snapshot.roles}
-        self.started: dict[str, Amount] = {}
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self.demands = columns.snapshot.demands
+        self.obstacle = obstacles(columns)
+        self.ledger = Ledger(columns)
+        self.placed: list[tuple[int, int, int]] = []  # class, node, tasks
+        self.remaining = columns.count.tolist()
+        self.broken: dict[str, int] = {}  # gang → members that did fit
+        self.gangs: dict[str, list[int]] = {}
 
     def plan(self) -> Plan:
-        placements: list[Placement] = []
-        refusals: list[Refusal] = []
+        for c, demand in enumerate(self.demands):
+            if demand.gang is not None:
+                self.gangs.setdefault(demand.gang.gang_id, []).append(c)
         done: set[str] = set()
-        for demand in sorted(self.snapshot.demands, key=lambda d: (-d.priority, d.oldest_us, d.demand_id)):
-            if demand.demand_id in done:
-                continue
-            group = self._together(demand)
-            done |= {member.demand_id for member in group}
-            self._place(group, placements, refusals)
-        refusals.sort(key=lambda refusal: refusal.demand_id)
-        return Plan(placements=tuple(placements), refusals=tuple(refusals), kernel="first-fit")
+        order = sorted(range(len(self.demands)), key=lambda c: self._rank(c))
+        for c in order:
+            gang = self.demands[c].gang
+            if gang is None:
+                self._fill(c)
+            elif gang.gang_id not in done:
+                done.add(gang.gang_id)
+                self._fill_gang(gang.gang_id)
+        return Plan(placements=self._placements(), refusals=self._refusals(), kernel="first-fit")
 
-    def _together(self, demand: Demand) -> list[Demand]:
-        """The demands that must be placed with this one: its gang's, or it alone."""
-        if demand.gang is None:
-            return [demand]
-        gang_id = demand.gang.gang_id
-        return [d for d in self.snapshot.demands if d.gang is not None and d.gang.gang_id == gang_id]
+    def _rank(self, c: int) -> tuple[int, int, str]:
+        demand = self.demands[c]
+        return -demand.priority, demand.oldest_us, demand.demand_id
 
-    def _place(self, group: list[Demand], placements: list[Placement], refusals: list[Refusal]) -> None:
-        left, started = dict(self.left), dict(self.started)
-        placed = {demand.demand_id: self._fill(demand) for demand in group}
-        counts = {key: sum(p.count for p in found) for key, found in placed.items()}
-        gang = group[0].gang
-        broken = gang is not None and sum(counts.values()) < max(gang.size, sum(d.count for d in group))
-        if broken:
-            self.left, self.started = left, started
-        for demand in group:
-            short = demand.count if broken else demand.count - counts[demand.demand_id]
-            if not broken:
-                placements += placed[demand.demand_id]
-            if short:
-                refusals.append(self._refusal(demand, short, counts[demand.demand_id] if broken else None))
+    def _fill(self, c: int) -> None:
+        """Place what fits of a class, agent by agent, and book it."""
+        if self.columns.unreachable[c]:
+            return
+        count = self.ledger.quota_room(c, self.remaining[c])
+        room = self.ledger.slots(int(self.columns.needs_of[c]))
+        room[(self.obstacle[c] != FREE)[self.columns.group]] = 0
+        before = np.cumsum(room) - room
+        for node in np.flatnonzero((room > 0) & (before < count)).tolist():
+            part = min(int(room[node]), count)
+            self.ledger.take(c, node, part)
+            self.placed.append((c, node, part))
+            self.remaining[c] -= part
+            count -= part
 
-    def _fill(self, demand: Demand) -> list[Placement]:
-        """Place what fits, agent by agent, and book it."""
-        if unreachable(demand, self.shards):
-            return []
-        remaining = self._quota_room(demand)
-        found: list[Placement] = []
-        for node in self.snapshot.nodes:
-            if remaining == 0:
-                break
-            count = copies(demand.needs, self.left[node.agent_id], remaining)
-            if count == 0 or obstacle(demand, node, self.shards, self.links) is not None:
-                continue
-            self.left[node.agent_id] = take_copies(demand.needs, self.left[node.agent_id], count)
-            found.append(Placement(demand_id=demand.demand_id, agent_id=node.agent_id, count=count))
-            remaining -= count
-        amount = amount_of(demand.needs, sum(p.count for p in found))
-        for path in role_chain(demand.role):
-            self.started[path] = add(self.started.get(path, Amount()), amount)
-        return found
+    def _fill_gang(self, gang_id: str) -> None:
+        """All pending tasks of a gang or none."""
+        books = self.ledger.copy(), len(self.placed), list(self.remaining)
+        members = self.gangs[gang_id]
+        for c in members:
+            self._fill(c)
+        short = sum(self.remaining[c] for c in members)
+        if short:
+            self.broken[gang_id] = sum(books[2][c] for c in members) - short
+            self.ledger, self.remaining = books[0], books[2]
+            del self.placed[books[1] :]
 
-    def _quota_room(self, demand: Demand) -> int:
-        count = demand.count
-        for path in role_chain(demand.role):
-            role = self.roles.get(path)
-            if role is not None:
-                allocated = add(role.allocated, self.started.get(path, Amount()))
-                count = quota_copies(demand.needs, allocated, role.quota, count)
-        return count
+    def _placements(self) -> tuple[Placement, ...]:
+        nodes = self.columns.snapshot.nodes
+        return tuple(
+            Placement(demand_id=self.demands[c].demand_id, agent_id=nodes[node].agent_id, count=count)
+            for c, node, count in self.placed
+        )
 
-    def _refusal(self, demand: Demand, short: int, gang_placed: int | None) -> Refusal:
-        blockers: list[Blocker] = []
-        if gang_placed is not None:
-            miss = Miss(agent_id="", needs=demand.count, has=gang_placed, unit="count")
-            blockers.append(Blocker(reason=Reason.GANG, nearest=miss))
-        if unreachable(demand, self.shards):
-            blockers.append(Blocker(reason=Reason.DATA_UNREACHABLE))
-        if self._quota_room(demand) == 0:
-            blockers += [
-                Blocker(reason=Reason.QUOTA, role=path)
-                for path in role_chain(demand.role)
-                if path in self.roles
-                and quota_copies(
-                    demand.needs,
-                    add(self.roles[path].allocated, self.started.get(path, Amount())),
-                    self.roles[path].quota,
-                    1,
-                )
-                == 0
-            ]
-        if not self.snapshot.nodes:
-            blockers.append(Blocker(reason=Reason.NO_AGENTS))
-        blockers += self._per_agent(demand)
-        return Refusal(demand_id=demand.demand_id, count=short, blockers=tuple(blockers))
-
-    def _per_agent(self, demand: Demand) -> list[Blocker]:
-        found: dict[Reason, list[Miss | None]] = {}
-        for node in self.snapshot.nodes:
-            what = self._why_not(demand, node)
-            if what is not None:
-                found.setdefault(what.reason, []).append(what.miss)
-        return [
-            Blocker(reason=reason, agents=len(misses), nearest=_nearest([m for m in misses if m is not None]))
-            for reason, misses in sorted(found.items(), key=lambda item: _RANK[item[0]])
-        ]
-
-    def _why_not(self, demand: Demand, node: Node) -> Obstacle | None:
-        what = obstacle(demand, node, self.shards, self.links)
-        if what is not None:
-            return what
-        for short in shortfalls(demand.needs, self.left[node.agent_id]):
-            if not shortfalls(demand.needs, node.free):
-                return Obstacle(Reason.QUEUE)
-            miss = Miss(agent_id=node.agent_id, needs=short.needs, has=short.has, unit=short.unit)
-            return Obstacle(short.reason, miss)
-        return None
-
-
-def _nearest(misses: list[Miss]) -> Miss | None:
-    return min(misses, key=lambda m: (m.has is None, abs(m.needs - (m.has or 0)), m.agent_id), default=None)
+    def _refusals(self) -> tuple[Refusal, ...]:
+        explainer = Explainer(self.columns, self.obstacle, self.ledger)
+        out: list[Refusal] = []
+        for c, demand in enumerate(self.demands):
+            short = demand.count - (int(self.columns.count[c]) - self.remaining[c])
+            if short > 0:
+                first: list[Blocker] = []
+                if demand.gang is not None and demand.gang.gang_id in self.broken:
+                    wanted = sum(self.remaining[each] for each in self.gangs[demand.gang.gang_id])
+                    miss = Miss(agent_id="", needs=wanted, has=self.broken[demand.gang.gang_id], unit="count")
+                    first.append(Blocker(reason=Reason.GANG, nearest=miss))
+                blockers = explainer.blockers(c, first)
+                out.append(Refusal(demand_id=demand.demand_id, count=short, blockers=blockers))
+        return tuple(out)

@@ -44,6 +44,7 @@ class Columns:
     # groups
     n_groups: int
     members: tuple[Int64s, ...]  # node indices, ascending
+    kind: Int64s  # [G] → H: groups of one kind differ only in data held, links of their own and demands that name them
     first: Int64s  # [G] the first member stands for the group where objects are asked
     site: Int64s  # [G] index into `sites`
     speed_milli: Int64s  # [G]
@@ -70,6 +71,8 @@ class Columns:
     bandwidth_bps: Int64s  # [E, G]
     link_age_us: Int64s  # [E, G]
     same_site: Bools  # [E, G]
+    out_bps: Int64s  # [E] the most measured out of the end's site to any other, UNKNOWN where nothing was
+    in_bps: Int64s  # [G] the most measured into the group's site
 
 
 def clip(value: int, most: int) -> int:
@@ -93,7 +96,7 @@ class Lowerer:
         shard_index = {shard.shard_id: n for n, shard in enumerate(shards)}
         position = {node.agent_id: n for n, node in enumerate(snapshot.nodes)}
         links = _index_links(snapshot.links)
-        group, n_groups = self._group(snapshot, shards, position, links)
+        keys, group, n_groups = self._group(snapshot, shards, position, links)
         order = np.argsort(group, kind="stable")
         starts = np.searchsorted(group[order], np.arange(n_groups + 1))
         members = tuple(order[starts[g] : starts[g + 1]] for g in range(n_groups))
@@ -113,6 +116,7 @@ class Lowerer:
             group=group,
             n_groups=n_groups,
             members=members,
+            kind=np.unique(keys[first], return_inverse=True)[1].astype(np.int64),
             first=first,
             site=np.array([site_index[node.site] for node in heads], np.int64),
             speed_milli=np.array([max(1, clip(node.speed_milli, 10**6)) for node in heads], np.int64),
@@ -138,6 +142,8 @@ class Lowerer:
             bandwidth_bps=bandwidth_bps,
             link_age_us=age_us,
             same_site=same_site,
+            out_bps=np.array([links.out_bps.get(site, UNKNOWN) for _, site in ends], np.int64),
+            in_bps=np.array([links.in_bps.get(node.site, UNKNOWN) for node in heads], np.int64),
         )
 
     def _update_nodes(self, nodes: tuple[Node, ...]) -> None:
@@ -179,14 +185,15 @@ class Lowerer:
 
     def _group(
         self, snapshot: Snapshot, shards: tuple[Shard, ...], position: dict[str, int], links: "_Links"
-    ) -> tuple[Int64s, int]:
-        """The group of each node, numbered in the order in which groups first appear."""
+    ) -> tuple[Int64s, Int64s, int]:
+        """The static key and the group of each node, numbered in the order in which groups first appear."""
         marks = _marks(snapshot, shards, position, links)
         keys = self._coarse(snapshot, rounded=False)
         group, n_groups = _number(keys, marks)
         if n_groups > GROUPS_MAX:
-            group, n_groups = _number(self._coarse(snapshot, rounded=True), marks)
-        return group, n_groups
+            keys = self._coarse(snapshot, rounded=True)
+            group, n_groups = _number(keys, marks)
+        return np.array(keys, np.int64), group, n_groups
 
     def _coarse(self, snapshot: Snapshot, *, rounded: bool) -> list[int]:
         """Static keys with what no demand asks for left out: labels always, the last bits of speeds if `rounded`."""
@@ -246,6 +253,8 @@ _Reading = tuple[int, int, int]  # rtt_us, bandwidth_bps, age_us
 class _Links:
     by_ends: dict[tuple[str, str], _Reading]
     of_agent: dict[str, tuple[object, ...]]  # agent → its own links, as a comparable value
+    out_bps: dict[str, int]  # site → the most measured from it to another site
+    in_bps: dict[str, int]
 
 
 def _index_links(links: tuple[Link, ...]) -> _Links:
@@ -262,7 +271,13 @@ def _index_links(links: tuple[Link, ...]) -> _Links:
             own.setdefault(link.from_id[6:], []).append(("to", link.to_id, *reading))
         if link.to_id.startswith("agent:"):
             own.setdefault(link.to_id[6:], []).append(("from", link.from_id, *reading))
-    return _Links(by_ends, {agent_id: tuple(values) for agent_id, values in own.items()})
+    out_bps: dict[str, int] = {}
+    in_bps: dict[str, int] = {}
+    for (from_id, to_id), (_, bps, _) in by_ends.items():
+        if bps != UNKNOWN and from_id != to_id and from_id.startswith("site:") and to_id.startswith("site:"):
+            out_bps[from_id[5:]] = max(bps, out_bps.get(from_id[5:], 0))
+            in_bps[to_id[5:]] = max(bps, in_bps.get(to_id[5:], 0))
+    return _Links(by_ends, {agent_id: tuple(values) for agent_id, values in own.items()}, out_bps, in_bps)
 
 
 def _ends(

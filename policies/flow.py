@@ -1,0 +1,367 @@
+"""The flow policy: min-cost flow over demand classes and node groups, fed by measured links.
+
+What is minimised is the weighted completion time of all tasks: waiting for data over the best measured link of each
+shard, queueing for capacity that comes later, running on that hardware, answering clients late, and money as time. The
+weight grows with priority, with the wait and near a deadline, so nothing starves. A task may be planned to wait for a
+busy agent when that is cheaper than any free one. See docs/policies.md for the terms and DESIGN §6 for the network.
+
+A round: lower → costs → (slots → flow → pack) until everything that was given capacity has it → explain → shards.
+"""
+
+import numpy as np
+
+from policies.cost import FREE, CostModel, Costs, costs
+from policies.explain import Explainer
+from policies.flow_network import Flows, Network, Offered, Quota, Share
+from policies.ledger import Ledger
+from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, Lowerer, release_columns
+from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Snapshot
+from policies.packing import pack
+from policies.resources import role_chain
+from policies.shard_placement import place_shards
+from policies.slots import count_slots, sizes
+
+ATTEMPTS_MAX = 12  # solves of one round; each but the last places something or closes what failed
+ALTERNATIVES = 3
+
+
+class Flow:
+    """Keeps what it lowered of unchanged agents from round to round: that changes its speed and nothing else."""
+
+    def __init__(self, model: CostModel | None = None) -> None:
+        self._model = model or CostModel()
+        self._lowerer = Lowerer()
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        return _Round(self._lowerer.lower(snapshot), self._model).plan()
+
+
+class _Round:
+    def __init__(self, columns: Columns, model: CostModel) -> None:
+        self.columns, self.model = columns, model
+        self.demands = columns.snapshot.demands
+        self.costs: Costs = costs(columns, model)
+        self.ledger = Ledger(columns)
+        self.releases = release_columns(columns.snapshot.nodes)
+        self.remaining = columns.count.copy()
+        self.open = np.ones((len(self.demands), columns.n_groups), np.bool_)
+        self.placed: dict[tuple[int, int], list[int]] = {}  # (class, node) → [tasks, congestion_us]
+        self.later: dict[int, list[Share]] = {}
+        self.gangs: dict[str, list[int]] = {}
+        for c, demand in enumerate(self.demands):
+            if demand.gang is not None:
+                self.gangs.setdefault(demand.gang.gang_id, []).append(c)
+        self.broken_gangs: dict[str, int] = {}  # gang → members that did fit
+        order = sorted(range(len(self.demands)), key=self._rank)
+        self.order = np.array(order, np.int64)
+        self.size = np.ones(len(columns.needs), np.int64)  # slots of a task, of the last solve
+        self._room_of: dict[int, Int64s] = {}
+        self.objective: int | None = None
+        self.kernel = "none"
+        self.first_wait_us = np.full(columns.n_groups, TIME_US_MAX, np.int64)
+
+    def _rank(self, c: int) -> tuple[int, int, int, str]:
+        demand = self.demands[c]
+        return -int(self.costs.level[c]), -demand.priority, demand.oldest_us, demand.demand_id
+
+    def plan(self) -> Plan:
+        for _ in range(ATTEMPTS_MAX):
+            active = self._active()
+            if not len(active) or not self.columns.n_groups:
+                break
+            flows = self._solve(active)
+            if self._break_gang(active, flows):
+                continue
+            if not self._pack(active, flows):
+                break
+        explainer = Explainer(
+            self.columns, self.costs.obstacle, self.ledger, self.costs.transfer_us + self.costs.run_us
+        )
+        placements = self._placements()
+        return Plan(
+            placements=placements,
+            refusals=self._refusals(explainer),
+            moves=place_shards(self.columns, self.costs, self.ledger, self.model, self._readers()),
+            objective=self.objective,
+            kernel=self.kernel,
+        )
+
+    # --- solving -----------------------------------------------------------------------------------------------------
+
+    def _active(self) -> Int64s:
+        """Classes that still have tasks, in order of rank."""
+        left = self.remaining[self.order] > 0
+        reachable = np.array([not self.columns.unreachable[c] for c in self.order.tolist()], np.bool_)
+        broken = {c for gang in self.broken_gangs for c in self.gangs[gang]}
+        whole = np.array([c not in broken for c in self.order.tolist()], np.bool_)
+        return self.order[left & reachable & whole] if len(self.order) else self.order
+
+    def _solve(self, active: Int64s) -> Flows:
+        columns = self.columns
+        tasks = np.zeros(len(columns.needs), np.int64)
+        np.add.at(tasks, columns.needs_of[active], self.remaining[active])
+        free = (self.costs.obstacle == FREE) & self.open
+        allowed = np.zeros((len(columns.needs), columns.n_groups), np.bool_)
+        np.logical_or.at(allowed, columns.needs_of[active], free[active])
+        slots = count_slots(
+            columns,
+            self.ledger,
+            tasks,
+            sizes(columns, np.unique(columns.needs_of[active])),
+            allowed,
+            self.releases,
+            self._service_us(active, free),
+        )
+        self.first_wait_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
+        self.size = slots.size
+        offered = Offered(
+            classes=active,
+            tasks=self.remaining[active],
+            may_wait=np.array([self.demands[c].gang is None for c in active.tolist()], np.bool_),
+            open=self.open,
+            quotas=self._quotas(active, slots.size),
+        )
+        flows = Network(columns, self.costs, slots, offered).solve()
+        if self.objective is None:
+            self.objective, self.kernel = flows.objective, flows.kernel
+        return flows
+
+    def _service_us(self, active: Int64s, free: Bools) -> Int64s:
+        """How long capacity of each group stays taken: the mean over the classes that like the group best, else the
+        harmonic mean over all that may run there (who runs long there would rather go elsewhere)."""
+        busy_us = (self.costs.transfer_us + self.costs.run_us)[active].astype(np.float64)
+        allowed = free[active]
+        tasks = self.remaining[active].astype(np.float64)
+        best = np.where(allowed, self.costs.total_us[active], 4 * TIME_US_MAX).argmin(axis=1)
+        rows = np.flatnonzero(allowed.any(axis=1))
+        n_groups = self.columns.n_groups
+        count = np.bincount(best[rows], weights=tasks[rows], minlength=n_groups)
+        busy = np.bincount(best[rows], weights=tasks[rows] * busy_us[rows, best[rows]], minlength=n_groups)
+        every = allowed * tasks[:, None]
+        harmonic = every.sum(axis=0) / np.maximum(1e-12, (every / np.maximum(1, busy_us)).sum(axis=0))
+        mean: Int64s = np.clip(np.where(count > 0, busy / np.maximum(1, count), harmonic), 1, TIME_US_MAX).astype(
+            np.int64
+        )
+        return mean
+
+    def _quotas(self, active: Int64s, size: Int64s) -> tuple[Quota, ...]:
+        limited = [role.path for role in self.columns.snapshot.roles if role.quota is not None]
+        below: dict[str, list[int]] = {path: [] for path in limited}
+        room = dict.fromkeys(limited, 0)
+        for a, c in enumerate(active.tolist()):
+            chain = [path for path in role_chain(self.demands[c].role) if path in room]
+            if chain:
+                below[chain[-1]].append(a)
+            for path in chain:
+                tasks = self.ledger.role_room(c, path, int(self.remaining[c]))
+                slots = tasks * int(size[self.columns.needs_of[c]])
+                full = tasks < self.remaining[c]
+                # One class below alone would fill so much; a quota that bounds none of them is the sum of all.
+                room[path] = max(room[path], slots) if full else room[path] + slots
+        index = {path: n for n, path in enumerate(limited)}
+        quotas = []
+        for path in limited:  # Sorted by path: a role comes after those above it.
+            above = [index[p] for p in role_chain(path)[:-1] if p in index]
+            quotas.append(Quota(room[path], above[-1] if above else UNKNOWN, tuple(below[path])))
+        return tuple(quotas)
+
+    # --- gangs and packing -------------------------------------------------------------------------------------------
+
+    def _break_gang(self, active: Int64s, flows: Flows) -> bool:
+        """Leave out the gang that came shortest of being whole, if any did; the next solve gives its room to others."""
+        if not self.gangs:
+            return False
+        slots = np.zeros(len(self.demands), np.int64)
+        for share in flows.now:
+            slots[active[share.a]] += share.slots
+        tasks = slots // self.size[self.columns.needs_of]
+        worst: tuple[float, int, str, int] | None = None
+        for gang_id, members in self.gangs.items():
+            wanted, given = int(self.remaining[members].sum()), int(tasks[members].sum())
+            if gang_id not in self.broken_gangs and wanted and given < wanted:
+                key = (given / wanted, int(self.costs.level[members].max()), gang_id, given)
+                worst = key if worst is None else min(worst, key)
+        if worst is None:
+            return False
+        self.broken_gangs[worst[2]] = worst[3]
+        return True
+
+    def _pack(self, active: Int64s, flows: Flows) -> bool:
+        """Put what the flow starts now on agents; True when something did not fit and another solve may help."""
+        shares: dict[int, list[Share]] = {}
+        for share in flows.now:
+            shares.setdefault(share.a, []).append(share)
+        self.later = {}
+        for share in flows.later:
+            self.later.setdefault(int(active[share.a]), []).append(share)
+        failed: list[tuple[int, Share]] = []
+        n_placed = 0
+        done: set[str] = set()
+        for a in sorted(shares):
+            c = int(active[a])
+            gang = self.demands[c].gang
+            if gang is None:
+                placed, short = self._pack_class(c, shares[a])
+                n_placed += placed
+                failed += [(c, share) for share in short]
+            elif gang.gang_id not in done:
+                done.add(gang.gang_id)
+                n_placed += self._pack_gang(gang.gang_id, active, shares)
+        if failed and not n_placed:
+            for c, share in failed:
+                self.open[c, list(share.groups)] = False
+        broken = any(gang in self.broken_gangs for gang in done)
+        return bool(failed) or broken
+
+    def _pack_class(self, c: int, shares: list[Share]) -> tuple[int, list[Share]]:
+        """Whole tasks for each share, largest fractions rounded up; tasks placed, and the shares that fell short."""
+        size = int(self.size[self.columns.needs_of[c]])
+        whole = [share.slots // size for share in shares]
+        spare = sum(share.slots for share in shares) // size - sum(whole)
+        by_fraction = sorted(range(len(shares)), key=lambda n: (-(shares[n].slots % size), n))
+        for n in by_fraction[:spare]:
+            whole[n] += 1
+        total, short = 0, []
+        for share, tasks in zip(shares, whole, strict=True):
+            placed = 0
+            for node, count in pack(self.columns, self.ledger, c, share.groups, tasks):
+                entry = self.placed.setdefault((c, node), [0, share.congestion_us])
+                entry[0] += count
+                placed += count
+            self.remaining[c] -= placed
+            total += placed
+            if placed < tasks:
+                short.append(share)
+        return total, short
+
+    def _pack_gang(self, gang_id: str, active: Int64s, shares: dict[int, list[Share]]) -> int:
+        """All of a gang or nothing of it; how many tasks were placed."""
+        members = self.gangs[gang_id]
+        books = self.ledger.copy(), self.remaining.copy(), {key: list(value) for key, value in self.placed.items()}
+        place = {int(c): a for a, c in enumerate(active)}
+        wanted = int(self.remaining[members].sum())
+        placed = sum(self._pack_class(c, shares.get(place[c], []))[0] for c in members if c in place)
+        if placed < wanted:
+            self.ledger, self.remaining, self.placed = books
+            self.broken_gangs[gang_id] = placed
+            return 0
+        return placed
+
+    # --- the plan ----------------------------------------------------------------------------------------------------
+
+    def _terms(self, c: int, g: int, congestion_us: int = 0, wait_us: int = 0) -> CostTerms:
+        costs = self.costs
+        return CostTerms(
+            transfer_us=int(costs.transfer_us[c, g]),
+            congestion_us=congestion_us,
+            wait_us=wait_us,
+            run_us=int(costs.run_us[c, g]),
+            latency_us=int(costs.latency_us[c, g]),
+            price_us=int(costs.price_us[c, g]),
+        )
+
+    def _placements(self) -> tuple[Placement, ...]:
+        """In the order in which they were booked: GPUs are given out in that order."""
+        nodes, group = self.columns.snapshot.nodes, self.columns.group
+        candidates: dict[int, list[tuple[int, Candidate]]] = {}
+        shared: dict[tuple[int, int, int], tuple[CostTerms, tuple[Candidate, ...]]] = {}
+        out: list[Placement] = []
+        for (c, node), (count, congestion_us) in self.placed.items():
+            g = int(group[node])
+            if (c, g, congestion_us) not in shared:
+                if c not in candidates:
+                    candidates[c] = self._candidates(c)
+                others = tuple(each for other, each in candidates[c] if other != g)[:ALTERNATIVES]
+                shared[c, g, congestion_us] = self._terms(c, g, congestion_us), others
+            terms, alternatives = shared[c, g, congestion_us]
+            out.append(
+                Placement(
+                    demand_id=self.demands[c].demand_id,
+                    agent_id=nodes[node].agent_id,
+                    count=count,
+                    terms=terms,
+                    alternatives=alternatives,
+                )
+            )
+        return tuple(out)
+
+    def _candidates(self, c: int) -> list[tuple[int, Candidate]]:
+        """The cheapest groups for a class, the wait included where they are full by now, an agent for each."""
+        k = int(self.columns.needs_of[c])
+        columns = self.columns
+        ways = np.flatnonzero(self.costs.obstacle[c] == FREE)
+        rooms = self._rooms(k)
+        wait_us = np.where(rooms[ways] != UNKNOWN, 0, self.first_wait_us[ways])
+        total = self.costs.total_us[c, ways] + wait_us
+        out: list[tuple[int, Candidate]] = []
+        for n in np.argsort(total, kind="stable")[: ALTERNATIVES + 1].tolist():
+            if wait_us[n] < TIME_US_MAX:
+                g = int(ways[n])
+                node = int(rooms[g]) if rooms[g] != UNKNOWN else int(columns.first[g])
+                terms = self._terms(c, g, wait_us=int(wait_us[n]))
+                out.append((g, Candidate(agent_id=columns.snapshot.nodes[node].agent_id, terms=terms)))
+        return out
+
+    def _rooms(self, k: int) -> Int64s:
+        """[G] an agent of each group that still has room for needs `k`, or UNKNOWN."""
+        if k not in self._room_of:
+            fits = np.flatnonzero(self.ledger.slots(k))[::-1]
+            out = np.full(self.columns.n_groups, UNKNOWN, np.int64)
+            out[self.columns.group[fits]] = fits
+            self._room_of[k] = out
+        return self._room_of[k]
+
+    def _refusals(self, explainer: Explainer) -> tuple[Refusal, ...]:
+        out: list[Refusal] = []
+        for c, demand in enumerate(self.demands):
+            short = demand.count - (int(self.columns.count[c]) - int(self.remaining[c]))
+            if short <= 0:
+                continue
+            first: list[Blocker] = []
+            waits_for: Candidate | None = None
+            if demand.gang is not None and demand.gang.gang_id in self.broken_gangs:
+                wanted = int(self.remaining[self.gangs[demand.gang.gang_id]].sum())
+                has = min(self.broken_gangs[demand.gang.gang_id], wanted - 1)
+                first.append(
+                    Blocker(reason=Reason.GANG, nearest=Miss(agent_id="", needs=wanted, has=has, unit="count"))
+                )
+            elif self.later.get(c):
+                waits_for, blocker = self._planned_wait(c)
+                first.append(blocker)
+            out.append(
+                Refusal(
+                    demand_id=demand.demand_id,
+                    count=short,
+                    blockers=explainer.blockers(c, first),
+                    waits_for=waits_for,
+                )
+            )
+        return tuple(out)
+
+    def _planned_wait(self, c: int) -> tuple[Candidate, Blocker]:
+        share = min(self.later[c], key=lambda s: (s.wait_us, s.groups))
+        g = share.groups[0]
+        members = self.columns.members[g]
+        nodes = self.columns.snapshot.nodes
+        busy = [n for n in members.tolist() if nodes[n].releases]
+        node = min(busy, key=lambda n: (nodes[n].releases[0].in_us, n), default=int(members[0]))
+        groups = {s.groups[0] for s in self.later[c]}
+        agents = sum(len(self.columns.members[each]) for each in groups)
+        terms = self._terms(c, g, share.congestion_us, share.wait_us)
+        return Candidate(agent_id=nodes[node].agent_id, terms=terms), Blocker(reason=Reason.PLANNED_WAIT, agents=agents)
+
+    def _readers(self) -> dict[tuple[int, int], int]:
+        """Where reads are coming: (class, group) → tasks that wait for it, or would best run there."""
+        out: dict[tuple[int, int], int] = {}
+        for c in np.flatnonzero(self.remaining).tolist():
+            size = int(self.size[self.columns.needs_of[c]])
+            left = int(self.remaining[c])
+            for share in self.later.get(c, ()):
+                key = (c, share.groups[0])
+                out[key] = out.get(key, 0) + share.slots // size
+                left -= share.slots // size
+            ways = np.flatnonzero(self.costs.obstacle[c] == FREE)
+            if left > 0 and len(ways):
+                key = (c, int(ways[self.costs.run_us[c, ways].argmin()]))
+                out[key] = out.get(key, 0) + left
+        return out
