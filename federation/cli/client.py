@@ -7,6 +7,7 @@ token never travels to another host. A private certificate authority is named by
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -55,6 +56,10 @@ RECONNECT_S = (0.5, 1.0, 2.0, 5.0)  # and 5 s from then on
 
 T = TypeVar("T")
 Progress = Callable[[int], None]  # told the bytes of each piece moved
+
+
+# How the master's sentences point to a listing; at the command line it is a command.
+_LISTING = re.compile(r"GET /api/v1/(job|task|agent|shard|role)s\S*")
 
 
 class StreamEvent(NamedTuple):
@@ -411,7 +416,7 @@ def _refusal(error: urllib.error.HTTPError, url: str) -> CommandError:
     if error.code == 403:
         return CommandError(Exit.UNAUTHORIZED, f"the master does not let you in: {sentence}")
     if error.code == 404:
-        return CommandError(Exit.NOT_FOUND, sentence)
+        return CommandError(Exit.NOT_FOUND, _LISTING.sub(r"`offerflow \1 list`", sentence))
     if error.code in (502, 503, 504):
         return CommandError(Exit.UNREACHABLE, f"the master cannot serve now: {sentence}")
     if 400 <= error.code < 500:

@@ -51,8 +51,10 @@ def event_line(event: "StreamEvent") -> str:
     time = datetime.fromtimestamp(at_us / 1e6).strftime("%H:%M:%S.%f")[:-3] if isinstance(at_us, int) else " " * 12
     data.pop("type", None)
     lead = next((str(data.pop(key)) for key in _LEAD if data.get(key)), "")
+    if len(lead) == 64:  # A shard's hash: twelve digits tell them apart.
+        lead = lead[:12]
     rest = " ".join(f"{key}={_brief(value)}" for key, value in data.items() if value not in ("", None, [], {}))
-    return f"{event.seq:>7}  {time}  {event.kind:<15} {lead}  {rest}".rstrip()
+    return "  ".join(part for part in (f"{event.seq:>7}", time, f"{event.kind:<14}", lead, rest) if part).rstrip()
 
 
 def _brief(value: Any) -> str:

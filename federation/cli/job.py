@@ -252,17 +252,19 @@ def _polls(client: "Client", view: "JobView") -> "Iterator[JobView]":
 def _print_plan(view: "PlanView") -> None:
     from federation.cli.why import blockers_text, needs_text
 
-    rows = []
+    counted: dict[tuple[str, ...], int] = {}  # Classes of a group that fare the same make one row.
     for placement in view.plan.placements:
         terms = placement.terms
         best = placement.alternatives[0] if placement.alternatives else None
         next_best = f"{best.agent_id} {(best.terms.total_us() - terms.total_us()) / 1e6:+.2f}" if best else ""
         numbers = (terms.transfer_us + terms.congestion_us, terms.wait_us, terms.run_us, terms.total_us())
-        group = view.groups.get(placement.demand_id, placement.demand_id)
-        rows.append((group, str(placement.count), placement.agent_id, *(f"{n / 1e6:.2f}" for n in numbers), next_best))
-    if rows:
+        cells = (f"{number / 1e6:.2f}" if terms.total_us() else "" for number in numbers)
+        row = (view.groups.get(placement.demand_id, placement.demand_id), placement.agent_id, *cells, next_best)
+        counted[row] = counted.get(row, 0) + placement.count
+    if counted:
         header = ("group", "tasks", "agent", "transfer s", "wait s", "run s", "total s", "next best")
-        print_table(header, sorted(rows), right=("tasks", "transfer s", "wait s", "run s", "total s"))
+        rows = [(row[0], str(count), *row[1:]) for row, count in sorted(counted.items())]
+        print_table(header, rows, right=("tasks", "transfer s", "wait s", "run s", "total s"))
     for refusal in view.plan.refusals:
         group = view.groups.get(refusal.demand_id, refusal.demand_id)
         say(f"{group}: {refusal.count} would wait: {blockers_text(refusal.blockers)}")

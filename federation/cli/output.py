@@ -149,10 +149,11 @@ def moment(at_us: int) -> str:
 
 
 def ago(since_us: int, now_us: int) -> str:
-    """`18 s`: how long ago on the master's clock."""
+    """`18 s`: how long ago on the master's clock, in whole seconds."""
     from federation.units import about_duration
 
-    return about_duration(max(0, now_us - since_us) // 1_000_000 * 1_000_000)
+    seconds = max(0, now_us - since_us) // 1_000_000
+    return about_duration(seconds * 1_000_000) if seconds else "0 s"
 
 
 def counts(numbers: dict[str, int]) -> str:

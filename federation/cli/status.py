@@ -21,7 +21,7 @@ def status(output: Output = Format.TABLE, master: MasterUrl = None, token_file: 
             ("agents", counts(view.agents)),
             ("jobs", counts(view.jobs)),
             ("tasks", counts(view.tasks)),
-            ("pending", f"{view.n_demands} classes" if view.n_demands else ""),
+            ("classes", f"{view.n_demands} of pending tasks" if view.n_demands else ""),
             ("offers", str(view.n_offers)),
             ("taken", usage(view.allocated, view.total)),
         )

@@ -67,16 +67,18 @@ def _placed(view: WhyView) -> list[str]:
         "" if view.state in (TaskState.ASSIGNED, TaskState.STAGING, TaskState.RUNNING) else f"  {view.state.upper()}"
     )
     lines = [f"task {view.task_id}{state}  on {view.agent_id}  by {view.policy}, {_round(view)}"]
-    if view.terms is None:
-        return [*lines, "  the policy gave no cost terms"]
+    if view.terms is None or view.terms.total_us() == 0:
+        return [*lines, f"  {view.policy} places without costs, so there is nothing to compare"]
     header, rows = candidate_rows(view.agent_id, view.terms, view.alternatives)
     return [*lines, *(f"  {line}" for line in aligned([header, *rows])), "  (seconds; price and latency count as time)"]
 
 
 def _pending(view: WhyView, now_us: int) -> list[str]:
     lines = [f"task {view.task_id}  {view.state.upper()} {ago(view.since_us, now_us)}"]
+    if view.state == TaskState.WAITING:
+        return [*lines, f"  waits for: {' | '.join(view.hints) or 'the groups it comes after'}"]
     if not view.blockers:
-        return lines
+        return [*lines, *_hints(view)]
     lines[0] += f"  blocked by: {_word(view.blockers[0].reason)}"
     about_agents = f"{view.n_agents} agents: " if any(blocker.agents for blocker in view.blockers) else ""
     by = f"  (by {view.policy}, {_round(view)})" if view.policy else ""
@@ -90,9 +92,11 @@ def _pending(view: WhyView, now_us: int) -> list[str]:
             f"  waits for {view.waits_for.agent_id}: free in ~{about_duration(terms.wait_us)}, "
             f"done in ~{about_duration(terms.total_us())}"
         )
-    if view.hints:
-        lines.append(f"  would run if: {' | '.join(hint.removeprefix('would run if ') for hint in view.hints)}")
-    return lines
+    return [*lines, *_hints(view)]
+
+
+def _hints(view: WhyView) -> list[str]:
+    return [f"  would run if: {' | '.join(view.hints)}"] if view.hints else []
 
 
 def _round(view: WhyView) -> str:
