@@ -6,18 +6,17 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from urllib.parse import urlsplit
 
-import structlog
-
-from agents.data.client import Answer, Client
+from agents.data.client import Answer, Client, Exchange
 from agents.data.http import parse_content_range
 from agents.events import FetchEnded
+from agents.logs import get_logger
 from agents.ports import Post
 from agents.store import Partial, ShardDamagedError, ShardStore, StoreFullError
 from federation.errors import PeerError
 from federation.wire import Fetch, HeldShard, LinkSample, Source
 from policies.model import Record
 
-_log = structlog.get_logger("agents.fetch")
+_log = get_logger("agents.fetch")
 
 SAMPLE_BYTES_MIN = 256 * 1024  # Below, slow start and scheduling decide the rate, not the link.
 RETRY_DELAYS_S = (
@@ -170,24 +169,30 @@ class Fetcher:
                 headers = (("Range", f"bytes={at}-"),) if at else ()
                 answer = await exchange.get(_target(source.url, partial.shard_id), *headers)
                 await self._begin(partial, answer)
-                pending = bytearray()
-                async with aclosing(exchange.body()) as body:
-                    async for block in body:
-                        meter.add(len(block))
-                        pending += block
-                        if len(pending) >= WRITE_BYTES:
-                            await asyncio.to_thread(partial.write, bytes(pending))
-                            pending.clear()
-                await asyncio.to_thread(partial.write, bytes(pending))
+                await self._take_in(partial, exchange, meter)
                 info = exchange.tcp_info()
                 rtt_us = info.rtt_us_min if info else None
         except PeerError as found:
             error = found
-        except ShardDamagedError as found:
-            error = PeerError("length", str(found))
         if error is None and partial.offset != partial.size_bytes:
             error = PeerError("length", f"sent {partial.offset} of {partial.size_bytes} bytes")
         return _Stream(n_bytes=meter.n_bytes, sample=meter.sample(source, self._agent_id, rtt_us), error=error)
+
+    async def _take_in(self, partial: Partial, exchange: Exchange, meter: "_Meter") -> None:
+        """The body into the partial file; what came before a break stays. Raises `PeerError`."""
+        pending = bytearray()
+        try:
+            async with aclosing(exchange.body()) as body:
+                async for block in body:
+                    meter.add(len(block))
+                    if partial.offset + len(pending) + len(block) > partial.size_bytes:
+                        raise PeerError("length", f"more than the promised {partial.size_bytes} bytes")
+                    pending += block
+                    if len(pending) >= WRITE_BYTES:
+                        await asyncio.to_thread(partial.write, bytes(pending))
+                        pending.clear()
+        finally:
+            partial.write(bytes(pending))  # Not in a thread: this may be a cancellation.
 
     async def _begin(self, partial: Partial, answer: Answer) -> None:
         """Check that the body that follows is what is missing. Raises `PeerError`."""

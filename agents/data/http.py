@@ -15,13 +15,14 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class Wire:
-    """A connection in one role; the caller bounds the time of each call. Raises `PeerError("http", …)` for bytes that
-    are no HTTP/1.1, `OSError` for a broken connection."""
+    """A connection in one role; the caller bounds the time of each call. Raises `PeerError("http")` for bytes that are
+    no HTTP/1.1, `PeerError("broken")` for an end in the middle, `OSError` for a connection that broke."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, client: bool) -> None:
         self.reader = reader
         self.writer = writer
         self.connection = h11.Connection(h11.CLIENT if client else h11.SERVER, HEAD_BYTES_MAX)
+        self._ended = False  # The peer has closed its side.
         self.head_only = False  # The request now answered is a HEAD.
 
     async def next_event(self, read_bytes: int = READ_BYTES) -> "h11.Event | type[h11.PAUSED]":
@@ -32,8 +33,12 @@ class Wire:
                 if event is not h11.NEED_DATA:
                     assert not isinstance(event, type) or event is h11.PAUSED
                     return event
-                self.connection.receive_data(await self.reader.read(read_bytes))
+                data = await self.reader.read(read_bytes)
+                self._ended = not data
+                self.connection.receive_data(data)
             except h11.RemoteProtocolError as error:
+                if self._ended:
+                    raise PeerError("broken", "the peer closed the connection midway") from None
                 raise PeerError("http", str(error)) from None
 
     async def send(self, *events: h11.Event) -> None:

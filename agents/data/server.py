@@ -20,14 +20,14 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
-import structlog
 
 from agents.data.http import SITE_HEADER, Wire, headers_of, parse_range
 from agents.data.rate import RateCap, Uplink
+from agents.logs import get_logger
 from federation.errors import ConfigError, PeerError
 from policies.model import Record
 
-_log = structlog.get_logger("agents.data")
+_log = get_logger("agents.data")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Verified = Callable[[str], Awaitable[Path | None]]  # a held shard's path, its bytes known to be right
@@ -104,7 +104,7 @@ class DataServer:
         self._connections.add(task)
         try:
             if len(self._connections) > self._limits.connections_max:
-                await self._refuse(wire, 503, "too many connections")
+                await self._turn_away(wire)
                 return
             timeout_s = self._limits.head_timeout_s
             while await self._answer_one(wire, timeout_s):
@@ -118,6 +118,14 @@ class DataServer:
         finally:
             self._connections.discard(task)
             await wire.close()
+
+    async def _turn_away(self, wire: Wire) -> None:
+        """A 503 after the request is read (closing before would reset the connection); under a flood, not even that."""
+        self._count("turned_away")
+        if len(self._connections) <= 2 * self._limits.connections_max:
+            async with asyncio.timeout(self._limits.head_timeout_s):
+                await wire.next_event()
+            await self._refuse(wire, 503, "too many connections")
 
     async def _answer_one(self, wire: Wire, timeout_s: float) -> bool:
         """Read a request and answer it. False when the connection is over."""
