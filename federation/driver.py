@@ -189,7 +189,6 @@ class LiveMaster:
         """Serve until `stop`, cancellation or failure. Raises `StorageError` when the journal fails."""
         self._http_url = http_url
         self._open_recording()
-        self._inbox.put_nowait(_Delivery(Started(term=self._term, http_url=http_url), 0))
         serving = asyncio.create_task(self._loop(), name="serve")
         linking = asyncio.create_task(self._link.run(), name="mqtt")
         try:
@@ -217,8 +216,8 @@ class LiveMaster:
         await self.journal.close()
 
     async def _loop(self) -> None:
+        batch = [_Delivery(Started(term=self._term, http_url=self._http_url), 0)]  # Before whatever waits already.
         while not self._stopping.is_set():
-            batch = await self._next_batch()
             commands: list[Command] = []
             for event, _ in batch:
                 now_us = self._clock.now_us()
@@ -244,6 +243,7 @@ class LiveMaster:
             if self._recorder is not None:
                 self._recorder.flush()
             self._snapshot_if_due()
+            batch = await self._next_batch()
 
     async def _next_batch(self) -> list[_Delivery]:
         """Everything that waits, at least one event: the deadline, if nothing comes before it."""
