@@ -74,6 +74,7 @@ class Exchange:
         self._wire = wire
         self._limits = limits
         self._cap: RateCap | None = uplink.cap_from(site)
+        self._read_bytes = self._cap.chunk_bytes if self._cap else READ_BYTES
         self._headers = [("Host", host), ("User-Agent", "offerflow"), (SITE_HEADER, uplink.site)]
         if token:
             self._headers.append(("Authorization", f"Bearer {token}"))
@@ -86,9 +87,9 @@ class Exchange:
         with _named():
             async with asyncio.timeout(self._limits.answer_timeout_s):
                 await self._wire.send(request, h11.EndOfMessage())
-                event = await self._wire.next_event()
+                event = await self._wire.next_event(self._read_bytes)
                 while isinstance(event, h11.InformationalResponse):
-                    event = await self._wire.next_event()
+                    event = await self._wire.next_event(self._read_bytes)
         if not isinstance(event, h11.Response):
             raise PeerError("broken", "the connection closed before an answer")
         found = headers_of(event)
@@ -102,14 +103,13 @@ class Exchange:
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The answer's body as it arrives, no faster than the cap. Raises as `get`; a body shorter than its declared
         length is `PeerError("http")`."""
-        read_bytes = self._cap.chunk_bytes if self._cap else READ_BYTES
         async with contextlib.AsyncExitStack() as stack:
             if self._cap is not None:
                 await stack.enter_async_context(self._cap.stream())
             while True:
                 with _named():
                     async with asyncio.timeout(self._limits.stall_timeout_s):
-                        event = await self._wire.next_event(read_bytes)
+                        event = await self._wire.next_event(self._read_bytes)
                 if not isinstance(event, h11.Data):
                     return
                 if self._cap is not None:

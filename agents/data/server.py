@@ -109,7 +109,7 @@ class DataServer:
             timeout_s = self._limits.head_timeout_s
             while await self._answer_one(wire, timeout_s):
                 timeout_s = self._limits.idle_timeout_s
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, asyncio.CancelledError):  # Nobody but `stop` cancels a connection.
             self._count("dropped")
         except PeerError as error:
             self._count("garbage")

@@ -33,10 +33,11 @@ class Rate(Record, frozen=True, kw_only=True):
 class Prober:
     """One probe at a time: two would measure each other."""
 
-    def __init__(self, client: Client, post: Post, *, agent_id: str) -> None:
+    def __init__(self, client: Client, post: Post, *, agent_id: str, seconds_max: float = PROBE_S_MAX) -> None:
         self._client = client
         self._post = post
         self._agent_id = agent_id
+        self._seconds_max = seconds_max
         self._turn = asyncio.Lock()
 
     async def probe(self, peer: Peer, bytes_max: int) -> None:
@@ -48,7 +49,7 @@ class Prober:
                     round_trips = await echo(exchange, self._client.clock_s)
                     samples.append(self._echo_sample(peer, round_trips))
                     if bytes_max >= PROBE_BYTES_MIN:
-                        rate = await bandwidth(exchange, bytes_max, self._client.clock_s)
+                        rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
                         samples += self._probe_sample(peer, rate)
             except PeerError as error:
                 _log.info("probe_failed", peer=peer.agent_id, url=peer.data_url, detail=error.detail)
@@ -96,8 +97,10 @@ def jitter_us(round_trips_us: Sequence[int]) -> int:
     return sum(steps) // len(steps) if steps else 0
 
 
-async def bandwidth(exchange: Exchange, bytes_max: int, clock_s: Callable[[], float] = time.monotonic) -> Rate | None:
-    """Read up to `bytes_max` of `/probe` for at most `PROBE_S_MAX`; None when too little came. Raises `PeerError`.
+async def bandwidth(
+    exchange: Exchange, bytes_max: int, seconds_max: float, clock_s: Callable[[], float] = time.monotonic
+) -> Rate | None:
+    """Read up to `bytes_max` of `/probe` for at most `seconds_max`; None when too little came. Raises `PeerError`.
 
     Uses up the connection when it stops early."""
     answer = await exchange.get(f"/probe?bytes={bytes_max}")
@@ -111,7 +114,7 @@ async def bandwidth(exchange: Exchange, bytes_max: int, clock_s: Callable[[], fl
             total += len(block)
             now_s = clock_s()
             arrivals.append((now_s, total))
-            if now_s - begun_s > PROBE_S_MAX:
+            if now_s - begun_s > seconds_max:
                 break
     return rate_of(arrivals)
 

@@ -1,0 +1,158 @@
+"""Probes against real servers, and the arithmetic under them."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agents.data.client import Client, ClientLimits
+from agents.data.rate import Uplink
+from agents.data.server import DataServer
+from agents.events import Event, LinksMeasured
+from agents.probes.prober import PROBE_BYTES_MIN, Prober, jitter_us, rate_of
+from agents.probes.tcp_info import parse_tcp_info, read_tcp_info
+from federation.wire import Peer
+
+
+async def no_shard(_: str) -> Path | None:
+    return None
+
+
+def serve(site: str, bps: int | None = None, token: str = "") -> DataServer:
+    return DataServer(
+        host="127.0.0.1", port=0, verified=no_shard, read_log=lambda *_: None, uplink=Uplink(site, bps), token=token
+    )
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        limits = ClientLimits(connect_timeout_s=1, answer_timeout_s=1, stall_timeout_s=1)
+        self.client = Client(uplink=Uplink("b", None), limits=limits)
+        self.prober = Prober(self.client, self.events.put, agent_id="agent-b", seconds_max=1.5)
+
+    async def probe(self, url: str, bytes_max: int = 262_144) -> LinksMeasured:
+        await self.prober.probe(Peer(agent_id="agent-a", site="a", data_url=url), bytes_max)
+        event = self.events.get_nowait()
+        assert isinstance(event, LinksMeasured)
+        return event
+
+
+@pytest.fixture
+async def slow_peer() -> AsyncIterator[str]:
+    server = serve("a", 8_000_000)
+    yield await server.start()
+    await server.stop()
+
+
+@pytest.mark.live
+async def test_a_probe_measures_round_trip_and_rate(slow_peer: str) -> None:
+    echo, rate = (await Bench().probe(slow_peer)).samples
+    assert (echo.method, echo.from_agent, echo.to_agent) == ("echo", "agent-a", "agent-b")
+    assert echo.rtt_us is not None and 0 < echo.rtt_us < 100_000 and echo.jitter_us is not None
+    assert (rate.method, rate.from_agent, rate.to_agent) == ("probe", "agent-a", "agent-b")
+    assert rate.bandwidth_bps == pytest.approx(8_000_000, rel=0.1)
+    assert rate.bytes == 262_144
+
+
+@pytest.mark.live
+async def test_a_probe_without_bytes_is_an_echo(slow_peer: str) -> None:
+    found = await Bench().probe(slow_peer, PROBE_BYTES_MIN - 1)
+    assert [sample.method for sample in found.samples] == ["echo"]
+
+
+@pytest.mark.live
+async def test_a_very_slow_peer_costs_bounded_time() -> None:
+    server = serve("a", 500_000)
+    url = await server.start()
+    async with asyncio.timeout(5):
+        found = await Bench().probe(url, 10_000_000)
+    await server.stop()
+    _, rate = found.samples
+    assert rate.bandwidth_bps == pytest.approx(500_000, rel=0.1) and rate.bytes < 150_000
+
+
+@pytest.mark.live
+async def test_unreachable_peers_are_one_empty_answer() -> None:
+    bench = Bench()
+    assert (await bench.probe("http://127.0.0.1:1")).samples == ()
+    assert (await bench.probe("nonsense")).samples == ()
+    server = serve("a", token="needed")
+    assert (await bench.probe(await server.start())).samples == ()
+    await server.stop()
+
+
+@pytest.mark.live
+async def test_a_peer_that_answers_nonsense() -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert (await Bench().probe(url)).samples == ()
+    server.close()
+
+
+def test_a_rate_leaves_slow_start_out() -> None:
+    # 30 kB in the first second, then 30 kB each tenth.
+    arrivals = [(0.0, 1_000), (1.0, 30_000), *((1.0 + step / 10, 30_000 * (1 + step)) for step in range(1, 6))]
+    found = rate_of(arrivals)
+    assert found is not None
+    assert found.bandwidth_bps == pytest.approx(2_400_000, rel=0.01)
+    assert found.n_bytes == 180_000 and found.duration_us == 1_500_000
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        [],
+        [(0.0, 100_000)],
+        [(0.0, 100_000), (0.1, 200_000)],
+        [(0.0, 10), (0.1, 20), (0.2, 30)],
+        [(0.5, 50_000), (0.5, 60_000), (0.5, 70_000)],
+    ],
+)
+def test_too_little_is_no_rate(arrivals: list[tuple[float, int]]) -> None:
+    assert rate_of(arrivals) is None
+
+
+def test_jitter_is_the_mean_step() -> None:
+    assert jitter_us([100, 140, 120]) == 30
+    assert jitter_us([100]) == 0
+
+
+@pytest.mark.live
+async def test_tcp_info_of_a_live_socket(slow_peer: str) -> None:
+    client = Bench().client
+    async with client.connect(slow_peer, "a") as exchange:
+        await exchange.get("/echo")
+        info = exchange.tcp_info()
+    assert info is not None and info.rtt_us is not None and info.rtt_us_min is not None
+    assert 0 < info.rtt_us_min <= info.rtt_us < 1_000_000
+
+
+def test_tcp_info_where_there_is_none() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        assert read_tcp_info(other) is None
+
+
+def test_tcp_info_of_older_kernels_and_fresh_sockets() -> None:
+    assert parse_tcp_info(bytes(60)) is None
+    raw = bytearray(168)
+    struct.pack_into("=II", raw, 68, 20_000, 3_000)
+    struct.pack_into("=I", raw, 148, 0xFFFFFFFF)
+    raw[7] = 1
+    found = parse_tcp_info(bytes(raw))
+    assert found is not None
+    assert (found.rtt_us, found.rtt_deviation_us, found.rtt_us_min) == (20_000, 3_000, None)
+    assert found.delivery_bps is None and found.app_limited
+    struct.pack_into("=Q", raw, 160, 1_250_000)
+    assert (found := parse_tcp_info(bytes(raw))) is not None and found.delivery_bps == 10_000_000
+    assert (found := parse_tcp_info(bytes(raw[:104]))) is not None
+    assert (found.rtt_us, found.rtt_us_min, found.delivery_bps) == (20_000, None, None)
