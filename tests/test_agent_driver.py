@@ -1,0 +1,340 @@
+"""The live agent as a process of its own on a real mosquitto: joined, killed, cut off, and with a failing disk."""
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from agent_live import MOSQUITTO, AgentProcess, Broker, DeskMaster
+
+from agents.config import AgentConfig, read_config
+from agents.driver import agent_folder
+from federation.errors import ConfigError
+from federation.wire import (
+    CommandBatch,
+    Death,
+    FetchShard,
+    Kill,
+    Launch,
+    MasterState,
+    NetReport,
+    Offer,
+    Output,
+    RebirthRequest,
+    Source,
+    encode,
+)
+from federation.wire import Fetch as WireFetch
+from policies.model import Needs
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed: apt-get install mosquitto"),
+]
+
+
+class Site:
+    """One broker, one master, one agent that can be started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broker = Broker(folder)
+        self.master = DeskMaster(self.broker.url, "cam-1")
+        self.config = AgentConfig(
+            agent_id="cam-1",
+            site="plant-a",
+            broker=self.broker.url,
+            data_dir=str(folder / "data"),
+            speed_milli=1000,
+            cpu_milli=4000,
+            memory_bytes=2**30,
+            disk_bytes=2**30,
+        )
+        self.agent: AgentProcess | None = None
+        self._n_commands = 0
+
+    def start_agent(self, **options: int) -> AgentProcess:
+        self.agent = AgentProcess(self.config, self.folder, **options)
+        return self.agent
+
+    async def joined(self, boot: int) -> None:
+        await self.master.until(lambda: any(isinstance(m, Offer) and m.boot == boot for m in self.master.heard))
+
+    def launch(self, task_id: str, script: str, **fields: object) -> Launch:
+        self._n_commands += 1
+        values = {
+            "expires_in_us": 60_000_000,
+            "needs": Needs(cpu_milli=100, memory_bytes=2**24),
+            "kill_grace_us": 200_000,
+        }
+        launch = Launch(
+            cmd_id=self._n_commands,
+            task_id=task_id,
+            attempt=1,
+            command=("/bin/sh", "-c", script),
+            **{**values, **fields},
+        )  # type: ignore[arg-type]
+        self.master.order(launch)
+        return launch
+
+    def next_cmd(self) -> int:
+        self._n_commands += 1
+        return self._n_commands
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(tmp_path)
+    await site.broker.start()
+    await site.master.start()
+    try:
+        yield site
+    finally:
+        if site.agent is not None and site.agent.process.poll() is None:
+            for task in {m.task_id for m in site.master.statuses.values() if hasattr(m, "task_id")}:
+                site.master.order(Kill(cmd_id=site.next_cmd(), task_id=task, attempt=1))
+            await site.agent.leave()
+        await site.master.stop()
+        site.broker.kill()
+
+
+async def test_it_joins_measures_runs_a_task_and_leaves(site: Site) -> None:
+    agent = site.start_agent()
+    await site.joined(1)
+    birth = site.master.births[0]
+    assert (birth.site, birth.seq, birth.total.cpu_milli, birth.data_url[:17]) == (
+        "plant-a",
+        0,
+        4000,
+        "http://127.0.0.1:",
+    )
+    site.launch(
+        "job/train/0",
+        "echo hello; printf model > {out}/m.bin",
+        outputs=(Output(name="model", path="m.bin", bytes_max=100),),
+    )
+    end = await site.master.until(lambda: site.master.end_of("job/train/0"))
+    assert (end.state, end.exit_code, end.log_tail.strip()) == ("finished", 0, "hello")
+    (model,) = end.outputs
+    assert (model.shard_id, model.name) == (hashlib.sha256(b"model").hexdigest(), "job/train/0/model")
+    assert site.master.states("job/train/0") == ["running", "finished"]
+    site.master.say(RebirthRequest(term=1))
+    await site.master.until(lambda: len(site.master.births) == 2)
+    assert site.master.births[1].shards == (model,)
+    assert await agent.leave() == 0
+    death = await site.master.until(lambda: [m for m in site.master.heard if isinstance(m, Death)])
+    assert [(d.boot, d.conn, d.reason) for d in death] == [(1, 1, "shutdown")]
+
+
+async def test_both_round_trips_are_told_apart(site: Site) -> None:
+    site.config = msgspec.structs.replace(site.config, net_report_every_us=1_000_000)
+    site.start_agent()
+
+    def methods() -> set[str]:
+        return {s.method for m in site.master.heard if isinstance(m, NetReport) for s in m.samples if s.rtt_us}
+
+    await site.master.until(lambda: methods() >= {"tcp_info", "mqtt_echo"})
+
+
+async def test_a_killed_agent_adopts_what_runs_and_tells_its_end_once(site: Site) -> None:
+    agent = site.start_agent()
+    await site.joined(1)
+    gate = site.folder / "gate"
+    site.launch("job/a/0", f"echo $$ > {site.folder}/pid; while [ ! -e {gate} ]; do sleep 0.05; done; exit 3")
+    site.launch("job/b/0", "exit 0")
+    await site.master.until(lambda: site.master.states("job/a/0") == ["running"] and site.master.end_of("job/b/0"))
+    agent.kill()
+    again = site.start_agent()
+    await site.joined(2)
+    assert ("job/a/0", "running") in [(task.task_id, task.state) for task in site.master.births[-1].tasks]
+    again.kill()
+    gate.touch()  # It ends while nobody watches.
+    site.start_agent()
+    await site.joined(3)
+    end = await site.master.until(lambda: site.master.end_of("job/a/0"))
+    assert (end.state, end.reason, end.exit_code) == ("failed", "exit", 3)
+    assert site.master.states("job/a/0") == ["running", "failed"]
+
+
+async def test_kills_at_any_moment_run_nothing_twice_and_lose_no_status(site: Site) -> None:
+    """Each task appends one line to its file; the agent is killed thirteen times while they come and go."""
+    n_tasks = 0
+    site.start_agent()
+    for boot in range(1, 14):
+        await site.joined(boot)
+        for _ in range(3):
+            script = f"echo run >> {site.folder}/ran-{n_tasks}; sleep 0.{n_tasks % 4}"
+            site.launch(f"job/t/{n_tasks}", script)
+            n_tasks += 1
+        await asyncio.sleep(0.013 * boot)  # Each kill hits another moment of the launches' way.
+        assert site.agent is not None
+        site.agent.kill()
+        site.start_agent()
+    await site.joined(14)
+    await site.master.until(lambda: all(site.master.end_of(f"job/t/{n}") for n in range(n_tasks)))
+    for n in range(n_tasks):
+        states = site.master.states(f"job/t/{n}")
+        ran = site.folder / f"ran-{n}"
+        lines = ran.read_text().splitlines() if ran.exists() else []
+        assert len(lines) <= 1, f"task {n} ran {len(lines)} times: {states}"
+        assert states.count("finished") + states.count("failed") == 1, states
+        assert states[-1] == "failed" or lines == ["run"]
+    assert sorted(site.master.statuses) == list(range(1, len(site.master.statuses) + 1)), "no status is missing"
+
+
+async def test_a_broker_killed_and_back_loses_nothing(site: Site) -> None:
+    site.start_agent()
+    await site.joined(1)
+    site.launch("job/a/0", "sleep 0.5")
+    await site.master.until(lambda: site.master.states("job/a/0") == ["running"])
+    site.broker.kill()
+    await asyncio.sleep(1.0)  # The task ends while nobody hears it.
+    await site.broker.start()
+    end = await site.master.until(lambda: site.master.end_of("job/a/0"))
+    assert end.state == "finished"
+    lives = [(birth.boot, birth.conn, birth.seq) for birth in site.master.births]
+    assert lives[0] == (1, 1, 0)
+    assert lives[-1][0] == 1 and lives[-1][1] >= 2
+
+
+async def test_statuses_that_nobody_takes_are_told_again_until_one_does(site: Site) -> None:
+    site.master.acks_statuses = False
+    site.start_agent()
+    await site.joined(1)
+    site.launch("job/a/0", "true")
+    await site.master.until(lambda: min(site.master.times_told.get(n, 0) for n in (1, 2)) >= 2)
+    site.master.acks_statuses = True
+    told = dict(site.master.times_told)
+    await site.master.until(lambda: min(site.master.times_told[n] - told[n] for n in (1, 2)) == 1)
+
+
+async def test_duplicates_other_lives_and_garbage_do_no_harm(site: Site) -> None:
+    site.start_agent()
+    await site.joined(1)
+    launch = site.launch("job/a/0", f"echo run >> {site.folder}/ran")
+    for _ in range(3):
+        site.master.order(launch)
+    site.master.say(CommandBatch(term=1, boot=9, conn=9, commands=(launch,)))
+    site.master.say_bytes(b"\xc1garbage", "cmd")
+    site.master.say_bytes(b"", "ctl")
+    site.master.say_bytes(b"\x91" * 200_000, "cmd")
+    site.master.say_bytes(encode(MasterState(term=7, online=False)), "ctl")  # Not its topic.
+    await site.master.until(lambda: site.master.end_of("job/a/0"))
+    site.launch("job/b/0", "true")
+    assert (await site.master.until(lambda: site.master.end_of("job/b/0"))).state == "finished"
+    assert (site.folder / "ran").read_text() == "run\n"
+    assert site.agent is not None
+    assert site.agent.log().count("garbage from the broker") == 4
+
+
+async def test_killing_ends_the_whole_tree(site: Site) -> None:
+    site.start_agent()
+    await site.joined(1)
+    site.launch("job/a/0", "sleep 100 & sleep 100")
+    await site.master.until(lambda: site.master.states("job/a/0") == ["running"])
+    site.master.order(Kill(cmd_id=site.next_cmd(), task_id="job/a/0", attempt=1, reason="cancelled"))
+    end = await site.master.until(lambda: site.master.end_of("job/a/0"))
+    assert (end.state, end.reason) == ("killed", "cancelled")
+
+
+async def test_a_shard_goes_from_agent_to_agent_and_is_measured_on_the_way(site: Site) -> None:
+    source = site.folder / "own"
+    source.mkdir()
+    data = bytes(range(256)) * 4096
+    (source / "digits").write_bytes(data)
+    site.config = msgspec.structs.replace(site.config, shards_folder=str(source), shards_folder_every_us=200_000)
+    site.start_agent()
+    await site.joined(1)
+    shard_id = hashlib.sha256(data).hexdigest()
+    await site.master.until(lambda: 0 in site.master.statuses or any(birth.shards for birth in site.master.births))
+    other = AgentConfig(
+        agent_id="rack-1", site="cloud", broker=site.broker.url, data_dir=str(site.folder / "data"), speed_milli=1000
+    )
+    master = DeskMaster(site.broker.url, "rack-1")
+    await master.start()
+    rack = AgentProcess(other, site.folder)
+    try:
+        await master.until(lambda: any(isinstance(m, Offer) for m in master.heard))
+        fetch = WireFetch(
+            shard_id=shard_id,
+            size_bytes=len(data),
+            name="digits",
+            sources=(Source(url=site.master.births[0].data_url, agent_id="cam-1", site="plant-a"),),
+        )
+        master.order(FetchShard(cmd_id=1, fetch=fetch))
+        await master.until(
+            lambda: any(s.status_id and getattr(s, "state", "") == "held" for s in master.statuses.values())
+        )
+        samples = await master.until(
+            lambda: [s for m in master.heard if isinstance(m, NetReport) for s in m.samples if s.method == "transfer"]
+        )
+        assert (samples[0].from_agent, samples[0].to_agent) == ("cam-1", "rack-1")
+        assert len(data) // 2 < samples[0].bytes <= len(data)  # What came before the first block is not timed.
+    finally:
+        await rack.leave()
+        await master.stop()
+
+
+# --- what the operator sees ------------------------------------------------------------------------------------------
+
+
+async def test_a_failing_disk_ends_the_agent_with_one_clear_sentence(site: Site) -> None:
+    agent = site.start_agent(fsize_max=512 * 100)
+    await site.joined(1)
+    for n in range(40):
+        site.launch(f"job/t/{n}", "true", env={"FILL": "x" * 4000})
+    assert await agent.ended() == 1
+    assert "error: the journal " in agent.log()
+    assert "free or replace the disk" in agent.log()
+    assert "Traceback" not in agent.log()
+
+
+async def test_two_agents_on_one_folder_are_one_too_many(site: Site) -> None:
+    site.start_agent()
+    await site.joined(1)
+    twin = AgentProcess(site.config, site.folder)
+    assert await twin.ended() == 1
+    assert "is in use by another process" in twin.log()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('agent_id = "a"\nsite = "s"\nbrokr = "x"', "unknown key 'brokr'; did you mean 'broker'?"),
+        ('site = "s"', "agent_id is missing; set it there or give --id"),
+        ('agent_id = "A!"\nsite = "s"', "agent_id: "),
+        ('agent_id = "a"\nsite = "s"\ndata_port = "80"', "data_port: Expected `int`, got `str`"),
+        ('agent_id = "a"\nsite = "s"\nbroker = "http://x"', "broker: 'http://x' is not a broker"),
+        ('agent_id = "a"\nsite = "s"\ntoken_file = "/nowhere"', "token_file /nowhere cannot be read"),
+        ("agent_id = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_configuration_ends_with_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(f'{text}\ndata_dir = "{tmp_path}"\n')
+    done = subprocess.run(
+        [sys.executable, "-c", "from agents.cli import app; app()", "run", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_options_override_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text('agent_id = "a"\nsite = "s"\ntier = "cloud"\nlabels = { zone = "b" }\n')
+    config = read_config(path, {"agent_id": "b", "tier": None})
+    assert (config.agent_id, config.site, config.tier, config.labels) == ("b", "s", "cloud", {"zone": "b"})
+    assert agent_folder(config).name == "b"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_config(tmp_path / "no.toml", {})
