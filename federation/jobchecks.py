@@ -9,7 +9,7 @@ from federation.jobs import TaskGroup
 from federation.strictyaml import Fields, FileError, Mapping, Node, Place, Sequence, suggest
 
 PLACEHOLDERS = ("shard.path", "shard.name", "in", "out", "index", "job")
-_PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.]*)\}")  # `${HOME}` is the shell's.
+_PLACEHOLDER = re.compile(r"(\$?)\{([A-Za-z_][A-Za-z0-9_.]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def check_groups(drafts: dict[str, Draft]) -> None:
     """Raise `FileError` for the first mistake: order (unknown groups, cycles), then placeholders, then reads."""
     for draft in drafts.values():
         _check_after(draft, drafts)
-    _check_cycles(drafts)
+    _check_cycles({name: _before(draft, drafts) for name, draft in drafts.items()})
     for draft in drafts.values():
         _check_placeholders(draft)
         _check_reads(draft, drafts)
@@ -44,34 +44,44 @@ def _check_after(draft: Draft, drafts: dict[str, Draft]) -> None:
             raise FileError(place, f'no task group is called "{other}"{suggest(other, drafts)}')
 
 
-def _check_cycles(drafts: dict[str, Draft]) -> None:
+def _before(draft: Draft, drafts: dict[str, Draft]) -> dict[str, Place]:
+    """The groups that must finish first, as `after` says or as reading their outputs implies, and where it says so."""
+    found = dict(zip(draft.group.after, _places(draft.fields.node("after")), strict=True))
+    for place, glob in zip(_places(draft.fields.node("reads")), draft.group.reads, strict=True):
+        source, slash, _ = glob.partition("/")
+        if slash and source in drafts:
+            found.setdefault(source, place)
+    return found
+
+
+def _check_cycles(before: dict[str, dict[str, Place]]) -> None:
     done: set[str] = set()
-    for start in drafts:
+    for start in before:
         path: list[str] = []
         walk: list[Iterator[str]] = []
         if start not in done:
-            path, walk = [start], [iter(drafts[start].group.after)]
+            path, walk = [start], [iter(before[start])]
         while walk:
-            after = next(walk[-1], None)
-            if after is None:
+            name = next(walk[-1], None)
+            if name is None:
                 walk.pop()
                 done.add(path.pop())
-            elif after in path:
-                circle = [*path[path.index(after) :], after]
-                raise FileError(
-                    drafts[path[-1]].fields.place_of("after"),
-                    f"the groups wait for each other in a circle: {' after '.join(circle)}",
-                )
-            elif after not in done:
-                path.append(after)
-                walk.append(iter(drafts[after].group.after))
+            elif name in path:
+                circle = " after ".join([*path[path.index(name) :], name])
+                raise FileError(before[path[-1]][name], f"the groups wait for each other in a circle: {circle}")
+            elif name not in done:
+                path.append(name)
+                walk.append(iter(before[name]))
 
 
 def _check_placeholders(draft: Draft) -> None:
     for key in ("command", "env"):
         for place, text in _texts(draft.fields.node(key)):
             for match in _PLACEHOLDER.finditer(text):
-                _check_placeholder(draft, place, match[1])
+                if not match[1]:
+                    _check_placeholder(draft, place, match[2])
+                elif match[2] in PLACEHOLDERS:  # `${HOME}` is the shell's; this is filled in before it sees it.
+                    raise FileError(place, f"${{{match[2]}}} would keep its dollar sign: write {{{match[2]}}}")
 
 
 def _check_placeholder(draft: Draft, place: Place, name: str) -> None:
@@ -99,33 +109,20 @@ def _check_reads(draft: Draft, drafts: dict[str, Draft]) -> None:
             raise FileError(place, f'"{glob}" is not readable: write "{{shard}}" or shard names, * and ? allowed')
         source, slash, rest = glob.partition("/")
         if slash and source in drafts:
-            _check_outputs_read(draft, place, glob, drafts[source], rest, drafts)
+            _check_outputs_read(place, glob, drafts[source].group, rest)
 
 
-def _check_outputs_read(
-    draft: Draft, place: Place, glob: str, source: Draft, rest: str, drafts: dict[str, Draft]
-) -> None:
-    if source.name not in _ancestors(draft.name, drafts):
-        raise FileError(place, f'"{glob}" reads what "{source.name}" writes, so it must wait: add after: {source.name}')
+def _check_outputs_read(place: Place, glob: str, source: TaskGroup, rest: str) -> None:
     index, slash, output = rest.partition("/")
-    if index != "*":
-        raise FileError(place, f'"{glob}" must name every task: write "{source.name}/*/{output or "<output>"}"')
-    names = [write.name for write in source.group.writes]
-    if slash and not any(fnmatchcase(name, output) for name in names):
+    if not slash:
+        raise FileError(place, f'"{glob}" names no output: write "{source.name}/*/<output>"')
+    names = [write.name for write in source.writes]
+    if not any(fnmatchcase(name, output) for name in names):
         known = ", ".join(names) if names else "none; add writes to it"
         raise FileError(place, f'"{source.name}" writes no "{output}"{suggest(output, names)}; its outputs: {known}')
-
-
-def _ancestors(name: str, drafts: dict[str, Draft]) -> set[str]:
-    """Every group that has finished before this one begins. The order has no cycle."""
-    found: set[str] = set()
-    left = list(drafts[name].group.after)
-    while left:
-        other = left.pop()
-        if other not in found:
-            found.add(other)
-            left += drafts[other].group.after
-    return found
+    if source.for_each is None and index.isdecimal() and int(index) >= source.count:
+        tasks = "only task 0" if source.count == 1 else f"tasks 0 to {source.count - 1}"
+        raise FileError(place, f'"{source.name}" has {tasks}, so nothing matches "{glob}"')
 
 
 def _places(node: Node | None) -> list[Place]:
