@@ -74,10 +74,10 @@ class FlowNetwork:
         self._check_cost(costs, self._n_nodes)
         self._tail[self._position], self._head[self._position] = tails, heads
         self._bound[self._position], self._cost[self._position] = bounds, costs
-        self._tree = np.empty((0, 8), np.int64)
-        self._potential = np.empty(0, np.int64)
-        self._excess = np.empty(0, np.int64)
-        self._work = np.zeros(6, np.int64)
+        self._potential, self._excess = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._after, self._before = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._rows = np.empty((0, tree.ROW), np.int64)
+        self._work = np.zeros(simplex.N_WORK, np.int64)
         self._root = 0
         self._planted = False  # A spanning tree exists that the next solve can start from.
         self._check_balance()
@@ -154,7 +154,7 @@ class FlowNetwork:
         new = self._checked_capacity(new, positions)
         self._bound[positions] = new
         if self._planted:
-            repair.change_capacity(self._tail, self._head, self._capacity, self._state, self._excess, positions, new)
+            repair.change_capacity(self._columns(), positions, new)
 
     def add_nodes(self, supplies: Integers) -> Int64s:
         """Add nodes; return their ids."""
@@ -170,10 +170,9 @@ class FlowNetwork:
         self._node_alive[ids] = True
         self._supply[ids] = new
         if self._planted:
-            self._tree = _grown(self._tree, self._n_nodes)
-            self._potential = _grown(self._potential, self._n_nodes)
-            self._excess = _grown(self._excess, self._n_nodes)
-            repair.attach(self._tree, first, self._n_nodes, self._root)
+            for name in ("_potential", "_excess", "_after", "_before", "_rows"):
+                setattr(self, name, _grown(getattr(self, name), self._n_nodes))
+            tree.append(self._columns(), first, self._n_nodes, self._root)
             self._excess[ids] += new  # A removed id may still owe what its node sent.
         return ids
 
@@ -222,9 +221,7 @@ class FlowNetwork:
         check_alive("arcs", ids, self._arc_alive, unique=True)
         positions = self._position[ids]
         if self._planted:
-            repair.drop_arcs(
-                self._tree, self._tail, self._head, self._capacity, self._state, self._root, self._excess, positions
-            )
+            repair.drop_arcs(self._columns(), self._root, positions)
         self._checked_capacity(np.zeros(ids.size, np.int64), positions)
         self._bound[positions] = 0
         self._capacity[positions] = 0
@@ -244,7 +241,6 @@ class FlowNetwork:
         if not warm:
             self._plant()
         self._work[: simplex.CURSOR] = 0
-        self._work[simplex.SHIFTED] = 0
         status = self._optimise()
         if status == simplex.CAPPED and warm:  # A repaired tree is not strongly feasible and could, in theory, cycle.
             self._plant()
@@ -260,11 +256,11 @@ class FlowNetwork:
     def _plant(self) -> None:
         """A first tree: every node hangs under the largest consumer, and no bound stays that cannot bind."""
         n_nodes, n_arcs = self._n_nodes, self._n_arcs
-        self._tree = np.empty((n_nodes, 8), np.int64)
-        self._potential = np.zeros(n_nodes, np.int64)
-        self._excess = np.zeros(n_nodes, np.int64)
+        self._potential, self._excess = np.zeros(n_nodes, np.int64), np.zeros(n_nodes, np.int64)
+        self._after, self._before = np.empty(n_nodes, np.int64), np.empty(n_nodes, np.int64)
+        self._rows = np.empty((n_nodes, tree.ROW), np.int64)
         self._root = int(np.where(self._node_alive, self._supply[:n_nodes], np.iinfo(np.int64).max).argmin())
-        repair.plant(self._tree, self._supply[:n_nodes], self._root, self._excess)
+        repair.plant(self._columns(), self._supply[:n_nodes], self._root)
         repair.drop_redundant_bounds(
             self._tail[:n_arcs], self._head[:n_arcs], self._supply[:n_nodes], self._bound[:n_arcs], self._capacity
         )
@@ -275,34 +271,35 @@ class FlowNetwork:
     def _optimise(self) -> int:
         """Repair and run the simplex until no dropped bound is passed. Returns its status."""
         n_nodes, n_arcs = self._n_nodes, self._n_arcs
-        rows = self._tree[:n_nodes]
+        net = self._columns()
         order = np.empty(n_nodes, np.int64)
         big = self._big()
         block = max(isqrt(n_arcs), _BLOCK_MIN)
         pivots_max = 200 * (n_arcs + n_nodes) + 10_000
         while True:
-            count = tree.refresh(rows, self._tail, self._cost, self._potential, self._root, big, order)
-            repair.rebalance(rows, self._tail, self._capacity, self._state, self._root, self._excess, order, count)
-            tree.refresh(rows, self._tail, self._cost, self._potential, self._root, big, order)
-            simplex.optimise(
-                self._tail, self._head, self._cost, self._capacity, self._state, self._potential, rows,
-                n_arcs, block, pivots_max, self._work,
-            )  # fmt: skip
+            count = tree.refresh(net, self._root, big, order)
+            repair.rebalance(net, self._root, order, count)
+            tree.refresh(net, self._root, big, order)
+            simplex.optimise(net, n_arcs, block, pivots_max, self._work)
             status = int(self._work[simplex.STATUS])
             if status == simplex.UNBOUNDED and not np.array_equal(self._capacity[:n_arcs], self._bound[:n_arcs]):
                 self._plant()  # Changes since the first solve made a dropped bound matter: take none for granted.
                 self._capacity[:n_arcs] = self._bound[:n_arcs]
-                rows = self._tree
+                net = self._columns()
                 continue
             if status != simplex.OPTIMAL:
                 return status
-            count = repair.find_overfull(rows, self._tail, self._capacity, self._bound, order)
+            count = repair.find_overfull(net, self._bound, n_nodes, order)
             if count == 0:
                 return status
             positions = order[:count].copy()
-            repair.change_capacity(
-                self._tail, self._head, self._capacity, self._state, self._excess, positions, self._bound[positions]
-            )
+            repair.change_capacity(net, positions, self._bound[positions])
+
+    def _columns(self) -> tree.Columns:
+        return tree.Columns(
+            self._tail, self._head, self._cost, self._capacity, self._state,
+            self._potential, self._excess, self._after, self._before, self._rows,
+        )  # fmt: skip
 
     def _big(self) -> int:
         """The cost of an artificial arc: more than twice any path, so that potentials tell which side of it one is."""
@@ -311,19 +308,17 @@ class FlowNetwork:
     def _finish(self, status: Literal["optimal", "capped"], simplex_ran: bool) -> Result:
         flow = np.zeros(self._n_arcs, np.int64)
         potential = np.zeros(self._n_nodes, np.int64)
-        unrouted = 0
+        artificial = np.zeros(2, np.int64)
         if simplex_ran:
             lying = np.empty(self._n_arcs, np.int64)
-            unrouted = simplex.read_flow(
-                self._tail, self._capacity, self._state, self._tree[: self._n_nodes], self._n_arcs, lying
-            )
+            simplex.read_flow(self._columns(), self._n_nodes, self._n_arcs, lying, artificial)
             flow = lying[self._position]
             potential = np.where(self._node_alive, self._potential[: self._n_nodes], 0)
+        unrouted = int(artificial.max())
         witness = None
         if status == "optimal" and unrouted:
             half = self._big() // 2
-            below = potential < -half
-            cut = below if total(self._supply[: self._n_nodes][below]) > 0 else potential <= half
+            cut = potential < -half if artificial[0] else potential <= half
             witness = (cut & self._node_alive).astype(np.int64)
         return Result(
             status="infeasible" if witness is not None else status,
@@ -351,12 +346,12 @@ class FlowNetwork:
         lying = np.zeros(n_arcs, np.int64)
         lying[entering] = 1
         while down != up:
-            if self._tree[down, tree.DEPTH] >= self._tree[up, tree.DEPTH]:
-                lying[self._tree[down, tree.PRED]] = 1
-                down = int(self._tree[down, tree.PARENT])
+            if self._rows[down, tree.SIZE] <= self._rows[up, tree.SIZE]:
+                lying[self._rows[down, tree.PRED]] = 1
+                down = int(self._rows[down, tree.PARENT])
             else:
-                lying[self._tree[up, tree.PRED]] = 1
-                up = int(self._tree[up, tree.PARENT])
+                lying[self._rows[up, tree.PRED]] = 1
+                up = int(self._rows[up, tree.PARENT])
         return Result(
             status="unbounded",
             objective=None,

@@ -1,150 +1,146 @@
 """Keep a spanning tree when the network under it changes: the start of a warm solve.
 
-A change leaves the tree and disturbs only the flow balance: `excess[node]` is what the node must send more than it
-does. `rebalance` sends it along the tree; where an arc's bounds do not allow that, the subtree is cut off and hung
-under the root by an artificial arc that carries the rest, and the simplex drives it out again.
+A change leaves the tree and disturbs only the flow balance, kept in `excess`. `rebalance` sends the excess along the
+tree; where an arc's bounds do not allow that, the subtree is cut off and hung under the root by an artificial arc that
+carries the rest, and the simplex drives it out again.
 """
+
+from numba import types
 
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
+    COLUMNS,
     DEAD,
     DOWN,
+    LAST,
     LOWER,
     PARENT,
     PRED,
+    SIZE,
     TREE,
     UP,
     UPPER,
-    hang,
-    unlink,
+    Columns,
+    append,
+    carry,
+    cut,
 )
 
 
-@kernel("void(int64[:, ::1], int64[::1], int64, int64[::1])")
-def plant(tree: Int64s, supply: Int64s, root: int, excess: Int64s) -> None:
+@kernel(types.void(COLUMNS, types.int64[::1], types.int64))
+def plant(net: Columns, supply: Int64s, root: int) -> None:
     """Start over: every node hangs under the root by an artificial arc that carries its supply. Time O(N)."""
-    for node in range(tree.shape[0]):
-        tree[node, :] = -1
-        excess[node] = 0
+    net.excess[:] = 0
+    net.after[root] = root
+    net.before[root] = root
+    net.potential[root] = 0
+    net.rows[root, :] = -1
+    net.rows[root, SIZE] = 1
+    net.rows[root, LAST] = root
+    append(net, 0, root, root)
+    append(net, root + 1, supply.shape[0], root)
     for node in range(supply.shape[0]):
         if node != root:
-            hang(tree, node, root, supply[node])
+            carry(net, node, supply[node])
 
 
-@kernel("void(int64[:, ::1], int64[::1], int64[::1], int64[::1], int64, int64[::1], int64[::1], int64)")
-def rebalance(
-    tree: Int64s,
-    tail: Int64s,
-    capacity: Int64s,
-    state: Int64s,
-    root: int,
-    excess: Int64s,
-    order: Int64s,
-    n_order: int,
-) -> None:
+@kernel(types.int64(COLUMNS, types.int64, types.int64[::1], types.int64))
+def rebalance(net: Columns, root: int, order: Int64s, n_order: int) -> int:
     """Send every node's excess up the tree and renew the residuals, cutting where a bound is in the way.
 
-    order int64[n_order]: the nodes, parents first. excess is 0 afterwards; depths and potentials must be refreshed.
-    Time O(N).
+    order int64[n_order]: the nodes, parents first. excess is 0 afterwards; potentials must be refreshed. Returns how
+    many subtrees were cut. Time O(N + cuts x depth).
     """
+    rows, excess, capacity = net.rows, net.excess, net.capacity
+    cuts = 0
     for index in range(n_order - 1, 0, -1):
         node = order[index]
         more = excess[node]
         excess[node] = 0
-        pred = tree[node, PRED]
+        pred = rows[node, PRED]
         if pred < 0:
-            surplus = more + (tree[node, DOWN] if pred == ARTIFICIAL_UP else -tree[node, UP])
-            unlink(tree, node)
-            hang(tree, node, root, surplus)
+            carry(net, node, more + (rows[node, DOWN] if pred == ARTIFICIAL_UP else -rows[node, UP]))
             continue
-        points_up = tail[pred] == node
-        flow = tree[node, DOWN] if points_up else tree[node, UP]
+        points_up = net.tail[pred] == node
+        flow = rows[node, DOWN] if points_up else rows[node, UP]
         wanted = flow + more if points_up else flow - more
         kept = min(max(wanted, 0), capacity[pred])
         sent = kept - flow if points_up else flow - kept
-        excess[tree[node, PARENT]] += sent
+        excess[rows[node, PARENT]] += sent
         if kept == wanted:
-            tree[node, UP] = capacity[pred] - kept if points_up else kept
-            tree[node, DOWN] = kept if points_up else capacity[pred] - kept
+            rows[node, UP] = capacity[pred] - kept if points_up else kept
+            rows[node, DOWN] = kept if points_up else capacity[pred] - kept
         else:
-            state[pred] = LOWER if kept == 0 else UPPER
-            unlink(tree, node)
-            hang(tree, node, root, more - sent)
+            net.state[pred] = LOWER if kept == 0 else UPPER
+            cut(net, node, root, more - sent)
+            cuts += 1
     excess[root] = 0
+    return cuts
 
 
-@kernel("int64(int64[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1], int64)")
-def flow_of(tree: Int64s, tail: Int64s, head: Int64s, capacity: Int64s, state: Int64s, arc: int) -> int:
+@kernel(types.int64(COLUMNS, types.int64))
+def flow_of(net: Columns, arc: int) -> int:
     """The arc's flow. Time O(1)."""
     flow: int = 0
-    if state[arc] == UPPER:
-        flow = capacity[arc]
-    if state[arc] == TREE:
-        for node in (tail[arc], head[arc]):
-            if tree[node, PRED] == arc:
-                flow = tree[node, DOWN] if tail[arc] == node else tree[node, UP]
+    if net.state[arc] == UPPER:
+        flow = net.capacity[arc]
+    elif net.state[arc] == TREE:
+        node = net.tail[arc]
+        if net.rows[node, PRED] == arc:
+            flow = net.rows[node, DOWN]
+        elif net.rows[net.head[arc], PRED] == arc:
+            flow = net.rows[net.head[arc], UP]
     return flow
 
 
-@kernel("void(int64[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1], int64, int64[::1], int64[::1])")
-def drop_arcs(
-    tree: Int64s,
-    tail: Int64s,
-    head: Int64s,
-    capacity: Int64s,
-    state: Int64s,
-    root: int,
-    excess: Int64s,
-    positions: Int64s,
-) -> None:
-    """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(1) an arc."""
+@kernel(types.void(COLUMNS, types.int64, types.int64[::1]))
+def drop_arcs(net: Columns, root: int, positions: Int64s) -> None:
+    """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(depth) each."""
     for index in range(positions.shape[0]):
         arc = positions[index]
-        flow = flow_of(tree, tail, head, capacity, state, arc)
-        excess[tail[arc]] += flow
-        excess[head[arc]] -= flow
-        if state[arc] == TREE:
-            node = tail[arc] if tree[tail[arc], PRED] == arc else head[arc]
-            unlink(tree, node)
-            hang(tree, node, root, 0)
-        state[arc] = DEAD
+        flow = flow_of(net, arc)
+        net.excess[net.tail[arc]] += flow
+        net.excess[net.head[arc]] -= flow
+        if net.state[arc] == TREE:
+            node = net.tail[arc] if net.rows[net.tail[arc], PRED] == arc else net.head[arc]
+            cut(net, node, root, 0)
+        net.state[arc] = DEAD
 
 
-@kernel("void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])")
-def change_capacity(
-    tail: Int64s, head: Int64s, capacity: Int64s, state: Int64s, excess: Int64s, positions: Int64s, values: Int64s
-) -> None:
+@kernel(types.void(COLUMNS, types.int64[::1], types.int64[::1]))
+def change_capacity(net: Columns, positions: Int64s, values: Int64s) -> None:
     """Set capacities (NO_BOUND: none). A full arc stays full, and empties when its bound goes. Time O(1) an arc.
 
     The residuals of tree arcs are renewed by `rebalance`, which must follow.
     """
     for index in range(positions.shape[0]):
         arc = positions[index]
-        if state[arc] == UPPER:
+        if net.state[arc] == UPPER:
             new_flow = 0 if values[index] == NO_BOUND else values[index]
-            excess[tail[arc]] += capacity[arc] - new_flow
-            excess[head[arc]] -= capacity[arc] - new_flow
+            net.excess[net.tail[arc]] += net.capacity[arc] - new_flow
+            net.excess[net.head[arc]] -= net.capacity[arc] - new_flow
             if new_flow == 0:
-                state[arc] = LOWER
-        capacity[arc] = values[index]
+                net.state[arc] = LOWER
+        net.capacity[arc] = values[index]
 
 
-@kernel("int64(int64[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1])")
-def find_overfull(tree: Int64s, tail: Int64s, capacity: Int64s, bound: Int64s, out_arcs: Int64s) -> int:
+@kernel(types.int64(COLUMNS, types.int64[::1], types.int64, types.int64[::1]))
+def find_overfull(net: Columns, bound: Int64s, n_nodes: int, out_arcs: Int64s) -> int:
     """List tree arcs that were solved without their bound and pass it. Returns how many. Time O(N)."""
     count = 0
-    for node in range(tree.shape[0]):
-        pred = tree[node, PRED]
-        if tree[node, PARENT] >= 0 and pred >= 0 and capacity[pred] != bound[pred]:
-            if (tree[node, DOWN] if tail[pred] == node else tree[node, UP]) > bound[pred]:
+    for node in range(n_nodes):
+        pred = net.rows[node, PRED]
+        if net.rows[node, PARENT] >= 0 and pred >= 0 and net.capacity[pred] != bound[pred]:
+            flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
+            if flow > bound[pred]:
                 out_arcs[count] = pred
                 count += 1
     return count
 
 
-@kernel("int64(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])")
+@kernel(types.int64(*[types.int64[::1]] * 5))
 def drop_redundant_bounds(tail: Int64s, head: Int64s, supply: Int64s, bound: Int64s, out_capacity: Int64s) -> int:
     """Copy `bound`, with NO_BOUND for every bound that no feasible flow can pass. Returns how many. Time O(A + N).
 
@@ -183,11 +179,3 @@ def drop_redundant_bounds(tail: Int64s, head: Int64s, supply: Int64s, bound: Int
         if dropped == before:
             break
     return dropped
-
-
-@kernel("void(int64[:, ::1], int64, int64, int64)")
-def attach(tree: Int64s, first: int, stop: int, root: int) -> None:
-    """Hang the new nodes first..stop-1 under the root. Time O(new nodes)."""
-    for node in range(first, stop):
-        tree[node, :] = -1
-        hang(tree, node, root, 0)

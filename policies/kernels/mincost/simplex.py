@@ -5,37 +5,38 @@ leaving rule that keeps the tree strongly feasible and so cannot cycle; Király,
 minimum-cost flow algorithms (2012), for block search. Measurements: docs/kernels.md.
 """
 
+from numba import types
+
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
-    CHILD,
-    DEPTH,
+    COLUMNS,
     DOWN,
     LOWER,
-    NEXT,
     PARENT,
     PRED,
+    SIZE,
     TREE,
     UP,
     UPPER,
-    link,
-    unlink,
+    Columns,
+    graft,
 )
 
-# Fields of `work` int64[6]. CURSOR is kept from solve to solve: where the block search goes on.
-STATUS, PIVOTS, DEGENERATE, SCANNED, CURSOR, SHIFTED = range(6)
+# Fields of `work` int64[N_WORK]. CURSOR is kept from solve to solve: where the block search goes on.
+STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, CURSOR = range(6)
+N_WORK = 6
 OPTIMAL, UNBOUNDED, CAPPED = range(3)
 
 
-@kernel("int64(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64, int64, int64[::1])")
-def find_entering(
-    tail: Int64s, head: Int64s, cost: Int64s, state: Int64s, potential: Int64s, n_arcs: int, block: int, work: Int64s
-) -> int:
+@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
+def find_entering(net: Columns, n_arcs: int, block: int, work: Int64s) -> int:
     """The most violated arc of the first block that has one, from the cursor on; -1 when none is violated.
 
     Time O(A) when optimal, else O(block) in the good case.
     """
+    tail, head, cost, state, potential = net.tail, net.head, net.cost, net.state, net.potential
     cursor = work[CURSOR]
     if cursor >= n_arcs:
         cursor = 0
@@ -58,93 +59,49 @@ def find_entering(
     return entering
 
 
-@kernel("void(int64[:, ::1], int64, int64, int64, int64, int64, int64)")
-def graft(tree: Int64s, node: int, last: int, parent: int, pred: int, up: int, down: int) -> None:
-    """Hang `node` under `parent`, reversing the path from `node` up to `last`, whose old arc leaves the tree.
-
-    Time O(path).
-    """
-    while True:
-        old_parent = tree[node, PARENT]
-        old_pred = tree[node, PRED]
-        old_up = tree[node, UP]
-        old_down = tree[node, DOWN]
-        unlink(tree, node)
-        link(tree, node, parent)
-        tree[node, PRED] = pred
-        tree[node, UP] = up
-        tree[node, DOWN] = down
-        if node == last:
-            return
-        parent = node
-        pred = old_pred
-        up = old_down
-        down = old_up
-        node = old_parent
-
-
-@kernel("int64(int64[:, ::1], int64[::1], int64, int64)")
-def shift(tree: Int64s, potential: Int64s, top: int, change: int) -> int:
-    """Add `change` to the potential of every node below and at `top`, and set their depths. Returns their number."""
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64[::1]))
+def shift(net: Columns, top: int, change: int, work: Int64s) -> None:
+    """Add `change` to the potential of every node below and at `top`. Time O(subtree)."""
+    potential, after = net.potential, net.after
     node = top
-    count = 0
-    while True:
+    for _ in range(net.rows[top, SIZE]):
         potential[node] += change
-        tree[node, DEPTH] = tree[tree[node, PARENT], DEPTH] + 1
-        count += 1
-        if tree[node, CHILD] >= 0:
-            node = tree[node, CHILD]
-            continue
-        while node != top and tree[node, NEXT] < 0:
-            node = tree[node, PARENT]
-        if node == top:
-            return count
-        node = tree[node, NEXT]
+        node = after[node]
+    work[SHIFTED] += net.rows[top, SIZE]
 
 
-@kernel(
-    "int64(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int64, int64[::1])"
-)
-def pivot(
-    tail: Int64s,
-    head: Int64s,
-    cost: Int64s,
-    capacity: Int64s,
-    state: Int64s,
-    potential: Int64s,
-    tree: Int64s,
-    entering: int,
-    work: Int64s,
-) -> int:
+@kernel(types.int64(COLUMNS, types.int64, types.int64[::1]))
+def pivot(net: Columns, entering: int, work: Int64s) -> int:
     """Push what fits round the cycle that `entering` closes, and swap it for the arc that blocks. Status out.
 
     Of several blocking arcs the last one leaves, seen from the cycle's top in the direction of the push: this keeps
-    every node able to send flow to the root. Time O(cycle + moved subtree).
+    every node able to send flow to the root. Time O(cycle + depth + moved subtree).
     """
+    rows, tail, head, state = net.rows, net.tail, net.head, net.state
     if state[entering] == LOWER:
         source = tail[entering]
         target = head[entering]
     else:
         source = head[entering]
         target = tail[entering]
-    amount = capacity[entering]
+    amount = net.capacity[entering]
     leaving = -1
     source_side = False
     down = source
     up = target
     while down != up:
-        if tree[down, DEPTH] >= tree[up, DEPTH]:
-            if tree[down, DOWN] < amount:
-                amount = tree[down, DOWN]
+        if rows[down, SIZE] <= rows[up, SIZE]:
+            if rows[down, DOWN] < amount:
+                amount = rows[down, DOWN]
                 leaving = down
                 source_side = True
-            down = tree[down, PARENT]
+            down = rows[down, PARENT]
         else:
-            if tree[up, UP] <= amount:
-                amount = tree[up, UP]
+            if rows[up, UP] <= amount:
+                amount = rows[up, UP]
                 leaving = up
                 source_side = False
-            up = tree[up, PARENT]
+            up = rows[up, PARENT]
     if amount >= OPEN:
         work[CURSOR] = entering
         return UNBOUNDED
@@ -152,86 +109,67 @@ def pivot(
         top = down
         down = source
         while down != top:
-            tree[down, DOWN] -= amount
-            tree[down, UP] += amount
-            down = tree[down, PARENT]
+            rows[down, DOWN] -= amount
+            rows[down, UP] += amount
+            down = rows[down, PARENT]
         up = target
         while up != top:
-            tree[up, UP] -= amount
-            tree[up, DOWN] += amount
-            up = tree[up, PARENT]
+            rows[up, UP] -= amount
+            rows[up, DOWN] += amount
+            up = rows[up, PARENT]
     else:
         work[DEGENERATE] += 1
     if leaving < 0:
         state[entering] = -state[entering]
         return OPTIMAL
-    old = tree[leaving, PRED]
+    old = rows[leaving, PRED]
     if old >= 0:
-        old_flow = tree[leaving, DOWN] if tail[old] == leaving else tree[leaving, UP]
+        old_flow = rows[leaving, DOWN] if tail[old] == leaving else rows[leaving, UP]
         state[old] = LOWER if old_flow == 0 else UPPER
-    flow = amount if state[entering] == LOWER else capacity[entering] - amount
+    flow = amount if state[entering] == LOWER else net.capacity[entering] - amount
     state[entering] = TREE
     node = source if source_side else target
     parent = target if source_side else source
-    reduced = cost[entering] + potential[tail[entering]] - potential[head[entering]]
+    reduced = net.cost[entering] + net.potential[tail[entering]] - net.potential[head[entering]]
     if tail[entering] == node:
-        graft(tree, node, leaving, parent, entering, capacity[entering] - flow, flow)
-        work[SHIFTED] += shift(tree, potential, node, -reduced)
+        graft(net, node, leaving, parent, entering, net.capacity[entering] - flow, flow)
+        shift(net, node, -reduced, work)
     else:
-        graft(tree, node, leaving, parent, entering, flow, capacity[entering] - flow)
-        work[SHIFTED] += shift(tree, potential, node, reduced)
+        graft(net, node, leaving, parent, entering, flow, net.capacity[entering] - flow)
+        shift(net, node, reduced, work)
     return OPTIMAL
 
 
-@kernel(
-    "void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int64, int64, int64,"
-    " int64[::1])"
-)
-def optimise(
-    tail: Int64s,
-    head: Int64s,
-    cost: Int64s,
-    capacity: Int64s,
-    state: Int64s,
-    potential: Int64s,
-    tree: Int64s,
-    n_arcs: int,
-    block: int,
-    pivots_max: int,
-    work: Int64s,
-) -> None:
-    """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle.
-
-    All arrays are int64 over arcs (A) or nodes (N), `tree` as in `tree`; state, potential and tree change in place.
-    """
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64, types.int64[::1]))
+def optimise(net: Columns, n_arcs: int, block: int, pivots_max: int, work: Int64s) -> None:
+    """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle."""
     work[STATUS] = CAPPED
     for _ in range(pivots_max):
-        entering = find_entering(tail, head, cost, state, potential, n_arcs, block, work)
+        entering = find_entering(net, n_arcs, block, work)
         if entering < 0:
             work[STATUS] = OPTIMAL
             return
         work[PIVOTS] += 1
-        status = pivot(tail, head, cost, capacity, state, potential, tree, entering, work)
+        status = pivot(net, entering, work)
         if status != OPTIMAL:
             work[STATUS] = status
             return
 
 
-@kernel("int64(int64[::1], int64[::1], int64[::1], int64[:, ::1], int64, int64[::1])")
-def read_flow(tail: Int64s, capacity: Int64s, state: Int64s, tree: Int64s, n_arcs: int, out_flow: Int64s) -> int:
-    """Write each arc's flow; return how many units of supply only artificial arcs route. Time O(A + N)."""
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64[::1], types.int64[::1]))
+def read_flow(net: Columns, n_nodes: int, n_arcs: int, out_flow: Int64s, out_artificial: Int64s) -> None:
+    """Write each arc's flow, and to out_artificial int64[2] what artificial arcs carry, up and down. Time O(A + N)."""
+    rows = net.rows
     for arc in range(n_arcs):
-        out_flow[arc] = capacity[arc] if state[arc] == UPPER else 0
-    stuck = 0
-    missing = 0
-    for node in range(tree.shape[0]):
-        if tree[node, PARENT] < 0:
+        out_flow[arc] = net.capacity[arc] if net.state[arc] == UPPER else 0
+    out_artificial[:] = 0
+    for node in range(n_nodes):
+        if rows[node, PARENT] < 0:
             continue
-        pred = tree[node, PRED]
+        pred = rows[node, PRED]
         if pred >= 0:
-            out_flow[pred] = tree[node, DOWN] if tail[pred] == node else tree[node, UP]
+            out_flow[pred] = rows[node, DOWN] if net.tail[pred] == node else rows[node, UP]
         elif pred == ARTIFICIAL_UP:
-            stuck += tree[node, DOWN]
+            out_artificial[0] += rows[node, DOWN]
         else:
-            missing += tree[node, UP]
-    return max(stuck, missing)
+            out_artificial[1] += rows[node, UP]

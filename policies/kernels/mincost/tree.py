@@ -1,94 +1,197 @@
-"""The spanning tree of a network simplex: one 64-byte row a node, so that a step along a path costs one cache line.
+"""The network as kernels see it, and its spanning tree, kept as a list of nodes, parents first.
 
-Axes: N nodes, A arcs. Row fields of `tree` int64[N, 8]:
+Axes: N nodes, A arcs. A subtree is a run of the list, so that moving one is a few links to change, and shifting its
+potentials is a walk through two dense arrays (child and sibling links were slower, see docs/kernels.md). What a step
+along a path needs lies in one 64-byte row a node, `rows` int64[N, 8]:
 
-PARENT the parent node, -1 at the root and at removed nodes;
+PARENT the parent node, -1 at the root;
 PRED   the arc to the parent; ARTIFICIAL_UP / ARTIFICIAL_DOWN for an artificial arc node → root / root → node, which
        has no bound and costs `big`;
 UP     how much more flow fits from the node to its parent (OPEN or more: no bound), DOWN from the parent to the node;
-DEPTH, and CHILD, NEXT, PREV: the first child and the siblings (-1: none).
+SIZE   nodes in the subtree, LAST the last of them in the list.
 
 A tree arc's flow is kept only here: DOWN where the arc points up, UP where it points down. An arc outside the tree has
 flow 0 (state LOWER) or its capacity (UPPER). Reduced cost of an arc: cost + potential[tail] - potential[head]; 0 in
 the tree.
 """
 
+from typing import Any, NamedTuple
+
+from numba import types
+
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import NO_BOUND
 
-PARENT, PRED, UP, DOWN, DEPTH, CHILD, NEXT, PREV = range(8)
+PARENT, PRED, UP, DOWN, SIZE, LAST = range(6)
+ROW = 8
 ARTIFICIAL_UP, ARTIFICIAL_DOWN = -2, -3
 LOWER, TREE, UPPER, DEAD = 1, 0, -1, 0  # A dead arc is skipped by pricing exactly like a tree arc.
 
 
-@kernel("void(int64[:, ::1], int64, int64)")
-def link(tree: Int64s, node: int, parent: int) -> None:
-    """Make `node` the first child of `parent`. Time O(1)."""
-    first = tree[parent, CHILD]
-    tree[node, PARENT] = parent
-    tree[node, NEXT] = first
-    tree[node, PREV] = -1
-    if first >= 0:
-        tree[first, PREV] = node
-    tree[parent, CHILD] = node
+class Columns(NamedTuple):
+    """A network and its tree; all int64, all changed in place. May be longer than A and N: the rest is room to grow."""
+
+    tail: Int64s  # [A]
+    head: Int64s  # [A]
+    cost: Int64s  # [A]
+    capacity: Int64s  # [A]; NO_BOUND: none
+    state: Int64s  # [A]
+    potential: Int64s  # [N]
+    excess: Int64s  # [N]; what a node must send more than it does
+    after: Int64s  # [N]; the list, a ring through the root
+    before: Int64s  # [N]
+    rows: Int64s  # [N, ROW]
 
 
-@kernel("void(int64[:, ::1], int64)")
-def unlink(tree: Int64s, node: int) -> None:
-    """Take `node` out of its parent's children. Time O(1)."""
-    before = tree[node, PREV]
-    after = tree[node, NEXT]
-    if before >= 0:
-        tree[before, NEXT] = after
-    else:
-        tree[tree[node, PARENT], CHILD] = after
-    if after >= 0:
-        tree[after, PREV] = before
+COLUMNS: Any = types.NamedTuple([types.int64[::1]] * 9 + [types.int64[:, ::1]], Columns)  # type: ignore[no-untyped-call]
 
 
-@kernel("int64(int64[:, ::1], int64[::1], int64[::1], int64[::1], int64, int64, int64[::1])")
-def refresh(tree: Int64s, tail: Int64s, cost: Int64s, potential: Int64s, root: int, big: int, out_order: Int64s) -> int:
-    """Recompute DEPTH and `potential` of every node from the root down; write the nodes in that order.
+@kernel(types.void(COLUMNS, *[types.int64] * 6))
+def graft(net: Columns, node: int, last: int, parent: int, pred: int, up: int, down: int) -> None:
+    """Hang `node` under `parent`, reversing the path from `node` up to `last`, whose old arc leaves the tree.
 
-    potential[root] stays. out_order int64[N]. Returns the number of nodes written. Time O(N).
+    The moved subtree is that of `last`, and its list becomes: all of the path's first node, then for each next node of
+    the path what it has beyond the one before, which is at most two runs of the old list. Time O(path + depth).
     """
-    tree[root, DEPTH] = 0
-    node = root
-    count = 0
-    while True:
+    rows, after, before = net.rows, net.after, net.before
+    old_parent = rows[last, PARENT]
+    old_last = rows[last, LAST]
+    old_size = rows[last, SIZE]
+    preceding = before[last]
+    following = after[old_last]
+    # Take the subtree out.
+    after[preceding] = following
+    before[following] = preceding
+    above = old_parent
+    while above >= 0:
+        rows[above, SIZE] -= old_size
+        if rows[above, LAST] == old_last:
+            rows[above, LAST] = preceding
+        above = rows[above, PARENT]
+    # Turn it over.
+    end = rows[node, LAST]
+    next_node = after[end]  # What followed the last path node's subtree in the old list.
+    previous = before[node]  # What preceded it.
+    size = rows[node, SIZE]
+    path = node
+    path_parent = rows[path, PARENT]
+    path_pred = rows[path, PRED]
+    path_up = rows[path, UP]
+    path_down = rows[path, DOWN]
+    rows[node, PARENT] = parent
+    rows[node, PRED] = pred
+    rows[node, UP] = up
+    rows[node, DOWN] = down
+    rows[node, SIZE] = old_size
+    path_last = end
+    while path != last:
+        turned = path_parent
+        turned_last = rows[turned, LAST]
+        turned_before = before[turned]
+        turned_after = after[turned_last]
+        after[end] = turned
+        before[turned] = end
+        end = previous
+        if turned_last != path_last:
+            after[end] = next_node
+            before[next_node] = end
+            end = turned_last
+            next_node = turned_after
+        previous = turned_before
+        path_last = turned_last
+        turned_size = rows[turned, SIZE]
+        rows[turned, SIZE] = old_size - size
+        size = turned_size
+        turned_parent = rows[turned, PARENT]
+        turned_pred = rows[turned, PRED]
+        turned_up = rows[turned, UP]
+        turned_down = rows[turned, DOWN]
+        rows[turned, PARENT] = path
+        rows[turned, PRED] = path_pred
+        rows[turned, UP] = path_down
+        rows[turned, DOWN] = path_up
+        path = turned
+        path_parent = turned_parent
+        path_pred = turned_pred
+        path_up = turned_up
+        path_down = turned_down
+    path = last
+    while path != parent:
+        rows[path, LAST] = end
+        path = rows[path, PARENT]
+    # Put it in, right behind the new parent.
+    following = after[parent]
+    after[parent] = node
+    before[node] = parent
+    after[end] = following
+    before[following] = end
+    was_leaf = rows[parent, LAST] == parent
+    above = parent
+    while above >= 0:
+        rows[above, SIZE] += old_size
+        if was_leaf and rows[above, LAST] == parent:
+            rows[above, LAST] = end
+        above = rows[above, PARENT]
+
+
+@kernel(types.void(COLUMNS, types.int64, types.int64))
+def carry(net: Columns, node: int, surplus: int) -> None:
+    """Make the arc of `node`, a child of the root, artificial, carrying `surplus` (negative: towards the node)."""
+    if surplus >= 0:
+        net.rows[node, PRED] = ARTIFICIAL_UP
+        net.rows[node, UP] = NO_BOUND - surplus
+        net.rows[node, DOWN] = surplus
+    else:
+        net.rows[node, PRED] = ARTIFICIAL_DOWN
+        net.rows[node, UP] = -surplus
+        net.rows[node, DOWN] = NO_BOUND + surplus
+
+
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
+def cut(net: Columns, node: int, root: int, surplus: int) -> None:
+    """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth)."""
+    graft(net, node, node, root, ARTIFICIAL_UP, 0, 0)
+    carry(net, node, surplus)
+
+
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
+def append(net: Columns, first: int, stop: int, root: int) -> None:
+    """Hang the new nodes first..stop-1 under the root, idle. Time O(new nodes)."""
+    for node in range(first, stop):
+        net.rows[node, PARENT] = root
+        net.rows[node, SIZE] = 1
+        net.rows[node, LAST] = node
+        carry(net, node, 0)
+        net.after[node] = net.after[root]
+        net.before[net.after[root]] = node
+        net.after[root] = node
+        net.before[node] = root
+        if net.rows[root, LAST] == root:
+            net.rows[root, LAST] = node
+        net.rows[root, SIZE] += 1
+
+
+@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
+def refresh(net: Columns, root: int, big: int, out_order: Int64s) -> int:
+    """Recompute the potential of every node from the root's down; write the nodes in that order.
+
+    out_order int64[N]. Returns the number of nodes written. Time O(N).
+    """
+    out_order[0] = root
+    count = 1
+    node = net.after[root]
+    while node != root:
         out_order[count] = node
         count += 1
-        if node != root:
-            parent = tree[node, PARENT]
-            pred = tree[node, PRED]
-            tree[node, DEPTH] = tree[parent, DEPTH] + 1
-            if pred == ARTIFICIAL_UP:
-                potential[node] = potential[parent] - big
-            elif pred == ARTIFICIAL_DOWN:
-                potential[node] = potential[parent] + big
-            elif tail[pred] == node:
-                potential[node] = potential[parent] - cost[pred]
-            else:
-                potential[node] = potential[parent] + cost[pred]
-        if tree[node, CHILD] >= 0:
-            node = tree[node, CHILD]
-            continue
-        while node != root and tree[node, NEXT] < 0:
-            node = tree[node, PARENT]
-        if node == root:
-            return count
-        node = tree[node, NEXT]
-
-
-@kernel("void(int64[:, ::1], int64, int64, int64)")
-def hang(tree: Int64s, node: int, root: int, surplus: int) -> None:
-    """Hang `node` under the root by an artificial arc carrying `surplus` (negative: towards the node). Time O(1)."""
-    link(tree, node, root)
-    if surplus >= 0:
-        tree[node, PRED] = ARTIFICIAL_UP
-        tree[node, UP] = NO_BOUND - surplus
-        tree[node, DOWN] = surplus
-    else:
-        tree[node, PRED] = ARTIFICIAL_DOWN
-        tree[node, UP] = -surplus
-        tree[node, DOWN] = NO_BOUND + surplus
+        above = net.potential[net.rows[node, PARENT]]
+        pred = net.rows[node, PRED]
+        if pred == ARTIFICIAL_UP:
+            net.potential[node] = above - big
+        elif pred == ARTIFICIAL_DOWN:
+            net.potential[node] = above + big
+        elif net.tail[pred] == node:
+            net.potential[node] = above - net.cost[pred]
+        else:
+            net.potential[node] = above + net.cost[pred]
+        node = net.after[node]
+    return count
