@@ -233,7 +233,7 @@ class _Meter:
         self.n_bytes += n_bytes
 
     def sample(self, source: Source, agent_id: str, rtt_us: int | None) -> LinkSample | None:
-        """None for too little to tell, and for the master's store."""
+        """None for too little to tell, and for the master's store. `bytes` counts all that came."""
         if self._first_s is None or self.n_bytes < SAMPLE_BYTES_MIN or not source.agent_id:
             return None
         duration_us = int((self._last_s - self._first_s) * 1e6)
@@ -242,7 +242,7 @@ class _Meter:
         streamed_bytes = self.n_bytes - self._first_bytes
         return LinkSample(
             from_agent=source.agent_id, to_agent=agent_id, method="transfer", rtt_us=rtt_us,
-            bandwidth_bps=streamed_bytes * 8_000_000 // duration_us, bytes=streamed_bytes, duration_us=duration_us,
+            bandwidth_bps=streamed_bytes * 8_000_000 // duration_us, bytes=self.n_bytes, duration_us=duration_us,
         )  # fmt: skip
 
 
