@@ -377,9 +377,12 @@ def _segment(text: str) -> str:
 
 def _piece(answer: http.client.HTTPResponse) -> bytes:
     try:
-        return answer.read(READ_BYTES)
+        piece = answer.read(READ_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise CommandError(Exit.UNREACHABLE, f"the connection broke while the answer was read ({error})") from None
+    if not piece and answer.length:  # http.client tells a short body only when it is read in one go.
+        raise CommandError(Exit.UNREACHABLE, f"the connection broke {answer.length} bytes before the answer's end")
+    return piece
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:
