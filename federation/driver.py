@@ -111,6 +111,7 @@ class LiveMaster:
         self._helpers: set[asyncio.Task[None]] = set()
         self._snapshot: asyncio.Task[None] | None = None
         self._log_all = config.log_level == "debug"
+        self._counts = {"events": 0, "commits": 0, "facts": 0, "commit_us": 0}
 
     @classmethod
     def open(cls, config: LiveConfig) -> Self:
@@ -151,6 +152,19 @@ class LiveMaster:
     def broker_status(self) -> str:
         """For people; starts with "connected" while the session stands."""
         return self._broker_detail
+
+    def gauges(self) -> dict[str, int]:
+        """What stands now, for metrics."""
+        return {
+            "inbox_events": self._inbox.qsize(),
+            "requests_waiting": len(self._replies),
+            "mqtt_unsent": self._link.n_unsent,
+            "journal_seq": self.journal.last_seq,
+        }
+
+    def counters(self) -> dict[str, int]:
+        """What happened since the start, for metrics."""
+        return self._counts | {f"mqtt_{name}": count for name, count in self._link.counters.items()}
 
     async def ask(self, request: Request, principal: str = "") -> Answer:
         """Ask for a change; the answer comes once it is durable. Raises `StorageError` when nothing can be any more."""
@@ -227,13 +241,18 @@ class LiveMaster:
                 self._log(event, made, now_us)
                 commands += made
             facts = [command.fact for command in commands if isinstance(command, Persist)]
+            self._counts["events"] += len(batch)
             if facts:
+                began_us = self._clock.now_us()
                 try:
                     await self.journal.commit(facts)
                 except StorageError as error:
                     self._failure = error
                     log.error("the journal failed; stepping down", error=str(error))
                     raise
+                self._counts["commits"] += 1
+                self._counts["facts"] += len(facts)
+                self._counts["commit_us"] += self._clock.now_us() - began_us
                 grown, self._committed = self._committed, asyncio.Event()
                 grown.set()
             for command in commands:
