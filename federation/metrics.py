@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: the core's counters, gauges from the views, and the HTTP side's own counts.
+"""What Prometheus scrapes: the core's and the driver's counters, gauges from the views, and the HTTP side's own counts.
 
 Everything is read at the scrape; the core knows nothing of Prometheus. Labels are bounded: states, codes, routes, and
 at most `ROLES_MAX` roles, the rest of which are summed as "(other)". No agent, task or job ever becomes a label.
@@ -81,7 +81,10 @@ class MasterCollector(Collector):
         connected = self._live.broker_status().startswith("connected")
         yield GaugeMetricFamily(f"{PREFIX}_broker_connected", "1 while the broker's session stands", value=connected)
         yield from _of_roles(views.roles(self._live.master))
-        yield from counters(self._live.master.counters)
+        for name, value in sorted(self._live.gauges().items()):
+            yield GaugeMetricFamily(f"{PREFIX}_driver_{name}", f"{name} now", value=value)
+        yield from counters("driver", self._live.counters())
+        yield from counters("core", self._live.master.counters)
 
 
 def _of_status(status: StatusView) -> Iterator[Metric]:
@@ -126,12 +129,12 @@ def _add_amount(family: GaugeMetricFamily, labels: list[str], amount: Amount) ->
         family.add_metric([*labels, kind], getattr(amount, kind))
 
 
-def counters(counts: Mapping[str, int]) -> Iterator[Metric]:
-    """The core's counters; `<name>.<code>` becomes `<name>` with a label `code`."""
+def counters(part: str, counts: Mapping[str, int]) -> Iterator[Metric]:
+    """Counters of a part of the master; `<name>.<code>` becomes `<name>` with a label `code`."""
     families: dict[str, CounterMetricFamily] = {}
     for key in sorted(counts):
         name, _, code = key.partition(".")
-        metric = f"{PREFIX}_core_" + re.sub(r"[^a-zA-Z0-9_]", "_", name).removesuffix("_total")
+        metric = f"{PREFIX}_{part}_" + re.sub(r"[^a-zA-Z0-9_]", "_", name).removesuffix("_total")
         if metric not in families:
             labels = ["code"] if code else []
             families[metric] = CounterMetricFamily(metric, f"{name} since this start", labels=labels)

@@ -71,6 +71,12 @@ class World:
     def broker_status(self) -> str:
         return self.broker
 
+    def gauges(self) -> dict[str, int]:
+        return {"journal_seq": self.journal.last_seq}
+
+    def counters(self) -> dict[str, int]:
+        return {"events": 1}
+
     async def start(self) -> None:
         await self.tell(Started(term=1), BrokerFound())
 

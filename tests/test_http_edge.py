@@ -1,5 +1,6 @@
 """What every request meets first: who may ask, which addresses there are, how large, slow and odd a body may be."""
 
+import asyncio
 import json
 import ssl
 import subprocess
@@ -143,6 +144,23 @@ async def test_what_is_not_http_is_answered_and_harms_nobody(client: aiohttp.Cli
     assert b"400" in (await raw(client, long_line)).partition(b"\r\n")[0]
     async with client.get("/healthz") as answer:
         assert answer.status == 200
+
+
+async def test_connections_are_bounded(world: World) -> None:
+    async with serve(world, HttpConfig(connections_max=2)) as serving:
+        held = [await asyncio.open_connection("127.0.0.1", serving.port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert [await reader.readline() for reader, _ in held] == [b"HTTP/1.1 200 OK\r\n"] * 2
+        reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        held[0][1].close()
+        await held[0][1].wait_closed()
+        async with aiohttp.ClientSession(serving.url) as client, asyncio.timeout(10):
+            while (answer := await client.get("/healthz")).status != 200:
+                answer.close()
+        held[1][1].close()
 
 
 # --- the core behind it ----------------------------------------------------------------------------------------------

@@ -61,6 +61,10 @@ async def test_a_job_goes_all_the_way(tmp_path: Path) -> None:
             assert event["data"]["state"] == "finished"
             assert (await get(client, f"{V1}/jobs/digits"))["tasks"] == {"finished": 3}
             assert (await get(client, f"{V1}/tasks/digits/train/2/why"))["agent_id"] == "gw-1"
+            async with client.get("/metrics") as answer:
+                metrics = await answer.text()
+            assert f"offerflow_driver_journal_seq {live.journal.last_seq:.1f}" in metrics
+            assert "offerflow_driver_commits_total" in metrics and "offerflow_driver_mqtt_received_total" in metrics
             status = await get(client, f"{V1}/status")
             assert status["broker"].startswith("connected to 127.0.0.1:")
         stream.close()

@@ -37,6 +37,8 @@ async def test_the_master_is_counted(world: World, client: aiohttp.ClientSession
     assert values(metrics["offerflow_role_allocated"])["cpu_milli", "default"] == 1000
     assert metrics["offerflow_rounds"].samples[0].value >= 1
     assert values(metrics["offerflow_broker_connected"]) == {(): 1}
+    assert metrics["offerflow_driver_journal_seq"].samples[0].value == world.journal.last_seq
+    assert metrics["offerflow_driver_events"].samples[0].value == 1
     assert "process_resident_memory_bytes" in metrics
     assert any(name.startswith("offerflow_core_") for name in metrics)
 
@@ -72,6 +74,8 @@ async def test_roles_are_bounded(world: World, client: aiohttp.ClientSession) ->
 
 
 def test_counters_with_a_code_share_a_metric() -> None:
-    families = {metric.name: metric for metric in counters({"garbage.malformed": 2, "garbage.oversized": 1, "a-b": 3})}
+    families = {
+        metric.name: metric for metric in counters("core", {"garbage.malformed": 2, "garbage.oversized": 1, "a-b": 3})
+    }
     assert values(families["offerflow_core_garbage"]) == {("malformed",): 2, ("oversized",): 1}
     assert values(families["offerflow_core_a_b"]) == {(): 3}

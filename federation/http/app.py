@@ -67,6 +67,7 @@ async def serve(live: Live, config: HttpConfig) -> AsyncIterator[Serving]:
         app,
         access_log=None,
         auto_decompress=False,  # Compressed bodies are refused: a small one can be a large one.
+        keepalive_timeout=config.keep_alive_us / 1e6,
         lingering_time=config.linger_us / 1e6,
         shutdown_timeout=SHUTDOWN_S,
         max_line_size=LINE_BYTES_MAX,
@@ -74,16 +75,48 @@ async def serve(live: Live, config: HttpConfig) -> AsyncIterator[Serving]:
     )
     tls = tls_context(config)
     await runner.setup()
+    listening: asyncio.Server | None = None
     try:
-        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls)
         try:
-            await site.start()
+            listening = await asyncio.get_running_loop().create_server(
+                _bounded(runner.server, config.connections_max),
+                config.host.strip("[]"),
+                config.port,
+                ssl=tls,
+                reuse_address=True,
+            )
         except OSError as error:
             raise ConfigError(f"http cannot listen on {config.host} port {config.port}: {error.strerror}") from None
-        port = runner.addresses[0][1]
+        port = listening.sockets[0].getsockname()[1]
         yield Serving(url=config.public_url or _url(config, port), port=port)
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()
+
+
+_TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class _Full(asyncio.Protocol):
+    """Turns a connection away."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        transport.close()
+
+
+def _bounded(server: web.Server | None, connections_max: int) -> Callable[[], asyncio.BaseProtocol]:
+    """Makes the protocol of each new connection, of which there are at most so many: others do not cost a request."""
+    assert server is not None
+
+    def make() -> asyncio.BaseProtocol:
+        return server() if len(server.connections) < connections_max else _Full()
+
+    return make
 
 
 def _url(config: HttpConfig, port: int) -> str:

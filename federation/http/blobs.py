@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import socket
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -33,6 +34,7 @@ async def get_shard(call: Call[Nothing, Nothing]) -> web.StreamResponse:
         raise refuse("range_not_satisfiable", "send one range, as in bytes=0-1023", unsatisfied) from None
     if wanted.start is not None and wanted.start >= size_bytes:
         raise refuse("range_not_satisfiable", f"the shard has {size_bytes} bytes", unsatisfied)
+    _drop_when_stalled(call.request, call.config.stall_us)
     headers = {"Content-Type": "application/octet-stream", "Cache-Control": "private, max-age=31536000, immutable"}
     return web.FileResponse(path, chunk_size=READ_BYTES, headers=headers)
 
@@ -68,6 +70,13 @@ async def put_shard(call: Call[UploadQuery, Nothing]) -> Answered:
         )
     )
     return Answered(view, status=200 if known else 201, headers={"Location": f"/shards/{shard_id}"})
+
+
+def _drop_when_stalled(request: web.Request, stall_us: int) -> None:
+    """Let the kernel drop the connection of a client that takes nothing (Linux; RFC 5482): sendfile waits for ever."""
+    sock = request.get_extra_info("socket")
+    if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_us // 1000)
 
 
 async def _chunks(request: web.Request, bytes_max: int, stall_us: int) -> AsyncIterator[bytes]:

@@ -34,6 +34,12 @@ class Live(Protocol):
     def broker_status(self) -> str:
         """For people; starts with "connected" while the session stands."""
 
+    def gauges(self) -> dict[str, int]:
+        """The driver's own state, for metrics: name → value."""
+
+    def counters(self) -> dict[str, int]:
+        """What the driver counted since its start: name → count, never falling."""
+
     async def ask(self, request: Request, principal: str = "") -> Answer:
         """Ask for a change; the answer comes once it is durable. Raises `StorageError` when nothing can be any more."""
 

@@ -34,6 +34,10 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shard_bytes_max: Positive = 16 * 2**30
     # A client that sends or takes nothing for this long is dropped; a bad mobile link stalls for less.
     stall_us: Positive = 30_000_000
+    # Half of the 1,024 files that a process may usually have open; the rest is for the journal, shards and the broker.
+    connections_max: Positive = 512
+    # An idle connection is kept this long for the next request.
+    keep_alive_us: Positive = 75_000_000
     # After an early refusal the rest of a body is read and thrown away for so long, so that the client sees the answer.
     linger_us: Positive = 10_000_000
     # The core answers within a round; a change that takes longer means that the journal or the policy hangs.
