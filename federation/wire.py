@@ -69,6 +69,10 @@ class LinkSample(Record, frozen=True, kw_only=True):
     `method`: "transfer" (a real shard), "probe" (a small active one), "echo" (round trip to the peer's data port),
     "mqtt_echo" (application echo through the broker), "tcp_info" (kernel's smoothed round trip of the MQTT socket).
     `to_agent` or `from_agent` is "" for the broker or master.
+
+    A transfer among others says so, because a share of a link is not the link: `shared_milli` is the average number of
+    our own transfers between these two agents while it ran (1000: alone), so rate × shared_milli is what the way gave.
+    `is_lower_bound`: transfers to or from others competed at one end; the way gives at least this.
     """
 
     from_agent: Name
@@ -80,6 +84,8 @@ class LinkSample(Record, frozen=True, kw_only=True):
     bandwidth_bps: Count | None = None
     bytes: Count = 0
     duration_us: Count = 0
+    shared_milli: Annotated[int, msgspec.Meta(ge=1000, le=1_000_000)] = 1000
+    is_lower_bound: bool = False
 
 
 class Source(Record, frozen=True, kw_only=True):
