@@ -38,12 +38,18 @@ class LinkTrack:
     def add(self, sample: LinkSample, now_us: int) -> None:
         self.seen_us = now_us
         if sample.bandwidth_bps is not None and sample.bytes >= BANDWIDTH_BYTES_MIN:
-            self.bandwidth.append(sample.bandwidth_bps)
+            self._add_bandwidth(sample.bandwidth_bps * sample.shared_milli // 1000, sample.is_lower_bound)
             if sample.method == "transfer":
                 self.passive_us = now_us
         for kept, value in ((self.rtt, sample.rtt_us), (self.jitter, sample.jitter_us), (self.loss, sample.loss_ppm)):
             if value is not None:
                 kept.append(value)
+
+    def _add_bandwidth(self, bps: int, is_lower_bound: bool) -> None:
+        """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
+        believed = _quantile(self.bandwidth, 4)
+        if not is_lower_bound or believed is None or bps > believed:
+            self.bandwidth.append(bps)
 
     def estimate(self, now_us: int, half_life_us: int) -> Link:
         """Bandwidth is the lower quartile, round trip and jitter the median, loss the mean of the window."""

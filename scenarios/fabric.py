@@ -2,11 +2,34 @@
 
 from collections.abc import Callable
 
+from policies.model import Record
 from scenarios.network import Flow, LinkSpec, Network
 from scenarios.streams import noisy, stream
 from scenarios.world import World
 
+
+class _Watch:
+    """How much of the way a transfer had for itself while it ran."""
+
+    __slots__ = ("competed", "pair", "shared_us", "updated_us")
+
+    def __init__(self, pair: tuple[str, str], now_us: int) -> None:
+        self.pair = pair
+        self.shared_us = 0  # integral over time of our transfers between this pair
+        self.updated_us = now_us
+        self.competed = False  # with transfers to or from others, at either end
+
+
 LOCAL = LinkSpec(rtt_us=200, bandwidth_bps=10_000_000_000)  # within a site that the world says nothing about
+
+
+class Sight(Record, frozen=True, kw_only=True):
+    """What an agent sees of a transfer that ended: its rate, with noise, and what it shared the way with."""
+
+    bandwidth_bps: int
+    duration_us: int
+    shared_milli: int
+    is_lower_bound: bool
 
 
 class Fabric:
@@ -27,7 +50,8 @@ class Fabric:
         self._master_site = world.master_site
         self._noise_ppm = world.noise_ppm
         self._noise = stream(world.seed, "network")
-        self._on_end: dict[int, Callable[[int, Flow], None]] = {}
+        self._on_end: dict[int, Callable[[int, Flow, Sight], None]] = {}
+        self._watches: dict[int, _Watch] = {}
 
     def path(self, from_agent: str, to_agent: str) -> tuple[str, ...] | None:
         """Link ids from one agent to another; empty on the same agent, None when there is no way."""
@@ -45,27 +69,50 @@ class Fabric:
         return tuple(path)
 
     def transfer(
-        self, from_agent: str, to_agent: str, size_bytes: int, now_us: int, on_end: Callable[[int, Flow], None]
+        self, from_agent: str, to_agent: str, size_bytes: int, now_us: int, on_end: Callable[[int, Flow, Sight], None]
     ) -> int | None:
-        """Start moving bytes; `on_end(now_us, flow)` follows. Returns the flow's id, None when there is no path."""
+        """Start moving bytes; `on_end(now_us, flow, sight)` follows. Returns the flow's id, None without a path."""
         path = self.path(from_agent, to_agent)
         if path is None:
             return None
+        self._watch(now_us)
         flow_id = self.network.start(path, size_bytes, now_us)
+        self._watches[flow_id] = _Watch((from_agent, to_agent), now_us)
         self._on_end[flow_id] = on_end
         return flow_id
 
     def cancel(self, flow_id: int, now_us: int) -> None:
+        self._watch(now_us)
         self.network.cancel(flow_id, now_us)
         self._on_end.pop(flow_id, None)
+        self._watches.pop(flow_id, None)
 
     def next_end_us(self) -> int | None:
         return self.network.next_end_us()
 
     def settle(self, now_us: int) -> None:
         """Tell the owners of all flows that have ended by now."""
+        self._watch(now_us)
         for flow in self.network.ended(now_us):
-            self._on_end.pop(flow.flow_id)(now_us, flow)
+            watch = self._watches.pop(flow.flow_id)
+            duration_us = now_us - flow.started_us
+            sight = Sight(
+                bandwidth_bps=self._measured_bps(flow, now_us),
+                duration_us=duration_us,
+                shared_milli=max(1000, watch.shared_us * 1000 // duration_us) if duration_us else 1000,
+                is_lower_bound=watch.competed,
+            )
+            self._on_end.pop(flow.flow_id)(now_us, flow, sight)
+
+    def _watch(self, now_us: int) -> None:
+        """Before the set of transfers changes: note what each had beside it since the last change."""
+        pairs = [watch.pair for watch in self._watches.values()]
+        for watch in self._watches.values():
+            watch.shared_us += pairs.count(watch.pair) * (now_us - watch.updated_us)
+            if now_us > watch.updated_us:
+                ends = set(watch.pair)
+                watch.competed |= any(pair != watch.pair and not ends.isdisjoint(pair) for pair in pairs)
+            watch.updated_us = now_us
 
     def start_up_us(self, from_agent: str, to_agent: str) -> int:
         path = self.path(from_agent, to_agent)
@@ -80,7 +127,7 @@ class Fabric:
         specs = [self.network.link(link_id) for link_id in path]
         return sum(spec.rtt_us + int(spec.jitter_us * self._noise.random()) for spec in specs)
 
-    def measured_bps(self, flow: Flow, now_us: int) -> int:
+    def _measured_bps(self, flow: Flow, now_us: int) -> int:
         """What an agent would report of this transfer: size over duration, with measurement noise."""
         duration_us = max(1, now_us - flow.started_us)
         return noisy(flow.size_bytes * 8 * 1_000_000 // duration_us, self._noise_ppm, self._noise)

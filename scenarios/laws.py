@@ -7,13 +7,24 @@ what needs the whole run, `at_end`. `broken` holds one sentence per breach, the 
 from federation import commands, events, facts
 from federation.api import JobView
 from federation.config import MasterConfig
-from federation.jobs import Job
 from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import Birth, CommandBatch, Launch, Offer
 from policies.model import Needs, Resources
 
 BROKEN_MAX = 100  # A master that breaks a law at every step need not fill the memory.
+
+
+class _Group:
+    """Tasks of one group: how many there are, how many finished, and whom they come after."""
+
+    __slots__ = ("after", "n_finished", "needs", "task_ids")
+
+    def __init__(self, needs: Needs, after: tuple[str, ...], task_ids: tuple[str, ...]) -> None:
+        self.needs = needs
+        self.after = after
+        self.task_ids = task_ids
+        self.n_finished = 0
 
 
 class _Attempt:
@@ -34,7 +45,7 @@ class Laws:
         self._config = config
         self._policy_name = policy_name
         self._facts: list[facts.Fact] = []
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, dict[str, _Group]] = {}
         self._tasks: dict[str, TaskState] = {}
         self._groups: dict[str, tuple[str, str]] = {}  # task id → job id, group
         self._last_attempt: dict[str, int] = {}
@@ -43,8 +54,6 @@ class Laws:
         self._totals: dict[str, Resources] = {}
         self._agents: dict[str, AgentState] = {}
         self._offers: dict[str, tuple[Offer, int]] = {}  # agent id → last offer, when it lapses
-        self._durable_jobs: set[str] = set()
-        self._needs: dict[tuple[str, str], Needs] = {}  # job id, group
 
     def after_step(self, event: events.Event, wanted: list[commands.Command], now_us: int) -> None:
         if isinstance(event, events.AgentSpoke):
@@ -55,7 +64,7 @@ class Laws:
                     self._facts.append(fact)
                     self._learn(fact)
                 case commands.Reply(answer=JobView(job_id=job_id)):
-                    self._check(job_id in self._durable_jobs, f"L1 job {job_id} was acknowledged before it was durable")
+                    self._check(job_id in self._jobs, f"L1 job {job_id} was acknowledged before it was durable")
                 case commands.Send(agent_id=agent_id, message=CommandBatch(commands=batch)):
                     for item in batch:
                         if isinstance(item, Launch):
@@ -96,15 +105,12 @@ class Laws:
                 self._agents.setdefault(agent_id, AgentState.ONLINE)
             case facts.AgentStateChanged(agent_id=agent_id, state=state):
                 self._move_agent(agent_id, AgentState(state))
-            case facts.JobAccepted(job_id=job_id, job=job, each=each):
-                self._durable_jobs.add(job_id)
-                for group in job.tasks:
-                    self._needs[job_id, group.name] = group.needs
-                    count = len(each[group.name]) if group.for_each is not None else group.count
-                    for index in range(count):
-                        task_id = f"{job_id}/{group.name}/{index}"
-                        self._tasks[task_id] = TaskState.WAITING if group.after else TaskState.PENDING
-                        self._groups[task_id] = (job_id, group.name)
+            case facts.JobAccepted():
+                self._accept(fact)
+            case facts.JobCancelled(job_id=job_id):
+                self._cancel(job_id)
+            case facts.JobEnded(job_id=job_id):
+                self._end(job_id)
             case facts.TasksAssigned(at_us=at_us, assignments=assignments):
                 for assignment in assignments:
                     self._check_offer(assignment.agent_id, at_us)
@@ -116,11 +122,58 @@ class Laws:
             case _:
                 pass
 
+    # --- edges that a fact implies: the books take them without a fact for each task ---------------------------------
+
+    def _accept(self, fact: facts.JobAccepted) -> None:
+        groups = self._jobs[fact.job_id] = {}
+        for spec in fact.job.tasks:
+            count = len(fact.each[spec.name]) if spec.for_each is not None else spec.count
+            task_ids = tuple(f"{fact.job_id}/{spec.name}/{index}" for index in range(count))
+            groups[spec.name] = _Group(spec.needs, spec.after, task_ids)
+            self._groups |= dict.fromkeys(task_ids, (fact.job_id, spec.name))
+            self._tasks |= dict.fromkeys(task_ids, TaskState.WAITING if spec.after else TaskState.PENDING)
+
+    def _release(self, job_id: str) -> None:
+        """Waiting tasks become pending when all that they come after has finished."""
+        groups = self._jobs[job_id]
+        for group in groups.values():
+            if group.after and all(groups[name].n_finished == len(groups[name].task_ids) for name in group.after):
+                for task_id in group.task_ids:
+                    if self._tasks[task_id] is TaskState.WAITING:
+                        self._tasks[task_id] = TaskState.PENDING
+
+    def _cancel(self, job_id: str) -> None:
+        for task_id in self._task_ids(job_id):
+            if self._tasks[task_id] in (TaskState.WAITING, TaskState.PENDING):
+                self._tasks[task_id] = TaskState.CANCELLED
+            elif self._tasks[task_id] in PLACED_STATES:
+                self._tasks[task_id] = TaskState.KILLING
+
+    def _end(self, job_id: str) -> None:
+        """Tasks that waited for one that failed are cancelled; nothing else may be open."""
+        for task_id in self._task_ids(job_id):
+            if self._tasks[task_id] is TaskState.WAITING:
+                self._tasks[task_id] = TaskState.CANCELLED
+            ended = self._tasks[task_id] in TERMINAL_STATES
+            self._check(ended, f"L2 job {job_id} ended while task {task_id} is {self._tasks[task_id]}")
+
+    def _task_ids(self, job_id: str) -> list[str]:
+        return [task_id for group in self._jobs[job_id].values() for task_id in group.task_ids]
+
+    def _lose_sight(self, agent_id: str) -> None:
+        for task_id in sorted(self._held.get(agent_id, ())):
+            if self._tasks[task_id] is not TaskState.KILLING:
+                self._tasks[task_id] = TaskState.UNKNOWN
+
+    # --- edges that a fact states ------------------------------------------------------------------------------------
+
     def _move_agent(self, agent_id: str, state: AgentState) -> None:
         before = self._agents.get(agent_id, AgentState.ONLINE)
         legal = state == before or state in AGENT_EDGES[before]
         self._check(legal, f"L8 agent {agent_id} went from {before} to {state}")
         self._agents[agent_id] = state
+        if state is AgentState.DISCONNECTED:
+            self._lose_sight(agent_id)
 
     def _assign(self, task_id: str, agent_id: str, attempt: int, gpus: tuple[str, ...]) -> None:
         before = self._tasks[task_id]
@@ -132,7 +185,7 @@ class Laws:
         self._tasks[task_id] = TaskState.ASSIGNED
         self._last_attempt[task_id] = attempt
         job_id, group = self._groups[task_id]
-        self._open[task_id] = _Attempt(agent_id, attempt, self._needs[job_id, group], gpus)
+        self._open[task_id] = _Attempt(agent_id, attempt, self._jobs[job_id][group].needs, gpus)
         self._held.setdefault(agent_id, set()).add(task_id)
         self._check_room(agent_id)
 
@@ -163,6 +216,10 @@ class Laws:
         if after not in PLACED_STATES and fact.task_id in self._open:
             attempt = self._open.pop(fact.task_id)
             self._held[attempt.agent_id].discard(fact.task_id)
+        if after is TaskState.FINISHED:
+            job_id, group = self._groups[fact.task_id]
+            self._jobs[job_id][group].n_finished += 1
+            self._release(job_id)
 
     def _check_launch(self, agent_id: str, launch: Launch) -> None:
         attempt = self._open.get(launch.task_id)

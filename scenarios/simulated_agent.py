@@ -9,7 +9,7 @@ from agents.config import AgentConfig
 from agents.facts import Fact
 from federation import events as master_events
 from federation.wire import HeldShard, Launch, LinkSample, MasterMessage
-from scenarios.fabric import Fabric
+from scenarios.fabric import Fabric, Sight
 from scenarios.network import Flow
 from scenarios.world import AgentSpec, World
 
@@ -30,7 +30,6 @@ class SimulatedAgent:
             hardware=spec.hardware,
             speed_milli=spec.speed_milli,
             price_microusd_per_cpu_hour=spec.price_microusd_per_cpu_hour,
-            data_url=f"sim://{spec.agent_id}",
         )
         self.facts: list[Fact] = []  # its journal
         self._spec = spec
@@ -50,7 +49,8 @@ class SimulatedAgent:
 
     def start(self, now_us: int) -> None:
         shards = tuple(self._store[key] for key in sorted(self._store))
-        self._schedule(now_us, self._spec.agent_id, events.Started(total=self._spec.total, shards=shards))
+        started = events.Started(total=self._spec.total, shards=shards, data_url=f"sim://{self._spec.agent_id}")
+        self._schedule(now_us, self._spec.agent_id, started)
         self._schedule(now_us, self._spec.agent_id, events.Connected())
 
     def next_deadline_us(self) -> int | None:
@@ -109,16 +109,18 @@ class SimulatedAgent:
             self._post(now_us, events.FetchEnded(fetch_id=command.fetch_id, shard=shard, ok=True))
             return
 
-        def arrived(ended_us: int, flow: Flow) -> None:
+        def arrived(ended_us: int, flow: Flow, sight: Sight) -> None:
             self._store[shard.shard_id] = shard
             ended_us += self._fabric.start_up_us(source, self._spec.agent_id)
             sample = LinkSample(
                 from_agent=source,
                 to_agent=self._spec.agent_id,
                 method="transfer",
-                bandwidth_bps=self._fabric.measured_bps(flow, ended_us),
+                bandwidth_bps=sight.bandwidth_bps,
                 bytes=flow.size_bytes,
-                duration_us=ended_us - flow.started_us,
+                duration_us=sight.duration_us,
+                shared_milli=sight.shared_milli,
+                is_lower_bound=sight.is_lower_bound,
             )
             fetched = events.FetchEnded(
                 fetch_id=command.fetch_id, shard=shard, ok=True, fetched_bytes=flow.size_bytes, samples=(sample,)
@@ -159,16 +161,18 @@ class SimulatedAgent:
         own_id = self._spec.agent_id
         rtt_us = self._fabric.rtt_us(own_id, peer_id)
 
-        def measured(ended_us: int, flow: Flow) -> None:
+        def measured(ended_us: int, flow: Flow, sight: Sight) -> None:
             echo = LinkSample(from_agent=own_id, to_agent=peer_id, method="echo", rtt_us=rtt_us)
             probe = LinkSample(
                 from_agent=peer_id,
                 to_agent=own_id,
                 method="probe",
                 rtt_us=rtt_us,
-                bandwidth_bps=self._fabric.measured_bps(flow, ended_us),
+                bandwidth_bps=sight.bandwidth_bps,
                 bytes=flow.size_bytes,
-                duration_us=ended_us - flow.started_us,
+                duration_us=sight.duration_us,
+                shared_milli=sight.shared_milli,
+                is_lower_bound=sight.is_lower_bound,
             )
             self._post(ended_us, events.LinksMeasured(samples=(echo, probe)))
 
