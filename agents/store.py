@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -123,6 +124,7 @@ class ShardStore:
         self._held: dict[str, HeldShard] = {}
         self._id_by_name: dict[str, str] = {}
         self._partials: dict[str, Partial] = {}
+        self._serial = itertools.count()
 
     # --- what is here ------------------------------------------------------------------------------------------------
 
@@ -187,8 +189,7 @@ class ShardStore:
         if shard_id in self._held:
             return self._remember(shard_id, before.st_size, name)
         self.partial_folder.mkdir(parents=True, exist_ok=True)
-        aside = self.partial_folder / f"{shard_id}.add"
-        aside.unlink(missing_ok=True)
+        aside = self.partial_folder / f"{shard_id}.{next(self._serial)}.add"  # Two may bring the same bytes at once.
         try:
             os.link(path, aside)
         except OSError:  # Another file system, or one without hard links.

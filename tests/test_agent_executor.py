@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.events import Event, TaskEnded, TaskStarted
+from agents.events import Event, ShardRemoved, TaskEnded, TaskStarted
 from agents.executors import proctree
 from agents.executors.artifact import unpack
 from agents.executors.base import AttemptFolder
@@ -281,7 +281,8 @@ async def test_a_fork_bomb_is_ended(tmp_path: Path) -> None:
     )
     ended = await bench.run(python(bomb))
     assert ended.reason == "process_limit"
-    assert not proctree.strays(proctree.walk(), AttemptFolder.of(tmp_path, "job/train/0", 1).path.name)
+    folder = AttemptFolder.of(tmp_path / "tasks", "job/train/0", 1)
+    assert not proctree.strays(proctree.walk(), str(folder.path))
 
 
 async def test_too_much_memory_ends_the_task(bench: Bench) -> None:
@@ -394,6 +395,47 @@ async def test_forget_keeps_the_log_and_drops_the_oldest(tmp_path: Path) -> None
     logs = [bench.executor.read_log("job/train/0", attempt) for attempt in range(4)]
     assert [log is None for log in logs] == [True, True, False, False]
     assert not list((tmp_path / "tasks").glob("*/work"))
+
+
+async def test_what_a_crash_left_goes_after_a_day(bench: Bench, tmp_path: Path) -> None:
+    await bench.run(shell("echo kept"))
+    left = AttemptFolder.of(tmp_path / "tasks", "job/train/0", 1)
+    yesterday_s = time.time() - 90_000
+    os.utime(left.path, (yesterday_s, yesterday_s))
+    await bench.run(shell("true", attempt=2))
+    bench.executor.forget("job/train/0", 2)
+    await asyncio.gather(*bench.executor._tidying)
+    assert not left.work.exists() and bench.executor.read_log("job/train/0", 1) == b"kept\n"
+
+
+async def test_a_replica_that_went_bad_is_not_fed_to_a_task(bench: Bench) -> None:
+    read = bench.hold(b"good", "digits/7")
+    path = bench.store.path(read.shard_id)
+    assert path is not None
+    path.chmod(0o644)
+    path.write_bytes(b"evil")
+    os.utime(path, ns=(1, 1))
+    bench.tasks.append(asyncio.create_task(bench.executor.run(shell("cat {shard.path}", reads=(read,)))))
+    assert await bench.next() == ShardRemoved(shard_id=read.shard_id, reason="damaged")
+    ended = await bench.ended()
+    assert ended.reason == "start" and "digits/7 is no longer here" in ended.detail
+
+
+async def test_equal_outputs_of_tasks_that_end_together(bench: Bench) -> None:
+    names = [f"job/train/{index}" for index in range(6)]
+    outputs = (Output(name="model", path="model", bytes_max=100),)
+    for name in names:
+        work = shell("echo same > {out}/model", task_id=name, outputs=outputs)
+        bench.tasks.append(asyncio.create_task(bench.executor.run(work)))
+    ended: list[TaskEnded] = []
+    while len(ended) < len(names):
+        event = await bench.next()
+        if isinstance(event, TaskStarted):
+            bench.executor.release(event.task_id, event.attempt)
+        elif isinstance(event, TaskEnded):
+            ended.append(event)
+    assert {(event.reason, event.exit_code) for event in ended} == {("exit", 0)}
+    assert sorted(event.outputs[0].name for event in ended) == [f"{name}/model" for name in names]
 
 
 async def test_a_slower_core_is_emulated(tmp_path: Path) -> None:

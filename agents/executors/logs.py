@@ -8,11 +8,15 @@ log is complete up to its last write.
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
+
+from agents.executors.base import AttemptFolder
 
 SEGMENTS = 3  # log.head, log.0 (older), log.1 (latest)
 SEGMENT_BYTES_MIN = 16 * 1024
 TAIL_BYTES = 4 * 1024  # of the log, in a status: enough for a traceback
+LEFT_OVER_S = 86_400.0  # Nobody asks for it any more: the agent was killed between a task's end and its tidying.
 _NAMES = ("log.head", "log.0", "log.1")
 _GAP = b"\n[... output left out ...]\n"
 
@@ -36,8 +40,9 @@ def log_tail(folder: Path) -> str:
     return text.decode("utf-8", errors="replace")
 
 
-def prune(root: Path, kept_bytes_max: int, active: set[str]) -> None:
-    """Delete the folders of ended attempts, oldest first, until their logs fit in `kept_bytes_max`."""
+def tidy(root: Path, kept_bytes_max: int, active: set[str]) -> None:
+    """Delete the folders of ended attempts, oldest first, until their logs fit in `kept_bytes_max`. What a crash left
+    beside the logs goes after `LEFT_OVER_S`."""
     found: list[tuple[float, int, Path]] = []
     for folder in root.iterdir():
         if folder.name not in active and folder.is_dir():
@@ -45,11 +50,12 @@ def prune(root: Path, kept_bytes_max: int, active: set[str]) -> None:
                 sizes = [path.stat().st_size for path in folder.glob("log.*")]
                 found.append((folder.stat().st_mtime, sum(sizes), folder))
     total = sum(size for _, size, _ in found)
-    for _, size, folder in sorted(found):
-        if total <= kept_bytes_max:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
+    for changed_s, size, folder in sorted(found):
+        if total > kept_bytes_max:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+        elif changed_s < time.time() - LEFT_OVER_S:
+            AttemptFolder(folder).clear()
 
 
 def _read(path: Path) -> bytes | None:

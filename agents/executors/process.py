@@ -102,7 +102,8 @@ class _Attempt:
 
     @property
     def mark(self) -> str:
-        return self.folder.path.name
+        """In the environment of all it starts. The whole path: other agents of this machine may run the same task."""
+        return str(self.folder.path)
 
     def ask_stop(self, reason: str, grace_s: float, detail: str = "") -> None:
         """The first reason stands; a later, shorter grace does too."""
@@ -176,6 +177,7 @@ class ProcessExecutor:
         self._attempts[key] = attempt
         try:
             try:
+                await self._check_inputs(launch)
                 command, env = await asyncio.to_thread(self._prepare, attempt)
                 if not attempt.stop_reason:
                     self._spawn(attempt, command, env)
@@ -255,6 +257,12 @@ class ProcessExecutor:
         return TaskUse(cpu_s=self._cpu_s, memory_bytes=memory_bytes)
 
     # --- starting ----------------------------------------------------------------------------------------------------
+
+    async def _check_inputs(self, launch: Launch) -> None:
+        """A replica that went bad is dropped, and the attempt fails here instead of on wrong data."""
+        for fetch in (*((launch.artifact,) if launch.artifact else ()), *launch.reads):
+            if await self._store.verified(fetch.shard_id) is None:
+                raise PeerError("start", f"shard {fetch.name or fetch.shard_id} is no longer here")
 
     def _prepare(self, attempt: _Attempt) -> tuple[list[str], dict[str, str]]:
         folder, launch = attempt.folder, attempt.launch
@@ -396,7 +404,8 @@ class ProcessExecutor:
                 return
             attempt.known |= {(pid, process.started): process.cpu_s for pid, process in left.items()}
             proctree.signal_all(left.values(), signal.SIGSTOP)  # Frozen first: what forks faster than we look cannot.
-            proctree.signal_all(left.values(), signal.SIGKILL)
+            if not proctree.signal_all(left.values(), signal.SIGKILL):
+                return
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 1.0)  # Unkillable for now (a dead disk): keep asking, gently.
 
@@ -443,7 +452,7 @@ class ProcessExecutor:
         folder.clear()
         active = {attempt.folder.path.name for attempt in list(self._attempts.values())}
         with contextlib.suppress(OSError):
-            logs.prune(self._root, self._logs_kept_bytes, active)
+            logs.tidy(self._root, self._logs_kept_bytes, active)
 
 
 @contextlib.asynccontextmanager

@@ -73,12 +73,16 @@ def strays(processes: dict[int, Process], mark: str) -> dict[int, Process]:
     return found
 
 
-def signal_all(processes: Iterable[Process], number: signal.Signals) -> None:
+def signal_all(processes: Iterable[Process], number: signal.Signals) -> int:
+    """How many took it: others are gone, or belong to somebody else by now (set-uid programs)."""
+    reached = 0
     for process in processes:
         try:
             os.kill(process.pid, number)
+            reached += 1
         except (ProcessLookupError, PermissionError):
             continue
+    return reached
 
 
 def pss_bytes(pid: int) -> int | None:
