@@ -21,6 +21,7 @@ from policies.model import Amount
 
 ROLES_MAX = 100
 PREFIX = "offerflow"
+_CODED = "garbage"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _KINDS = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
 
@@ -130,10 +131,10 @@ def _add_amount(family: GaugeMetricFamily, labels: list[str], amount: Amount) ->
 
 
 def counters(part: str, counts: Mapping[str, int]) -> Iterator[Metric]:
-    """Counters of a part of the master; `<name>.<code>` becomes `<name>` with a label `code`."""
+    """Counters of a part of the master; `garbage_<code>` becomes `garbage` with a label `code`."""
     families: dict[str, CounterMetricFamily] = {}
     for key in sorted(counts):
-        name, _, code = key.partition(".")
+        name, code = (_CODED, key.removeprefix(f"{_CODED}_")) if key.startswith(f"{_CODED}_") else (key, "")
         metric = f"{PREFIX}_{part}_" + re.sub(r"[^a-zA-Z0-9_]", "_", name).removesuffix("_total")
         if metric not in families:
             labels = ["code"] if code else []

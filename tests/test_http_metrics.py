@@ -5,6 +5,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from federation.events import GarbageArrived
 from federation.metrics import ROLES_MAX, counters
 from tests.http_client import client, world
 from tests.http_world import FakeAgent, World
@@ -43,6 +44,11 @@ async def test_the_master_is_counted(world: World, client: aiohttp.ClientSession
     assert any(name.startswith("offerflow_core_") for name in metrics)
 
 
+async def test_garbage_is_counted_by_code(world: World, client: aiohttp.ClientSession) -> None:
+    await world.tell(GarbageArrived(agent_id="gw-1", code="malformed", n_bytes=3))
+    assert values((await scrape(client))["offerflow_core_garbage"]) == {("malformed",): 1}
+
+
 async def test_requests_are_counted_by_route_not_by_address(client: aiohttp.ClientSession) -> None:
     for path in ("/api/v1/jobs/a", "/api/v1/jobs/b", "/x", "/y", "/healthz"):
         async with client.get(path):
@@ -75,7 +81,7 @@ async def test_roles_are_bounded(world: World, client: aiohttp.ClientSession) ->
 
 def test_counters_with_a_code_share_a_metric() -> None:
     families = {
-        metric.name: metric for metric in counters("core", {"garbage.malformed": 2, "garbage.oversized": 1, "a-b": 3})
+        metric.name: metric for metric in counters("core", {"garbage_malformed": 2, "garbage_oversized": 1, "a-b": 3})
     }
     assert values(families["offerflow_core_garbage"]) == {("malformed",): 2, ("oversized",): 1}
     assert values(families["offerflow_core_a_b"]) == {(): 3}

@@ -94,6 +94,17 @@ async def test_shards_are_bounded_announced_or_not(world: World) -> None:
             assert answer.status == 404
 
 
+async def test_a_full_disk_is_said_and_nothing_kept(world: World, client: aiohttp.ClientSession) -> None:
+    world.blobs.full = True
+    async with client.put(f"/shards/{SHA256}", data=BYTES) as answer:
+        await problem(answer, 507, "disk_full")
+    world.blobs.full = False
+    async with client.head(f"/shards/{SHA256}") as answer:
+        assert answer.status == 404
+    async with client.put(f"/shards/{SHA256}", data=BYTES) as answer:
+        assert answer.status == 201
+
+
 async def test_shards_may_be_larger_than_json_bodies(world: World) -> None:
     async with client_of(world, body_bytes_max=1000) as client, client.put(f"/shards/{SHA256}", data=BYTES) as answer:
         assert answer.status == 201
