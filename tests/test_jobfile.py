@@ -242,3 +242,26 @@ def test_the_schema_knows_exactly_the_readers_keys() -> None:
     assert tuple(group["writes"]["additionalProperties"]["anyOf"][1]["properties"]) == jobfile.WRITE_KEYS
     assert tuple(group["latency"]["items"]["properties"]) == jobfile.LATENCY_KEYS
     assert tuple(group["communication"]["properties"]) == jobfile.COMMUNICATION_KEYS
+
+
+# --- the page about it -----------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_page_are_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "jobs.md").read_text()
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "detect.py").write_text("")
+    path = tmp_path / "job.yaml"
+    blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
+    errors = [block.partition("```")[0].strip() for block in page.split("```text\n")[1:]]
+    told = []
+    for block in blocks:
+        path.write_text(block)
+        try:
+            load_job(path)
+        except ConfigError as error:
+            told.append(str(error).replace(str(path), "job.yaml"))
+    assert len(blocks) == 4
+    assert told == errors
+    for key in (*jobfile.JOB_KEYS, *jobfile.GROUP_KEYS, *jobfile.NEEDS_KEYS):
+        assert f"`{key}" in page or f"{key}:" in page

@@ -26,17 +26,15 @@ class Format(StrEnum):
     JSON = "json"
 
 
+MASTER_HELP = "The master's address."
+TOKEN_HELP = "A file that holds the token; else the environment's OFFERFLOW_TOKEN."
+OUTPUT_HELP = "How to print."
 MasterUrl = Annotated[
     str | None,
-    typer.Option(
-        "--master", envvar="OFFERFLOW_URL", help="The master's address.", show_default="http://127.0.0.1:8642"
-    ),
+    typer.Option("--master", envvar="OFFERFLOW_URL", help=MASTER_HELP, show_default="http://127.0.0.1:8642"),
 ]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option("--token-file", help="A file that holds the token; else the environment's OFFERFLOW_TOKEN."),
-]
-Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help=TOKEN_HELP)]
+Output = Annotated[Format, typer.Option("--output", "-o", help=OUTPUT_HELP)]
 
 
 def connect(master: str | None, token_file: Path | None) -> "Client":
