@@ -12,7 +12,7 @@ import numpy as np
 
 from policies.cost import FREE, CostModel, Costs, costs
 from policies.explain import Explainer
-from policies.flow_network import Flows, Network, Offered, Quota, Share
+from policies.flow_network import Flows, Quota, Share, solve
 from policies.ledger import Ledger
 from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, Lowerer, release_columns
 from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Snapshot
@@ -20,6 +20,7 @@ from policies.packing import pack
 from policies.resources import role_chain
 from policies.shard_placement import place_shards
 from policies.slots import count_slots, sizes
+from policies.targets import Offered, Targets
 
 ATTEMPTS_MAX = 12  # solves of one round; each but the last places something or closes what failed
 ALTERNATIVES = 3
@@ -119,9 +120,8 @@ class _Round:
             tasks=self.remaining[active],
             may_wait=np.array([self.demands[c].gang is None for c in active.tolist()], np.bool_),
             open=self.open,
-            quotas=self._quotas(active, slots.size),
         )
-        flows = Network(columns, self.costs, slots, offered).solve()
+        flows = solve(Targets(columns, self.costs, slots, offered), self._quotas(active, slots.size))
         if self.objective is None:
             self.objective, self.kernel = flows.objective, flows.kernel
         return flows

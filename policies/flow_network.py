@@ -19,13 +19,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies.cost import FREE, Costs, weight
-from policies.kernels.mincost.model import POTENTIAL_MAX, UNLIMITED
+from policies.kernels.mincost.model import POTENTIAL_MAX, UNLIMITED, Result
 from policies.kernels.mincost.network import FlowNetwork
-from policies.lower import COUNT_MAX, TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s
-from policies.slots import Slots
+from policies.lower import COUNT_MAX, TIME_US_MAX, UNKNOWN, Bools, Int64s
+from policies.targets import Targets
 
-WAIT_GROUPS = 4  # a class may plan to wait for its so many best groups
+_PRICINGS_MAX = 8  # solves of one network; the last may leave out a pair that would improve it a little
 _SINGLE_STEPS = 8  # transfers over one link that are told apart one by one; beyond, steps double
 _STEPS = np.array([*range(_SINGLE_STEPS), *(_SINGLE_STEPS << n for n in range(COUNT_MAX.bit_length() - 3))], np.int64)
 _WIDTHS = np.diff(_STEPS, append=2 * _STEPS[-1])
@@ -38,17 +37,6 @@ class Quota:
     room: int
     above: int  # index of a quota that comes earlier, or UNKNOWN
     classes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """What enters the network. A are the active classes, each with at least one task."""
-
-    classes: Int64s  # [A] → C
-    tasks: Int64s  # [A]
-    may_wait: Bools  # [A] gangs may not: they start together or not at all
-    open: Bools  # [C, G] False where an earlier attempt of this round failed
-    quotas: tuple[Quota, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +66,7 @@ class _Routes:
     a: Int64s
     group: Int64s  # one that stands for all the route leads to
     node: Int64s  # where it enters
-    kind: Int64s  # H where it leads to the whole kind, else UNKNOWN
     room: Int64s
-    waits: Bools
     link: Int64s  # → links, or UNKNOWN where it loads none that others load
 
     def __len__(self) -> int:
@@ -100,31 +86,33 @@ class _Link:
         return paid // max(1, sum(slots))
 
 
-class Network:
+def solve(targets: Targets, quotas: tuple[Quota, ...] = ()) -> Flows:
+    """The optimum over all targets, found over those that matter."""
+    chosen = targets.first()
+    for _ in range(_PRICINGS_MAX):
+        flows, more = _Network(targets, quotas, chosen).solve()
+        if not more.any():
+            break
+        chosen |= more
+    return flows
+
+
+class _Network:
     """Builds the arrays, solves, and reads the flow back. Use once."""
 
-    def __init__(self, columns: Columns, costs: Costs, slots: Slots, offered: Offered) -> None:
-        self._columns, self._costs, self._slots, self._offered = columns, costs, slots, offered
+    def __init__(self, targets: Targets, quotas: tuple[Quota, ...], chosen: Bools) -> None:
+        self._targets, self._quotas, self._chosen = targets, quotas, chosen
+        self._slots, self._offered, self._n_groups = targets.slots, targets.offered, targets.columns.n_groups
         self._n_nodes = self._n_arcs = 0
         self._blocks: list[tuple[Int64s, Int64s, Int64s, Int64s]] = []
         self._supply: dict[int, int] = {}  # node → slots
-        self._needs = columns.needs_of[offered.classes]
-        self._size = slots.size[self._needs]
-        self._units = offered.tasks * self._size
-        level = costs.level[offered.classes]
-        self._levels, self._level = np.unique(level, return_inverse=True)
-        self._level_weight = np.array([weight(int(each)) for each in self._levels], np.int64)
-        self._weight = self._level_weight[self._level]
-        self._total = costs.total_us[offered.classes]
-        self._free = (costs.obstacle[offered.classes] == FREE) & offered.open[offered.classes]
-        self._kinds = [np.flatnonzero(columns.kind == h) for h in range(int(columns.kind.max(initial=-1)) + 1)]
-        self._first_wait_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
 
-    def solve(self) -> Flows:
+    def solve(self) -> tuple[Flows, Bools]:
+        """The flows, and the targets left out that could improve them."""
         n_classes = len(self._offered.classes)
         self._sink = self._nodes(1)
         self._class = self._nodes(n_classes)
-        self._group = self._nodes(self._columns.n_groups)
+        self._group = self._nodes(self._n_groups)
         groups = np.flatnonzero(self._slots.now)
         self._arcs(self._group + groups, self._sink, self._slots.now[groups], 0)
         routes = self._find_routes()
@@ -132,9 +120,18 @@ class Network:
         links = self._link_arcs(routes)
         taken = self._route_arcs(routes)
         self._unscheduled()
-        flow, objective, kernel = self._run()
-        now, later = self._read(flow, routes, taken, links)
-        return Flows(tuple(now), tuple(later), objective, kernel, self._n_arcs)
+        result, shift = self._run()
+        assert result.status == "optimal" and result.objective is not None, result.status
+        now, later = self._read(result.flow, routes, taken, links)
+        potential = result.potential
+        more = self._targets.more(
+            self._chosen,
+            shift,
+            potential[self._class : self._class + n_classes],
+            potential[self._group : self._group + self._n_groups],
+            int(potential[self._sink]),
+        )
+        return Flows(tuple(now), tuple(later), result.objective << shift, result.kernel, self._n_arcs), more
 
     # --- building ----------------------------------------------------------------------------------------------------
 
@@ -151,76 +148,46 @@ class Network:
         return first
 
     def _find_routes(self) -> _Routes:
-        own, by_kind = self._split_kinds()
-        tasks = self._slots.tasks[self._needs]
-        a, g = np.nonzero(own & (tasks > 0))
-        b, h = np.nonzero(by_kind != UNKNOWN)
-        room_of_kind = (
-            np.stack([tasks[:, groups].sum(axis=1) for groups in self._kinds], axis=1) if self._kinds else tasks
-        )
-        some = room_of_kind[b, h] > 0
-        b, h = b[some], h[some]
-        used = np.unique(h)
-        kind_node = np.full(len(self._kinds), UNKNOWN, np.int64)
-        kind_node[used] = self._nodes(len(used)) + np.arange(len(used))
-        self._groups_at = {self._group + n: (n,) for n in range(self._columns.n_groups)}
-        for k in used.tolist():
-            self._groups_at[int(kind_node[k])] = tuple(self._kinds[k].tolist())
-            self._arcs(np.full(len(self._kinds[k]), kind_node[k]), self._group + self._kinds[k], UNLIMITED, 0)
-        c, w = np.nonzero(self._choose_waits())
-        self._wait_keys, wait = np.unique(w * len(self._levels) + self._level[c], return_inverse=True)
+        targets, n_groups = self._targets, self._n_groups
+        a, target = np.nonzero(self._chosen)
+        whole = target >= n_groups
+        kind_node = self._kind_nodes(np.unique(target[whole]) - n_groups)
+        kind = np.where(whole, target - n_groups, UNKNOWN)
+        group = np.where(whole, targets.stands[a, kind], target) if len(targets.kinds) else target
+        node = np.where(whole, kind_node[kind], self._group + target) if len(targets.kinds) else target
+        b, w = np.nonzero(targets.waits)
+        self._wait_keys, wait = np.unique(w * len(targets.levels) + targets.level[b], return_inverse=True)
         self._wait = self._nodes(len(self._wait_keys))
-        wait_kind = np.where(own[c, w], UNKNOWN, self._columns.kind[w])
-        a_all = np.concatenate([a, b, c])
-        group = np.concatenate([g, by_kind[b, h], w])
-        kind = np.concatenate([np.full(len(a), UNKNOWN), h, wait_kind])
-        room = np.concatenate([tasks[a, g], room_of_kind[b, h], np.full(len(c), COUNT_MAX)]) * self._size[a_all]
-        waits = np.repeat([False, True], [len(a) + len(b), len(c)])
-        node = np.concatenate([self._group + g, kind_node[h], self._wait + wait])
-        return _Routes(a_all, group, node, kind, room, waits, self._find_links(a_all, group, kind))
+        kind = np.concatenate([kind, np.where(targets.own[b, w], UNKNOWN, targets.columns.kind[w])])
+        classes, group = np.concatenate([a, b]), np.concatenate([group, w])
+        return _Routes(
+            a=classes,
+            group=group,
+            node=np.concatenate([node, self._wait + wait]),
+            room=np.concatenate([targets.room[a, target], targets.units[b]]),
+            link=self._find_links(classes, group, kind),
+        )
 
-    def _split_kinds(self) -> tuple[Bools, Int64s]:
-        """Which (class, group) pairs need a way of their own [A, G], and a group that stands for the others of each
-        kind [A, H].
-
-        A kind serves the class when none of its groups is closed to it; groups that cost the class less than the
-        kind's dearest (they hold its data) keep a way of their own.
-        """
-        kind, n_groups = self._columns.kind, self._columns.n_groups
-        if not n_groups:
-            return self._free, np.zeros((len(self._needs), 0), np.int64)
-        order = np.argsort(kind, kind="stable")
-        starts = np.searchsorted(kind[order], np.arange(len(self._kinds)))
-        single = np.array([len(groups) == 1 for groups in self._kinds], np.bool_)
-        split = np.logical_or.reduceat(~self._free[:, order], starts, axis=1) | single
-        dearest = np.maximum.reduceat(self._total[:, order], starts, axis=1)
-        own = self._free & (split[:, kind] | (self._total < dearest[:, kind]))
-        number = np.where(self._free & ~own, np.arange(n_groups), n_groups)
-        stands = np.minimum.reduceat(number[:, order], starts, axis=1)
-        return own, np.where(stands < n_groups, stands, UNKNOWN)
-
-    def _choose_waits(self) -> Bools:
-        """Where each class may plan to wait: its cheapest groups with later capacity that it fits. [A, G]"""
-        allowed: Bools = self._free & self._slots.later[self._needs] & self._offered.may_wait[:, None]
-        allowed &= self._first_wait_us < TIME_US_MAX
-        if not allowed.any():
-            return allowed
-        when = np.where(allowed, self._total + self._first_wait_us, 4 * TIME_US_MAX)
-        best = np.argsort(when, axis=1, kind="stable")[:, :WAIT_GROUPS]
-        chosen = np.zeros_like(allowed)
-        np.put_along_axis(chosen, best, True, axis=1)
-        chosen &= allowed
-        return chosen
+    def _kind_nodes(self, used: Int64s) -> Int64s:
+        """[H] a node for each kind that is used, with arcs to its groups; UNKNOWN for the others."""
+        kinds = self._targets.kinds
+        node = np.full(len(kinds), UNKNOWN, np.int64)
+        node[used] = self._nodes(len(used)) + np.arange(len(used))
+        self._groups_at = {self._group + g: (g,) for g in range(self._n_groups)}
+        for h in used.tolist():
+            self._arcs(np.full(len(kinds[h]), node[h]), self._group + kinds[h], UNLIMITED, 0)
+            self._groups_at[int(node[h])] = tuple(kinds[h].tolist())
+        return node
 
     def _waves(self) -> None:
         """From each waiting node (group and level), arcs to that group's waves, later and dearer."""
-        group, level = np.divmod(self._wait_keys, len(self._levels))
+        group, level = np.divmod(self._wait_keys, len(self._targets.levels))
         wave, n = np.nonzero(self._slots.wave[:, group] > 0)
         wave_keys, of = np.unique(group[n] * len(self._slots.wave) + wave, return_inverse=True)
         first = self._nodes(len(wave_keys))
         self._wave_wait_us = self._slots.wave_us[wave, group[n]]
         self._wave_tail = n
-        cost = self._wave_wait_us * self._level_weight[level[n]]
+        cost = self._wave_wait_us * self._targets.level_weight[level[n]]
         self._wave_first = self._arcs(self._wait + n, first + of, UNLIMITED, cost)
         owner, which = np.divmod(wave_keys, max(1, len(self._slots.wave)))
         self._arcs(first + np.arange(len(wave_keys)), self._sink, self._slots.wave[which, owner], 0)
@@ -231,12 +198,12 @@ class Network:
         n_links = len(self._link_in)
         number = np.arange(len(routes))
         straight = routes.link == UNKNOWN
-        key = np.where(straight, len(self._needs) * n_links + number, routes.a * n_links + routes.link)
+        key = np.where(straight, len(self._targets.needs) * n_links + number, routes.a * n_links + routes.link)
         taken = np.sort(np.unique(key, return_index=True)[1])
         a, link, straight = routes.a[taken], routes.link[taken], straight[taken]
         entry = routes.node[taken]
         entry[~straight] = self._link_in[link[~straight]]
-        cost = self._weight[a] * self._total[a, routes.group[taken]]
+        cost = self._targets.weight[a] * self._targets.total_us[a, routes.group[taken]]
         room = np.where(straight, routes.room[taken], UNLIMITED)
         self._route_first = self._arcs(self._class + a, entry, room, cost)
         return taken
@@ -246,12 +213,12 @@ class Network:
     def _find_links(self, a: Int64s, group: Int64s, kind: Int64s) -> Int64s:
         """The link each route loads. A link that a single task would load needs no node: nobody is in its way."""
         classes = self._offered.classes
-        uplink = self._costs.uplink[classes[a], group]
-        target = np.where(kind == UNKNOWN, group, self._columns.n_groups + kind)
+        uplink = self._targets.costs.uplink[classes[a], group]
+        target = np.where(kind == UNKNOWN, group, self._n_groups + kind)
         key = uplink
         for value, base in (
-            (target, self._columns.n_groups + len(self._kinds)),
-            (self._level[a], len(self._levels)),
+            (target, self._n_groups + len(self._targets.kinds)),
+            (self._targets.level[a], len(self._targets.levels)),
             (self._offered.may_wait[a].astype(np.int64), 2),
         ):
             key = key * base + value
@@ -261,10 +228,10 @@ class Network:
         # Each class counts once on a link, however many routes it has over it.
         _, once = np.unique(of * len(classes) + a[loads], return_index=True)
         tasks = np.bincount(of[once], weights=self._offered.tasks[a[loads][once]], minlength=len(keys))
-        time_us = self._costs.transfer_us[classes[a[loads]], group[loads]]
+        time_us = self._targets.costs.transfer_us[classes[a[loads]], group[loads]]
         weighed = self._offered.tasks[a[loads][once]] * time_us[once].astype(np.float64)
         mean_us = np.bincount(of[once], weights=weighed, minlength=len(keys)) / np.maximum(1, tasks)
-        units = np.bincount(of[once], weights=self._units[a[loads][once]], minlength=len(keys))
+        units = np.bincount(of[once], weights=self._targets.units[a[loads][once]], minlength=len(keys))
         shared = np.flatnonzero(tasks > 1)
         number = np.full(len(keys), UNKNOWN, np.int64)
         number[shared] = np.arange(len(shared))
@@ -273,7 +240,7 @@ class Network:
         self._link_mean_us = mean_us[shared].astype(np.int64)
         self._link_size = np.maximum(1, np.rint(units[shared] / np.maximum(1, tasks[shared]))).astype(np.int64)
         level = np.zeros(len(keys), np.int64)
-        level[of] = self._level[a[loads]]
+        level[of] = self._targets.level[a[loads]]
         self._link_level = level[shared]
         return link
 
@@ -292,7 +259,7 @@ class Network:
             self._link_in[of],
             out[of],
             _WIDTHS[step] * self._link_size[of],
-            congestion_us * self._level_weight[self._link_level[of]],
+            congestion_us * self._targets.level_weight[self._link_level[of]],
         )
         ends = np.cumsum(steps)
         for n in range(n_links):
@@ -308,11 +275,11 @@ class Network:
 
     def _unscheduled(self) -> None:
         """What a class pays for tasks that get nothing: more than anywhere it could go, so that it goes if it can."""
-        free_us = np.where(self._free, self._total, 0).max(axis=1, initial=0)
+        free_us = np.where(self._targets.free, self._targets.total_us, 0).max(axis=1, initial=0)
         last_wait_us = int(self._slots.wave_us[self._slots.wave > 0].max(initial=0))
-        price = self._weight * (2 * free_us + last_wait_us + 1_000_000)
-        supply = self._units.copy()
-        for root in [n for n, quota in enumerate(self._offered.quotas) if quota.above == UNKNOWN]:
+        price = self._targets.weight * (2 * free_us + last_wait_us + 1_000_000)
+        supply = self._targets.units.copy()
+        for root in [n for n, quota in enumerate(self._quotas) if quota.above == UNKNOWN]:
             self._quota_tree(root, price, supply)
         plain = np.flatnonzero(supply)
         self._supply.update(zip((self._class + plain).tolist(), supply[plain].tolist(), strict=True))
@@ -321,7 +288,7 @@ class Network:
     def _quota_tree(self, root: int, price: Int64s, supply: Int64s) -> None:
         """Let the classes below a quota draw from one source through its capacity. What the quota holds back leaves
         at the price of the dearest class, and each class is charged what its own price is below that."""
-        quotas = self._offered.quotas
+        quotas = self._quotas
         inside = [root]
         for n in range(root + 1, len(quotas)):
             if quotas[n].above in inside:
@@ -339,11 +306,13 @@ class Network:
             above = source if n == root else node[quotas[n].above]
             self._arcs(np.array([above]), node[n], quotas[n].room, 0)
             below = np.array(quotas[n].classes, np.int64)
-            self._arcs(np.full(len(below), node[n]), self._class + below, self._units[below], dearest - price[below])
+            self._arcs(
+                np.full(len(below), node[n]), self._class + below, self._targets.units[below], dearest - price[below]
+            )
 
     # --- solving and reading -----------------------------------------------------------------------------------------
 
-    def _run(self) -> tuple[Int64s, int, str]:
+    def _run(self) -> tuple[Result, int]:
         tail, head, capacity, cost = (np.concatenate(parts) for parts in zip(*self._blocks, strict=True))
         supply = np.zeros(self._n_nodes, np.int64)
         for node, units in self._supply.items():
@@ -352,9 +321,7 @@ class Network:
         shift = 0
         while 4 * (self._n_nodes + 1) * ((int(cost.max(initial=0)) >> shift) + 1) > POTENTIAL_MAX:
             shift += 1  # A coarser unit than the microsecond, where weights and times are beyond reason.
-        result = FlowNetwork(self._n_nodes, tail, head, capacity, cost >> shift, supply).solve()
-        assert result.status == "optimal" and result.objective is not None, result.status
-        return result.flow, result.objective << shift, result.kernel
+        return FlowNetwork(self._n_nodes, tail, head, capacity, cost >> shift, supply).solve(), shift
 
     def _read(
         self, flow: Int64s, routes: _Routes, taken: Int64s, links: list[_Link]
@@ -382,7 +349,7 @@ class Network:
             return Share(a, self._groups_at[node], slots, congestion_us, UNKNOWN)
         drawn = self._waiting.draw(node, slots)
         wait_us = sum(wait * part for wait, part in drawn) // max(1, sum(part for _, part in drawn))
-        group = int(self._wait_keys[node - self._wait]) // len(self._levels)
+        group = int(self._wait_keys[node - self._wait]) // len(self._targets.levels)
         return Share(a, (group,), slots, congestion_us, wait_us)
 
 

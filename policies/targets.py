@@ -1,0 +1,128 @@
+"""Where each class could start now, and which of it is worth putting into the network.
+
+All pairs of classes and places would make the network large; nearly all of them are dear and stay empty. So it begins
+with the cheapest places of each class and is priced: with the potentials of the optimum over those, a pair left out
+whose reduced cost is not negative cannot improve it. Pairs that could are added and the network solved again, until
+there are none. What remains is the optimum over all pairs.
+
+Axes: A active classes; T targets, first the G groups, then the H kinds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.cost import FREE, Costs, weight
+from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s
+from policies.slots import Slots
+
+WAIT_GROUPS = 4  # a class may plan to wait for its so many best groups
+_FIRST_MIN, _FIRST_MAX = 4, 16  # targets of a class to begin with
+_MORE = 8  # targets of a class that one pricing adds
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What is to be placed. A are the active classes, each with at least one task."""
+
+    classes: Int64s  # [A] → C
+    tasks: Int64s  # [A]
+    may_wait: Bools  # [A] gangs may not: they start together or not at all
+    open: Bools  # [C, G] False where an earlier attempt of this round failed
+
+
+class Targets:
+    """The ways of every active class to capacity; see the module."""
+
+    def __init__(self, columns: Columns, costs: Costs, slots: Slots, offered: Offered) -> None:
+        self.columns, self.costs, self.slots, self.offered = columns, costs, slots, offered
+        classes = offered.classes
+        self.needs = columns.needs_of[classes]
+        self.size = slots.size[self.needs]
+        self.units = offered.tasks * self.size
+        self.levels, self.level = np.unique(costs.level[classes], return_inverse=True)
+        self.level_weight = np.array([weight(int(each)) for each in self.levels], np.int64)
+        self.weight = self.level_weight[self.level]
+        self.total_us = costs.total_us[classes]
+        self.free: Bools = (costs.obstacle[classes] == FREE) & offered.open[classes]
+        self.kinds = [np.flatnonzero(columns.kind == h) for h in range(int(columns.kind.max(initial=-1)) + 1)]
+        self.first_wait_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
+        self.own, self.stands = self._split_kinds()
+        self.waits = self._choose_waits()
+        self._order = np.argsort(columns.kind, kind="stable")
+        self._starts = np.searchsorted(columns.kind[self._order], np.arange(len(self.kinds)))
+        self.room = self._rooms()
+        self.valid: Bools = self.room > 0
+        of_kind = np.take_along_axis(self.total_us, np.maximum(self.stands, 0), axis=1) if self.kinds else self.stands
+        self.cost_us = np.concatenate([self.total_us, of_kind], axis=1)
+
+    def _split_kinds(self) -> tuple[Bools, Int64s]:
+        """Which (class, group) pairs need a way of their own [A, G], and a group that stands for the others of each
+        kind [A, H].
+
+        A kind serves the class when none of its groups is closed to it; groups that cost the class less than the
+        kind's dearest (they hold its data) keep a way of their own.
+        """
+        kind, n_groups = self.columns.kind, self.columns.n_groups
+        if not n_groups:
+            return self.free, np.zeros((len(self.needs), 0), np.int64)
+        order = np.argsort(kind, kind="stable")
+        starts = np.searchsorted(kind[order], np.arange(len(self.kinds)))
+        single = np.array([len(groups) == 1 for groups in self.kinds], np.bool_)
+        split = np.logical_or.reduceat(~self.free[:, order], starts, axis=1) | single
+        dearest = np.maximum.reduceat(self.total_us[:, order], starts, axis=1)
+        own: Bools = self.free & (split[:, kind] | (self.total_us < dearest[:, kind]))
+        number = np.where(self.free & ~own, np.arange(n_groups), n_groups)
+        stands = np.minimum.reduceat(number[:, order], starts, axis=1)
+        return own, np.where(stands < n_groups, stands, UNKNOWN)
+
+    def _choose_waits(self) -> Bools:
+        """Where each class may plan to wait: its cheapest groups with later capacity that it fits. [A, G]"""
+        allowed: Bools = self.free & self.slots.later[self.needs] & self.offered.may_wait[:, None]
+        allowed &= self.first_wait_us < TIME_US_MAX
+        if not allowed.any():
+            return allowed
+        when = np.where(allowed, self.total_us + self.first_wait_us, 4 * TIME_US_MAX)
+        best = np.argsort(when, axis=1, kind="stable")[:, :WAIT_GROUPS]
+        chosen = np.zeros_like(allowed)
+        np.put_along_axis(chosen, best, True, axis=1)
+        chosen &= allowed
+        return chosen
+
+    def _rooms(self) -> Int64s:
+        """Slots each target has for the class alone; 0 where it is none for it. [A, T]"""
+        tasks = self.slots.tasks[self.needs]
+        if not self.kinds:
+            return tasks
+        of_kind = np.add.reduceat(tasks[:, self._order], self._starts, axis=1)
+        room = np.concatenate([tasks * self.own, of_kind * (self.stands != UNKNOWN)], axis=1)
+        return room * self.size[:, None]
+
+    def first(self) -> Bools:
+        """The cheapest targets of each class: until they hold twice its tasks, at least four, at most sixteen."""
+        cost = np.where(self.valid, self.cost_us, 4 * TIME_US_MAX)
+        rank = np.argsort(cost, axis=1, kind="stable")[:, :_FIRST_MAX]
+        room = np.take_along_axis(self.room, rank, axis=1)
+        before = np.cumsum(room, axis=1) - room
+        wanted = (before < 2 * self.units[:, None]) | (np.arange(rank.shape[1]) < _FIRST_MIN)
+        chosen = np.zeros_like(self.valid)
+        np.put_along_axis(chosen, rank, wanted, axis=1)
+        chosen &= self.valid
+        return chosen
+
+    def more(self, chosen: Bools, shift: int, of_class: Int64s, of_group: Int64s, sink: int) -> Bools:
+        """Targets left out that could improve the optimum, the most promising of each class. Potentials by class and
+        group; costs in the network were shifted right by `shift`.
+
+        A group with room to spare is worth what the sink is; a kind is worth its best group.
+        """
+        group = np.minimum(of_group, sink)
+        kind = np.maximum.reduceat(group[self._order], self._starts) if self.kinds else group[:0]
+        cost = (self.weight[:, None] * self.cost_us) >> shift
+        reduced = cost + of_class[:, None] - np.concatenate([group, kind])[None, :]
+        reduced = np.where(self.valid & ~chosen, reduced, 0)
+        rank = np.argsort(reduced, axis=1, kind="stable")[:, :_MORE]
+        added = np.zeros_like(chosen)
+        np.put_along_axis(added, rank, True, axis=1)
+        added &= reduced < 0
+        return added
