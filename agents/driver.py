@@ -80,6 +80,14 @@ _HANDLED_AT_ONCE_MAX = 256  # Bounds one commit, hence the delay of its first ev
 _COMPACT_AFTER_FACTS = 4_000
 _COMPACT_RATIO = 4
 
+_REFUSED = {
+    "stale_term": "a master with a lower term than seen before is refused; if its state was lost, remove data_dir",
+    "quarantined": "the master took this agent out: another process uses its id, or it broke its word",
+    "outbox_full": "commands refused until the master acknowledges statuses",
+    "commands_for_another_life": "commands for an earlier connection refused; they are sent again",
+    "duplicate_commands": "commands that came twice",
+}
+
 Build = Callable[[AgentConfig, Path, Post], Workers]
 
 
@@ -134,6 +142,7 @@ class LiveAgent:
         self._shards_folder = Path(config.shards_folder).expanduser() if config.shards_folder else None
         self._conn = 0  # connections the link has had; equals the core's once it has handled them
         self._tcp_rtt_due_us = 0
+        self._told_counters: dict[str, int] = {}  # counter → the value at which it is told again
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._left = False
@@ -236,11 +245,19 @@ class LiveAgent:
             commands += self.agent.handle(event, now_us)
         facts = [command.fact for command in commands if isinstance(command, Persist)]
         await self._commit(facts)
+        self._tell_counters()
         for command in commands:
             self._act(command)
         for _, handled in events:
             if handled is not None and not handled.done():
                 handled.set_result(None)
+
+    def _tell_counters(self) -> None:
+        """What the core refused is logged as it grows: at 1, 2, 4, 8 … of a kind."""
+        for name, count in self.agent.counters.items():
+            if count >= self._told_counters.get(name, 1):
+                self._told_counters[name] = 2 * count
+                _log.warning(_REFUSED.get(name, "the core counted"), counter=name, count=count)
 
     async def _commit(self, facts: list[Fact]) -> None:
         """Raises `StorageError`: then nothing of the batch may be done."""
@@ -312,7 +329,7 @@ class LiveAgent:
         if message.conn != self._conn:
             return  # The core spoke to a connection that is no more.
         topic = agent_topic(self.config.agent_id, _channel(message))
-        expires_s = message.expires_in_us // 1_000_000 if isinstance(message, Offer) else None
+        expires_s = max(1, message.expires_in_us // 1_000_000) if isinstance(message, Offer) else None
         self._link.publish(topic, encode(message), qos=1, expires_s=expires_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -6,6 +6,8 @@ queues a status. Fetches are shared: two attempts that read one shard wait for t
 
 from typing import Literal
 
+from msgspec.structs import replace
+
 from agents.commands import Fetch, RemoveShard, StartTask, StopTask
 from agents.config import AgentConfig
 from agents.events import FetchEnded, TaskEnded, TaskStarted
@@ -28,6 +30,7 @@ from federation.wire import (
 from federation.wire import Fetch as WireFetch
 
 _DETAIL_CHARS_MAX = 2_000  # a paragraph
+_NAME_CHARS_MAX = 255  # the wire's bound
 _LOG_TAIL_CHARS_MAX = 8_000  # two screens; the whole log stays on the agent
 HELD_BYTES_MAX = 120 * 1024  # of a birth's 256 KiB, for all attempts; the rest is for shards
 _HELD_TASK_BYTES = 80  # field names and numbers of one held task in a birth
@@ -61,6 +64,17 @@ def wanted(launch: Launch) -> dict[str, WireFetch]:
     """All that must lie in the store before it starts, by shard."""
     fetches = ((launch.artifact,) if launch.artifact is not None else ()) + launch.reads
     return {fetch.shard_id: fetch for fetch in fetches}
+
+
+def clean(text: str) -> str:
+    """Text that MessagePack takes: what was no Unicode (in a file's name, in a task's output) becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def sendable(shard: HeldShard) -> HeldShard:
+    """With a name that the wire takes. One status it refuses would block the outbox, one birth the agent, for ever."""
+    name = clean(shard.name)[:_NAME_CHARS_MAX]
+    return shard if name == shard.name else replace(shard, name=name)
 
 
 class Work:
@@ -120,7 +134,7 @@ class Work:
             self.on_shard_removed(batch, shard_id, "missing")
         for shard in found.values():
             if shard.shard_id not in self._state.shards:
-                batch.persist(ShardStored(shard=shard))  # The birth that follows tells it.
+                batch.persist(ShardStored(shard=sendable(shard)))  # The birth that follows tells it.
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -151,6 +165,8 @@ class Work:
         live = self._state.live_attempts()
         if self._state.is_closed((launch.task_id, launch.attempt)):
             return "killed", "this attempt was closed before its launch came"
+        if min(launch.needs.cpu_milli, launch.needs.memory_bytes, launch.needs.disk_bytes) < 0:
+            return "invalid", "its needs are negative"
         if self._offering.quarantined:
             return "quarantined", "the master told this agent to take no work"
         if batch.now_us - received_us >= launch.expires_in_us:
@@ -277,7 +293,9 @@ class Work:
 
     def on_task_ended(self, batch: Batch, event: TaskEnded) -> None:
         attempt = self._state.attempts.get((event.task_id, event.attempt))
-        for shard in event.outputs:
+        outputs = tuple(sendable(shard) for shard in event.outputs)
+        event = replace(event, outputs=outputs)
+        for shard in outputs:
             if shard.shard_id not in self._state.shards:
                 batch.persist(ShardStored(shard=shard))
         if attempt is None or attempt.ended:
@@ -320,6 +338,7 @@ class Work:
     def on_shard_found(self, batch: Batch, shard: HeldShard) -> None:
         """Files added by hand are not bounded by any command, so they take no place in the outbox."""
         if shard.shard_id not in self._state.shards:
+            shard = sendable(shard)
             batch.persist(ShardStored(shard=shard))
             self.untold[shard.shard_id] = shard
 
@@ -351,13 +370,13 @@ class Work:
             term=attempt.term,
             state=state,
             reason=reason,
-            detail=detail[:_DETAIL_CHARS_MAX],
+            detail=clean(detail[:_DETAIL_CHARS_MAX]),
             exit_code=ended.exit_code if ended else None,
-            log_tail=ended.log_tail[-_LOG_TAIL_CHARS_MAX:] if ended else "",
+            log_tail=clean(ended.log_tail[-_LOG_TAIL_CHARS_MAX:]) if ended else "",
             outputs=ended.outputs if ended else (),
             fetched_bytes=progress.fetched_bytes,
             stage_us=progress.stage_us,
-            run_us=ended.run_us if ended else 0,
+            run_us=max(0, ended.run_us) if ended else 0,
         )
         batch.persist(StatusQueued(status=status))
 
@@ -388,6 +407,6 @@ class Work:
             shard=shard,
             state=state,
             reason=reason,
-            detail=detail[:_DETAIL_CHARS_MAX],
+            detail=clean(detail[:_DETAIL_CHARS_MAX]),
         )
         batch.persist(StatusQueued(status=status))

@@ -39,6 +39,7 @@ from federation.wire import (
     Death,
     DropShard,
     FetchShard,
+    HeldShard,
     HeldTask,
     Kill,
     LinkSample,
@@ -53,6 +54,7 @@ from federation.wire import (
     RebirthRequest,
     StatusAck,
     StatusReport,
+    decode_agent_message,
     encode,
 )
 from policies.model import Gpu, Needs, Resources
@@ -320,6 +322,7 @@ def test_one_that_cannot_start_fails_without_having_run() -> None:
         (launch(1, needs=Needs(memory_bytes=2**30 + 1)), "no_room"),
         (launch(1, needs=Needs(disk_bytes=2**40)), "no_room"),
         (launch(1, gpus=("g7",)), "no_room"),
+        (launch(1, needs=Needs(cpu_milli=-1)), "invalid"),
         (launch(1, expires_in_us=0), "expired"),
     ],
 )
@@ -685,6 +688,23 @@ def test_a_shard_added_by_hand_is_told_without_a_place_in_the_outbox() -> None:
     assert [(s.status_id, s.shard, s.state) for s in report.statuses] == [(0, held(1), "held")]
     world.pass_time(100 * SECOND_US)
     assert world.states() == []
+
+
+def test_names_and_texts_that_are_no_unicode_or_too_long_still_reach_the_master() -> None:
+    """A status or birth that the master cannot decode would be repeated for ever."""
+    world = World()
+    world.boot()
+    bad = "caf\udce9" + "x" * 300
+    world.event(ShardFound(shard=HeldShard(shard_id=sha(1), size_bytes=1, name=bad)))
+    world.order(launch(1))
+    world.task_started("100:7")
+    output = HeldShard(shard_id=sha(2), size_bytes=1, name=bad)
+    world.task_ended(detail=bad * 100, log_tail=bad * 100, outputs=(output,), run_us=-5)
+    world.event(Disconnected())
+    world.connect()
+    for message in world.published:
+        assert decode_agent_message(encode(message)) == message
+    assert world.take(Birth)[-1].shards[0].name == ("caf?" + "x" * 251)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

@@ -10,10 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from agent_live import MOSQUITTO, AgentProcess, Broker, DeskMaster
+from agent_world import World, launch
 
 from agents.config import AgentConfig, read_config
 from agents.driver import agent_folder
+from agents.facts import Fact
 from federation.errors import ConfigError
+from federation.journal import Journal
 from federation.wire import (
     CommandBatch,
     Death,
@@ -71,15 +74,15 @@ class Site:
             "needs": Needs(cpu_milli=100, memory_bytes=2**24),
             "kill_grace_us": 200_000,
         }
-        launch = Launch(
+        command = Launch(
             cmd_id=self._n_commands,
             task_id=task_id,
             attempt=1,
             command=("/bin/sh", "-c", script),
             **{**values, **fields},
         )  # type: ignore[arg-type]
-        self.master.order(launch)
-        return launch
+        self.master.order(command)
+        return command
 
     def next_cmd(self) -> int:
         self._n_commands += 1
@@ -215,10 +218,10 @@ async def test_statuses_that_nobody_takes_are_told_again_until_one_does(site: Si
 async def test_duplicates_other_lives_and_garbage_do_no_harm(site: Site) -> None:
     site.start_agent()
     await site.joined(1)
-    launch = site.launch("job/a/0", f"echo run >> {site.folder}/ran")
+    order = site.launch("job/a/0", f"echo run >> {site.folder}/ran")
     for _ in range(3):
-        site.master.order(launch)
-    site.master.say(CommandBatch(term=1, boot=9, conn=9, commands=(launch,)))
+        site.master.order(order)
+    site.master.say(CommandBatch(term=1, boot=9, conn=9, commands=(order,)))
     site.master.say_bytes(b"\xc1garbage", "cmd")
     site.master.say_bytes(b"", "ctl")
     site.master.say_bytes(b"\x91" * 200_000, "cmd")
@@ -277,6 +280,37 @@ async def test_a_shard_goes_from_agent_to_agent_and_is_measured_on_the_way(site:
     finally:
         await rack.leave()
         await master.stop()
+
+
+async def test_a_long_journal_is_rewritten_to_its_shortest_form(site: Site) -> None:
+    world = World(site.config)
+    world.boot()
+    for n in range(1, 1000):
+        world.order(launch(n, f"j/t/{n}"))
+        world.task_started(f"{n}:0", f"j/t/{n}")
+        world.task_ended(f"j/t/{n}")
+        world.ack_all()
+        world.clear()
+    folder = agent_folder(site.config)
+    folder.mkdir(parents=True)
+    journal: Journal[Fact] = Journal.open(folder / "journal.sqlite", Fact)
+    await journal.commit(world.journal)
+    await journal.close()
+    agent = site.start_agent()
+    await site.joined(2)
+    await agent.leave()
+    site.agent = None
+    journal = Journal.open(folder / "journal.sqlite", Fact)
+    recovered = journal.recover()
+    await journal.close()
+    assert recovered.state is not None and len(recovered.facts) < 10
+    again = site.start_agent()
+    await site.joined(3)
+    site.launch("j/t/1", "true")  # Command 1 was taken by an earlier life: it is acknowledged and not run.
+    await site.master.until(lambda: not site.master.commands)
+    site.master.order(Kill(cmd_id=5000, task_id="j/t/1", attempt=1))
+    assert (await site.master.until(lambda: site.master.end_of("j/t/1"))).detail == "the agent holds no such attempt"
+    assert "task started" not in again.log()
 
 
 # --- what the operator sees ------------------------------------------------------------------------------------------
