@@ -10,12 +10,14 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from agents.data.rate import Uplink
+from agents.data.server import DataServer
 from federation.api import JobView, TaskPage, WhyView
 from federation.events import BrokerLost
 from federation.http.app import serve
 from federation.http.settings import HttpConfig
 from federation.wire import HeldShard
-from tests.http_client import JOB, client, client_of, problem, world
+from tests.http_client import DATA_TOKEN, JOB, TOKEN, client, client_of, problem, world
 from tests.http_world import FakeAgent, World
 
 __all__ = ["client", "world"]  # fixtures
@@ -193,6 +195,31 @@ async def test_logs_come_from_the_agent_while_it_can_be_reached(world: World) ->
         assert [request.path for request in seen] == ["/logs/digits/train/0/1"] * 2
         # The operator's token is never shown to an agent.
         assert {request.headers["Authorization"] for request in seen} == {f"Bearer {settings['data_token']}"}
+
+
+async def test_logs_come_from_a_real_agents_server(world: World) -> None:
+    async def no_shard(shard_id: str) -> Path | None:
+        return None
+
+    def read_log(task_id: str, attempt: int) -> bytes | None:
+        return b"epoch 1\nepoch 2\n" if (task_id, attempt) == ("digits/train/0", 1) else None
+
+    async with client_of(world, token=TOKEN, data_token=DATA_TOKEN) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        agent_data = DataServer(
+            host="127.0.0.1",
+            port=0,
+            verified=no_shard,
+            read_log=read_log,
+            uplink=Uplink("plant", None),
+            token=DATA_TOKEN,
+        )
+        agent = FakeAgent(world, "gw-1", "plant", await agent_data.start())
+        await agent.join()
+        await submit(client, job(count=2))
+        assert await log_of(client, "digits/train/0/logs?tail_bytes=8") == ("agent", "epoch 2\n")
+        assert await log_of(client, "digits/train/1/logs") == ("book", "")
+        await agent_data.stop()
 
 
 async def test_logs_fall_back_to_the_book(world: World, client: aiohttp.ClientSession) -> None:

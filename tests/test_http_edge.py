@@ -76,6 +76,7 @@ async def test_nothing_is_cached_or_sniffed(client: aiohttp.ClientSession) -> No
         async with client.get(path) as answer:
             assert answer.headers["Cache-Control"] == "no-store"
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Server"] == "offerflow"
 
 
 # --- bodies ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import ConfigError
-from federation.http.settings import HttpConfig, check, is_loopback, tls_context
+from federation.http.settings import HttpConfig, check, is_loopback, tls_context, with_tokens
 
 TOKEN = "t0ken-of-enough-length"
 DATA_TOKEN = "data-t0ken-of-enough-length"
@@ -54,6 +54,24 @@ def test_sound_settings_pass(config: HttpConfig) -> None:
 def test_what_would_expose_the_master_is_refused(config: HttpConfig, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check(config)
+
+
+def test_tokens_are_read_from_files(tmp_path: Path) -> None:
+    file, empty = tmp_path / "token", tmp_path / "empty"
+    file.write_text(f"{TOKEN}\n")
+    empty.write_text("\n")
+    config = HttpConfig(host="0.0.0.0", plaintext_ok=True, token_file=str(file), data_token=DATA_TOKEN)
+    check(config)
+    assert with_tokens(config) == HttpConfig(host="0.0.0.0", plaintext_ok=True, token=TOKEN, data_token=DATA_TOKEN)
+    for wrong, says in (
+        (HttpConfig(token_file=str(tmp_path / "none")), "cannot be read"),
+        (HttpConfig(token_file=str(empty)), "is empty"),
+        (HttpConfig(token_file=str(file), token=TOKEN), "both set"),
+        (HttpConfig(token_file=str(file), data_token_file=str(file)), "equals token"),
+        (HttpConfig(data_token_file=str(file)), "without token"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            with_tokens(wrong)
 
 
 def test_tls_files_that_do_not_serve_are_named(tmp_path: Path) -> None:

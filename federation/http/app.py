@@ -18,7 +18,7 @@ from federation.http.bodies import Nothing
 from federation.http.live import Live
 from federation.http.problems import ProblemError, refuse
 from federation.http.route import Answered, Call, Route
-from federation.http.settings import HttpConfig, check, tls_context
+from federation.http.settings import HttpConfig, tls_context, with_tokens
 from federation.http.strict import convert_text, decode_json, decode_query
 from federation.http.table import ROUTES
 from federation.metrics import HttpCounts, registry_of
@@ -26,7 +26,8 @@ from policies.model import Record
 
 LINE_BYTES_MAX = 8190  # of the request line and of each header: aiohttp's own bound, stated
 SHUTDOWN_S = 3.0  # what requests in flight get when the master stops; an upload that takes longer is resent
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+# No versions of what serves: they help only those who look for a hole.
+_HEADERS = {"Server": "offerflow", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 log = structlog.get_logger(__name__)
 RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,7 +40,7 @@ class Serving(NamedTuple):
 
 def make_app(live: Live, config: HttpConfig, routes: tuple[Route, ...] = ROUTES) -> web.Application:
     """The application. Raises `ConfigError` if `config` would expose the master."""
-    check(config)
+    config = with_tokens(config)
     counts = HttpCounts()
     # Routes read their bodies with bounds of their own; aiohttp's bound is the net below them.
     app = web.Application(middlewares=[_edge(config, counts)], client_max_size=config.body_bytes_max)
@@ -50,6 +51,7 @@ def make_app(live: Live, config: HttpConfig, routes: tuple[Route, ...] = ROUTES)
     app[pages.OPENAPI] = openapi.document(routes, version("offerflow"), with_token=bool(config.token))
     app.cleanup_ctx.append(_client_session)
     app.on_shutdown.append(_close_streams)
+    app.on_response_prepare.append(_complete_headers)
     for route in routes:
         handler = _endpoint(route, live, config)
         if route.method == "GET":
@@ -103,9 +105,7 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        transport.write(
-            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
+        transport.write(_TURNED_AWAY)
         transport.close()
 
 
@@ -120,7 +120,7 @@ def _bounded(server: web.Server | None, connections_max: int) -> Callable[[], as
 
 
 def _url(config: HttpConfig, port: int) -> str:
-    host = config.host
+    host = config.host.strip("[]")
     if host in ("0.0.0.0", "::"):  # every address of this machine; others know it by its name
         host = socket.gethostname()
     scheme = "https" if config.tls_cert else "http"
@@ -143,12 +143,14 @@ def _edge(config: HttpConfig, counts: HttpCounts) -> Any:
             log.exception("http request failed", method=request.method, path=request.path)
             response = problems.response(request, refuse("internal", "this is a bug; the master's log has the details"))
         counts.count(request, response.status)
-        if not response.prepared:
-            response.headers.setdefault("Cache-Control", "no-store")
-            response.headers.update(_HEADERS)
         return response
 
     return edge
+
+
+async def _complete_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.update(_HEADERS)
 
 
 def _endpoint(route: Route, live: Live, config: HttpConfig) -> RawHandler:

@@ -24,7 +24,9 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0  # 0: any free one
     public_url: str = ""  # what agents are told; "": made of host and port
     token: str = ""  # whoever shows it may do everything
+    token_file: str = ""  # the token stands in this file: better than in one that people read
     data_token: str = ""  # whoever shows it may read shards and nothing else: for agents; shown to them for logs
+    data_token_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
     plaintext_ok: bool = False  # the token crosses the network readably: right only inside a tunnel or a closed network
@@ -64,7 +66,7 @@ def check(config: HttpConfig) -> None:
     if not config.host:
         raise ConfigError("http host is empty; name an address such as 127.0.0.1")
     if not is_loopback(config.host):
-        if not config.token:
+        if not (config.token or config.token_file):
             raise ConfigError(f"http on {config.host} needs a token, since others can reach it; or listen on 127.0.0.1")
         if not (config.tls_cert or config.plaintext_ok):
             raise ConfigError(
@@ -75,7 +77,7 @@ def check(config: HttpConfig) -> None:
             raise ConfigError(f"http {name} is shorter than {TOKEN_LENGTH_MIN} characters; make one of random ones")
         if token and not _TOKEN.fullmatch(token):
             raise ConfigError(f"http {name} may hold letters, digits and -._~+/ only, with = at the end")
-    if config.data_token and not config.token:
+    if (config.data_token or config.data_token_file) and not (config.token or config.token_file):
         raise ConfigError("http data_token without token protects nothing; set token too")
     if config.data_token and config.data_token == config.token:
         raise ConfigError("http data_token equals token, so every agent could do everything; make two")
@@ -83,6 +85,26 @@ def check(config: HttpConfig) -> None:
         raise ConfigError("http tls_cert and tls_key belong together; set both")
     if config.public_url and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", config.public_url):
         raise ConfigError("http public_url must look like https://master.example:8080")
+
+
+def with_tokens(config: HttpConfig) -> HttpConfig:
+    """The checked settings with their token files read. Raises `ConfigError`."""
+    check(config)
+    read: dict[str, str] = {}
+    for name, path in (("token", config.token_file), ("data_token", config.data_token_file)):
+        if not path:
+            continue
+        if getattr(config, name):
+            raise ConfigError(f"http {name} and {name}_file are both set; keep one")
+        try:
+            read[name] = Path(path).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"http {name}_file {path} cannot be read: {error}") from None
+        if not read[name]:
+            raise ConfigError(f"http {name}_file {path} is empty; write {TOKEN_LENGTH_MIN} or more characters into it")
+    config = msgspec.structs.replace(config, token_file="", data_token_file="", **read)
+    check(config)
+    return config
 
 
 def tls_context(config: HttpConfig) -> ssl.SSLContext | None:

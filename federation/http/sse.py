@@ -50,9 +50,7 @@ async def events(call: Call[EventQuery, Nothing]) -> web.StreamResponse:
         raise refuse("too_many_streams", f"{streams.n_open} are open; try again later", {"Retry-After": "5"})
     streams.n_open += 1
     try:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(call.request)
         await _pump(call, response, after_seq)
     finally:
