@@ -20,6 +20,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 
 SECOND_US = 1_000_000
+HTTP_PORT = 8642  # Where `offerflow`'s client looks for a master when it is told nothing.
 
 
 class RoleConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,7 +158,7 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9-]{0,62})$")] = "master"
     policy: str = "flow"
     master: MasterConfig = MasterConfig()
-    http: HttpConfig = HttpConfig()
+    http: HttpConfig = HttpConfig(port=HTTP_PORT)
 
     # A policy that has not answered by then has hung; a round of the largest size we test takes under a second.
     solve_limit_us: Positive = 20 * SECOND_US
@@ -199,10 +200,14 @@ def read_live_config(path: Path | None, overrides: dict[str, Any]) -> LiveConfig
             raise ConfigError(f"{path} is not TOML: {error}") from None
     where = f"{path}: " if path is not None else ""
     _refuse_unknown(values, LiveConfig, where, "")
+    http = values.setdefault("http", {})
+    if isinstance(http, dict):
+        http.setdefault("port", HTTP_PORT)
     for key, value in overrides.items():
         table, _, name = key.rpartition(".")
         inner = values.setdefault(table, {}) if table else values
-        inner[name] = value
+        if isinstance(inner, dict):  # Else the conversion below says what it should have been.
+            inner[name] = value
     try:
         config = msgspec.convert(values, LiveConfig)
     except msgspec.ValidationError as error:

@@ -33,6 +33,7 @@ def test_a_file_is_read_and_options_go_on_top(tmp_path: Path) -> None:
         ("inbox_max = 0", "`int` >= 1 - at `$.inbox_max`"),
         ("name = 'Not A Name'", "$.name"),
         ("log_level = 'loud'", "$.log_level"),
+        ("http = 3", "Expected `object`, got `int` - at `$.http`"),
         ("folder = ", "is not TOML"),
         ("folder = '\udcff'", "is not TOML"),
         ("[http]\nhost = '0.0.0.0'", "needs a token"),

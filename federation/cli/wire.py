@@ -66,9 +66,8 @@ def _values(stream: IO[bytes], name: str) -> Iterator[tuple[int, int, Any]]:
                 yield begin, unpacker.tell() - begin, value
                 begin = unpacker.tell()
     except (msgpack.UnpackException, ValueError, OverflowError) as error:
-        raise CommandError(
-            Exit.USAGE, f"{name} is not MessagePack from byte {begin} on: {error or 'bad byte'}"
-        ) from None
+        why = str(error) or "no value begins so"
+        raise CommandError(Exit.USAGE, f"{name} is not MessagePack from byte {begin} on: {why}") from None
     if unpacker.tell() != begin or _is_left(unpacker):
         raise CommandError(Exit.ERROR, f"{name} ends in the middle of the value that begins at byte {begin}")
 
@@ -88,13 +87,16 @@ def _plain(value: Any, bytes_shown: int | None) -> Any:
         rest = f"… {len(value)} bytes" if len(shown) < len(value) else ""
         return {"$bytes": shown.hex() + rest}
     if isinstance(value, str):
-        return (
-            value.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in value) else value
-        )
+        return _text(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     return {"$other": repr(value)[:200]}
 
 
 def _key(key: Any) -> str:
-    return key.encode("utf-8", "replace").decode("utf-8") if isinstance(key, str) else repr(key)
+    return _text(key) if isinstance(key, str) else repr(key)
+
+
+def _text(value: str) -> str:
+    """Bytes that are no UTF-8 came through as lone surrogates, which cannot be printed."""
+    return value.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,219 @@
+"""A whole system on one machine: a private broker, the master in this process, agents as processes of their own."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from federation import views
+from federation.api import CancelJob
+from federation.broker import Broker, die_with_parent, start_broker
+from federation.config import HTTP_PORT, LiveConfig
+from federation.driver import LiveMaster
+from federation.errors import ConfigError, StorageError
+from federation.serving import run_master, set_up_logging
+from federation.states import PLACED_STATES
+
+_AGENT_STOP_S: Final = 10.0  # Its own shutdown takes 5 s at most.
+_JOIN_S: Final = 30.0  # An agent measures its machine before it joins; slow machines take seconds.
+_RACK: Final = "rack"
+
+
+class Local:
+    """`run` starts everything and returns once everything has gone. `say` gets results, `note` gets remarks."""
+
+    def __init__(
+        self,
+        settings: LiveConfig,
+        n_agents: int,
+        state_dir: Path | None,
+        broker_url: str | None,
+        say: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._n_agents = n_agents
+        self._state_dir = state_dir
+        self._broker_url = broker_url
+        self._say, self._note = say, note
+        self._agents: dict[str, asyncio.subprocess.Process] = {}
+        self._watches: list[asyncio.Task[None]] = []
+        self._leaving = asyncio.Event()
+        self._folder = Path()
+
+    async def run(self) -> None:
+        """Raises `ConfigError` and `StorageError`; the folder then stays, for its logs."""
+        self._folder = await asyncio.to_thread(self._make_folder)
+        broker: Broker | None = None
+        with (self._folder / "master.log").open("a", buffering=1) as log:
+            set_up_logging(self._settings.log_level, self._settings.log_format, log)
+            try:
+                if self._broker_url is None:
+                    broker = await start_broker(self._folder / "broker")
+                    self._say(f"broker   {broker.kind} at {broker.url}")
+                await self._run_master(self._broker_url or (broker.url if broker else ""))
+            except StorageError:
+                self._note(f"what happened is in {self._folder}")
+                raise
+            finally:
+                for watch in self._watches:
+                    watch.cancel()
+                await self._stop_agents()
+                if broker is not None:
+                    await broker.stop()
+        if self._state_dir is None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        self._say("stopped")
+
+    async def _run_master(self, broker_url: str) -> None:
+        settings = msgspec.structs.replace(self._settings, broker=broker_url, folder=str(self._folder / "master"))
+        if settings.http.token and not settings.http.data_token:  # Agents need no more than to read shards.
+            http = msgspec.structs.replace(settings.http, data_token=secrets.token_urlsafe(24))
+            settings = msgspec.structs.replace(settings, http=http)
+
+        def ready(live: LiveMaster, url: str) -> None:
+            self._say(f"master   {url}, policy {settings.policy}")
+            self._watches = [
+                asyncio.create_task(self._join(broker_url, settings.http.data_token, live, url)),
+                asyncio.create_task(self._leave(live)),
+            ]
+
+        await run_master(settings, ready, self._leaving.set)
+
+    def _make_folder(self) -> Path:
+        if self._state_dir is None:
+            return Path(tempfile.mkdtemp(prefix="offerflow-"))
+        folder = self._state_dir.expanduser().resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(f"the folder {folder} cannot be made ({error.strerror}): name another one") from None
+        return folder
+
+    # --- agents ------------------------------------------------------------------------------------------------------
+
+    async def _join(self, broker_url: str, token: str, live: LiveMaster, url: str) -> None:
+        names = [
+            _RACK if index == 0 and self._n_agents > 1 else f"edge-{index or 1}" for index in range(self._n_agents)
+        ]
+        token_file = self._folder / "data-token"
+        if token:
+            token_file.touch(mode=0o600)
+            token_file.write_text(token)
+        for name in names:
+            config = self._folder / f"{name}.toml"
+            config.write_text(
+                _agent_config(name, self._n_agents, broker_url, self._folder, token_file if token else None)
+            )
+            await self._spawn(name, config)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_JOIN_S):
+                await _until(live, lambda: _n_online(live) >= len(names))
+        missing = "" if _n_online(live) >= len(names) else f" ({_n_online(live)} joined so far)"
+        self._say(f"agents   {', '.join(names) or 'none'}{missing}")
+        kept = "kept" if self._state_dir else "removed at the end; --state-dir keeps it"
+        self._say(f"state    {self._folder} ({kept})")
+        master = "" if url.endswith(f"127.0.0.1:{HTTP_PORT}") else f"export OFFERFLOW_URL={url}; "
+        self._say(f"ready    {master}offerflow status; offerflow job submit FILE — Ctrl-C stops everything")
+
+    async def _spawn(self, name: str, config: Path) -> None:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "agents", str(config), self._settings.log_level),
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,  # Ctrl-C comes to us; we stop it in its turn.
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
+        self._agents[name] = process
+        self._watches.append(asyncio.create_task(self._watch(name, process)))
+
+    async def _watch(self, name: str, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        if not self._leaving.is_set():
+            log = self._folder / f"{name}.log"
+            lines = (await asyncio.to_thread(log.read_text, errors="replace")).strip().splitlines()
+            self._note(f"agent {name} ended with code {code}: {lines[-1] if lines else 'it said nothing'} (see {log})")
+
+    async def _stop_agents(self) -> None:
+        self._leaving.set()
+        alive = [process for process in self._agents.values() if process.returncode is None]
+        for process in alive:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_AGENT_STOP_S):
+                await asyncio.gather(*(process.wait() for process in alive))
+        except TimeoutError:
+            for process in alive:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    async def _leave(self, live: LiveMaster) -> None:
+        """At the first signal: tasks (where nothing is to be kept), then agents, then the master; the broker last."""
+        await self._leaving.wait()
+        self._note("stopping …")
+        try:
+            if self._state_dir is None:
+                await self._cancel_jobs(live)
+            await self._stop_agents()
+        finally:
+            live.stop()
+
+    async def _cancel_jobs(self, live: LiveMaster) -> None:
+        grace_s = self._settings.master.kill_grace_us / 1e6 + 2
+        with contextlib.suppress(TimeoutError, StorageError):
+            async with asyncio.timeout(grace_s):
+                for view in views.jobs(live.master):
+                    if view.state == "running":
+                        await live.ask(CancelJob(job_id=view.job_id))
+                await _until(live, lambda: not _has_placed_tasks(live))
+
+
+async def _until(live: LiveMaster, condition: Callable[[], bool]) -> None:
+    """Look again after each durable fact."""
+    if not condition():
+        async with contextlib.aclosing(live.subscribe()) as facts:
+            async for _ in facts:
+                if condition():
+                    return
+
+
+def _has_placed_tasks(live: LiveMaster) -> bool:
+    return any(views.tasks(live.master, state=state, limit=1).tasks for state in sorted(PLACED_STATES))
+
+
+def _n_online(live: LiveMaster) -> int:
+    return sum(agent.state == "online" for agent in views.agents(live.master))
+
+
+def _agent_config(name: str, n_agents: int, broker_url: str, folder: Path, token_file: Path | None) -> str:
+    """The machine is divided evenly: agents that all offered the whole of it would promise it several times."""
+    share = {
+        "cpu_milli": (os.cpu_count() or 1) * 1000 // n_agents,
+        "memory_bytes": psutil.virtual_memory().available * 9 // 10 // n_agents,
+        "disk_bytes": shutil.disk_usage(folder).free * 9 // 10 // n_agents,
+    }
+    settings: dict[str, str | int] = {
+        "agent_id": name,
+        "site": name,
+        "tier": "cloud" if name == _RACK else "edge",
+        "broker": broker_url,
+        "data_dir": str(folder / "agents"),
+        **(share if n_agents > 1 else {}),
+        **({"token_file": str(token_file)} if token_file else {}),
+    }
+    # A JSON string or number is a TOML one.
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in settings.items())

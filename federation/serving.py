@@ -1,0 +1,88 @@
+"""A whole master in this process: recovered, with its HTTP side, until a signal. `master run` and `up` share it."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import structlog
+
+from federation.config import LiveConfig
+from federation.driver import LiveMaster
+from federation.http.app import serve
+from policies.kernels import cache
+
+
+async def run_master(
+    config: LiveConfig, on_ready: Callable[[LiveMaster, str], None], on_signal: Callable[[], None] | None = None
+) -> None:
+    """Serve until SIGTERM, SIGINT, or cancellation; `on_ready(live, url)` is called once HTTP listens.
+
+    With `on_signal`, it is called at the first signal in place of `live.stop`; a second signal ends the process at
+    once. Raises `ConfigError` and `StorageError`.
+    """
+    live = await asyncio.to_thread(LiveMaster.open, config)
+    try:
+        async with serve(live, config.http) as serving:
+            on_ready(live, serving.url)
+            with _Signals(on_signal or live.stop):
+                await live.run(serving.url)
+    finally:
+        await live.journal.close()
+
+
+class _Signals:
+    """Within the block the first signal calls `stop`; a second one ends the process at once, as a crash would."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._asked = False
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._heard, number)
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _heard(self, number: signal.Signals) -> None:
+        if self._asked:
+            os._exit(128 + number)
+        self._asked = True
+        self._stop()
+
+
+def set_up_logging(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Our records and the libraries' warnings, one a line, to `stream` (stderr). `form` is "console" or "json"."""
+    out = stream or sys.stderr
+    number = getattr(logging, level.upper())
+    logging.basicConfig(level=max(number, logging.WARNING), stream=out, format="%(levelname)s %(name)s: %(message)s")
+    last: structlog.typing.Processor
+    if form == "json":
+        last = structlog.processors.JSONRenderer()
+    else:
+        last = structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=0)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def warm_up(note: Callable[[str], None]) -> None:
+    """Compile the kernels before the first round; the first start on a machine takes a while, and says so."""
+    if cache.is_cached():
+        cache.warm_up()
+        return
+    note("compiling kernels, once on this machine …")
+    cache.warm_up(lambda module, done, total: note(f"  {done} of {total} {module}") if module else None)
