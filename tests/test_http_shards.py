@@ -105,6 +105,20 @@ async def test_a_full_disk_is_said_and_nothing_kept(world: World, client: aiohtt
         assert answer.status == 201
 
 
+async def test_a_client_that_asks_first_need_not_send_in_vain(world: World) -> None:
+    def head(sha256: str, n_bytes: int, expect: str = "100-continue") -> bytes:
+        lines = [f"PUT /shards/{sha256} HTTP/1.1", "Host: localhost", f"Content-Length: {n_bytes}", f"Expect: {expect}"]
+        return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
+
+    async with client_of(world, shard_bytes_max=10_000, linger_us=10_000) as client:
+        answer = await raw(client, head(NONE, 0))
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
+        for refused, status in ((head(NONE, 10_001), b"413"), (head(NONE, 5, "tea"), b"417")):
+            assert (await raw(client, refused)).startswith(b"HTTP/1.1 " + status)
+    async with client_of(world, token="t0ken-of-enough-length", linger_us=10_000) as client:
+        assert (await raw(client, head(NONE, 5))).startswith(b"HTTP/1.1 401")
+
+
 async def test_shards_may_be_larger_than_json_bodies(world: World) -> None:
     async with client_of(world, body_bytes_max=1000) as client, client.put(f"/shards/{SHA256}", data=BYTES) as answer:
         assert answer.status == 201

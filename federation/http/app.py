@@ -53,11 +53,11 @@ def make_app(live: Live, config: HttpConfig, routes: tuple[Route, ...] = ROUTES)
     app.on_shutdown.append(_close_streams)
     app.on_response_prepare.append(_complete_headers)
     for route in routes:
-        handler = _endpoint(route, live, config)
+        handler, expect = _endpoint(route, live, config), _expecting(route, config)
         if route.method == "GET":
-            app.router.add_get(route.path, handler, allow_head=route.head)
+            app.router.add_get(route.path, handler, allow_head=route.head, expect_handler=expect)
         else:
-            app.router.add_route(route.method, route.path, handler)
+            app.router.add_route(route.method, route.path, handler, expect_handler=expect)
     return app
 
 
@@ -182,6 +182,26 @@ def _endpoint(route: Route, live: Live, config: HttpConfig) -> RawHandler:
         )
 
     return endpoint
+
+
+def _expecting(route: Route, config: HttpConfig) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """Answers `Expect: 100-continue`: a body that would be refused anyway is not asked for."""
+    bytes_max = config.shard_bytes_max if isinstance(route.body, str) else config.body_bytes_max
+
+    async def expecting(request: web.Request) -> web.StreamResponse | None:
+        try:
+            if request.headers.get("Expect", "").lower() != "100-continue":
+                raise refuse("expectation_failed", "only 100-continue can be expected")
+            auth.check_source(request, config)
+            auth.principal_of(request, config, route.access)
+        except ProblemError as error:
+            return problems.response(request, error)
+        if (request.content_length or 0) <= bytes_max:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # It is no part of the answer that follows.
+        return None
+
+    return expecting
 
 
 async def _body(request: web.Request, route: Route, config: HttpConfig) -> Record:
