@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,7 @@ class ShardStore:
         self._id_by_name: dict[str, str] = {}
         self._partials: dict[str, Partial] = {}
         self._serial = itertools.count()
+        self._placing = threading.Lock()  # Tasks that end together are harvested in threads of their own.
 
     # --- what is here ------------------------------------------------------------------------------------------------
 
@@ -214,7 +216,7 @@ class ShardStore:
             aside.chmod(0o444)
         found = aside.stat()
         path = self._path_of(shard_id)
-        with full_disk_named():
+        with self._placing, full_disk_named():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write_seen(path, _Seen(name=name, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns))
             os.replace(aside, path)

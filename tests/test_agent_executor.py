@@ -439,14 +439,22 @@ async def test_equal_outputs_of_tasks_that_end_together(bench: Bench) -> None:
 
 
 async def test_a_slower_core_is_emulated(tmp_path: Path) -> None:
-    spin = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     bench = Bench(tmp_path, cpu_share_milli=250)
     await bench.store.open()
-    before = time.monotonic()
-    ended = await bench.run(python(spin))
-    took_s = time.monotonic() - before
+    ended = await bench.run(python("import time\nwhile time.process_time() < 0.5: pass"))
     assert ended.exit_code == 0
-    assert took_s > 1.0, "0.3 s of a quarter core take at least 1.2 s, start-up aside"
+    assert 1_600_000 < ended.run_us < 4_000_000, "half a second of CPU time on a quarter core takes two"
+    assert 0.4 < bench.executor.use().cpu_s < 0.8
+
+
+async def test_a_throttled_task_can_be_stopped_and_waits_without_penalty(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, cpu_share_milli=10)
+    await bench.store.open()
+    await bench.start(python("print('up', flush=True)\nwhile True: pass"))
+    await _until(lambda: b"up" in (bench.executor.read_log("job/train/0", 1) or b""))
+    bench.executor.stop("job/train/0", 1, 5_000_000, "killed")
+    ended = await bench.ended()
+    assert (ended.reason, ended.exit_code) == ("killed", 143)
 
 
 def test_an_archive_cannot_leave_its_folder(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agents.events import TaskEnded, TaskStarted
 from agents.executors import logs, proctree
+from agents.executors.attempt import Attempt, boot_s, handle_of, parse_handle, woken_at_end
 from agents.executors.base import AttemptFolder, TaskUse, command_line, lay_out, task_environment
 from agents.executors.throttle import throttle
 from agents.logs import get_logger
@@ -56,6 +56,7 @@ keep() {
   mv "$folder/exit.tmp" "$folder/exit"
 } | keep
 """
+_YOUNG_S, _LOOK_EARLY_S = 0.5, 0.05
 _FILE_SIZE_CODE = 128 + signal.SIGXFSZ
 
 
@@ -68,73 +69,6 @@ class ProcessSettings(Record, frozen=True, kw_only=True):
     file_bytes_max: int = 64 * 2**30  # of one file, where the task declares no disk
     file_bytes_min: int = 16 * 2**20  # logs and small outputs of a task that declares next to no disk
     unpack_bytes_max: int = 2 * 2**30
-
-
-class _Attempt:
-    """One attempt from its folder to its end."""
-
-    def __init__(self, launch: Launch, folder: AttemptFolder) -> None:
-        self.launch = launch
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None  # None: adopted
-        self.pid = 0
-        self.started = 0
-        self.wake = asyncio.Event()  # the supervisor ended, the gate opened, or a stop was asked for
-        self.released = False
-        self.released_s = 0.0  # on the boot clock
-        self.watched = False  # seen alive by this life of the agent
-        self.stop_reason = ""
-        self.stop_detail = ""
-        self.kill_at_s: float | None = None  # monotonic; None: SIGTERM not sent yet
-        self.grace_s = 0.0
-        self.known: dict[tuple[int, int], float] = {}  # (pid, started) of the tree's processes → CPU seconds seen
-        self.memory_bytes = 0  # resident, at the last look
-        self.exit_seen_s: float | None = None  # on the boot clock
-
-    @property
-    def exit_file(self) -> Path:
-        return self.folder.path / "exit"
-
-    @property
-    def session(self) -> int:
-        """Of its processes; no session where its number may be another's by now, having ended unwatched."""
-        return self.pid if self.watched else -1
-
-    @property
-    def mark(self) -> str:
-        """In the environment of all it starts. The whole path: other agents of this machine may run the same task."""
-        return str(self.folder.path)
-
-    def ask_stop(self, reason: str, grace_s: float, detail: str = "") -> None:
-        """The first reason stands; a later, shorter grace does too."""
-        if not self.stop_reason:
-            self.stop_reason, self.stop_detail, self.grace_s = reason, detail, grace_s
-        elif grace_s < self.grace_s:
-            self.grace_s = grace_s
-            if self.kill_at_s is not None:
-                self.kill_at_s = min(self.kill_at_s, time.monotonic() + grace_s)
-        self.wake.set()
-
-    def is_gone(self) -> bool:
-        """The supervisor has ended (and is reaped, if it is our child)."""
-        if self.process is not None:
-            return self.process.poll() is not None
-        found = proctree.read_process(self.pid)
-        return found is None or found.started != self.started
-
-    def exit_code(self) -> int | None:
-        try:
-            return int(self.exit_file.read_bytes())
-        except (OSError, ValueError):
-            return None
-
-    def run_s(self) -> float:
-        """From the gate to the end. A task that ended while no agent watched is timed by its files."""
-        if self.watched:
-            return (self.exit_seen_s or _boot_s()) - self.released_s if self.released else 0.0
-        with contextlib.suppress(OSError):
-            return max(0.0, self.exit_file.stat().st_mtime - (self.folder.path / "released").stat().st_mtime)
-        return 0.0
 
 
 class ProcessExecutor:
@@ -162,8 +96,8 @@ class ProcessExecutor:
         self._logs_kept_bytes = logs_kept_bytes
         self._cpu_share_milli = cpu_share_milli
         self._settings = settings or ProcessSettings()
-        self._attempts: dict[tuple[str, int], _Attempt] = {}
-        self._cpu_s = 0.0  # used by all tasks since this agent started
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._cpu_s = 0.0  # used by the tasks that have ended
         self._looked_s = 0.0
         self._processes: dict[int, proctree.Process] = {}
         self._tidying: set[asyncio.Task[None]] = set()
@@ -172,9 +106,8 @@ class ProcessExecutor:
 
     async def run(self, launch: Launch) -> None:
         """Prepare, spawn behind the gate, post `TaskStarted`; watch to the end, post `TaskEnded`."""
-        attempt = _Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
-        key = (launch.task_id, launch.attempt)
-        self._attempts[key] = attempt
+        attempt = Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
+        self._attempts[launch.task_id, launch.attempt] = attempt
         try:
             try:
                 await self._check_inputs(launch)
@@ -190,17 +123,17 @@ class ProcessExecutor:
             if attempt.process is None:
                 await self._post(self._ended(attempt, attempt.stop_reason))
                 return
-            await self._post(TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=_handle(attempt)))
+            await self._post(TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=handle_of(attempt)))
             await self._see_through(attempt)
         finally:
             self._close_gate(attempt)
-            self._attempts.pop(key, None)
+            self._drop(attempt)
 
     def release(self, task_id: str, attempt: int) -> None:
         found = self._attempts.get((task_id, attempt))
         if found is None or found.released or found.stop_reason or found.process is None:
             return
-        found.released, found.released_s = True, _boot_s()
+        found.released, found.released_s = True, boot_s()
         (found.folder.path / "released").touch()
         assert found.process.stdin is not None
         with contextlib.suppress(OSError):  # It was killed at the gate.
@@ -210,19 +143,18 @@ class ProcessExecutor:
 
     async def adopt(self, launch: Launch, handle: str) -> None:
         """As the tail of `run`, for a process of an earlier life of this agent."""
-        attempt = _Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
-        _, _, pid, started, _ = _parse(handle)
+        attempt = Attempt(launch, AttemptFolder.of(self._root, launch.task_id, launch.attempt))
+        _, _, pid, started, _ = parse_handle(handle)
         attempt.pid, attempt.started, attempt.released = pid, started, True
         attempt.released_s = started / proctree.TICKS_PER_S
-        key = (launch.task_id, launch.attempt)
-        self._attempts[key] = attempt
+        self._attempts[launch.task_id, launch.attempt] = attempt
         try:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if not attempt.is_gone():
                     os.killpg(pid, signal.SIGCONT)  # It may have been stopped by a throttle that died.
             await self._see_through(attempt)
         finally:
-            self._attempts.pop(key, None)
+            self._drop(attempt)
 
     def stop(self, task_id: str, attempt: int, grace_us: int, reason: str) -> None:
         found = self._attempts.get((task_id, attempt))
@@ -231,7 +163,7 @@ class ProcessExecutor:
 
     def is_alive(self, handle: str) -> bool:
         try:
-            kind, boot, pid, started, name = _parse(handle)
+            kind, boot, pid, started, name = parse_handle(handle)
         except ValueError:
             return False
         if kind != "process":
@@ -253,8 +185,15 @@ class ProcessExecutor:
 
     def use(self) -> TaskUse:
         """What the running tasks take of this machine, as of their last looks."""
-        memory_bytes = sum(attempt.memory_bytes for attempt in self._attempts.values())
-        return TaskUse(cpu_s=self._cpu_s, memory_bytes=memory_bytes)
+        running = self._attempts.values()
+        return TaskUse(
+            cpu_s=self._cpu_s + sum(sum(attempt.cpu_s.values()) for attempt in running),
+            memory_bytes=sum(attempt.memory_bytes for attempt in running),
+        )
+
+    def _drop(self, attempt: Attempt) -> None:
+        del self._attempts[attempt.launch.task_id, attempt.launch.attempt]
+        self._cpu_s += sum(attempt.cpu_s.values())
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -264,7 +203,7 @@ class ProcessExecutor:
             if await self._store.verified(fetch.shard_id) is None:
                 raise PeerError("start", f"shard {fetch.name or fetch.shard_id} is no longer here")
 
-    def _prepare(self, attempt: _Attempt) -> tuple[list[str], dict[str, str]]:
+    def _prepare(self, attempt: Attempt) -> tuple[list[str], dict[str, str]]:
         folder, launch = attempt.folder, attempt.launch
         lay_out(folder, launch, self._store.path, self._settings.unpack_bytes_max)
         (folder.path / "exit.tmp").write_bytes(
@@ -273,7 +212,7 @@ class ProcessExecutor:
         command, env = command_line(folder, launch)
         return command, task_environment(folder, launch, self._agent_id, self._site, attempt.mark) | env
 
-    def _spawn(self, attempt: _Attempt, command: list[str], env: dict[str, str]) -> None:
+    def _spawn(self, attempt: Attempt, command: list[str], env: dict[str, str]) -> None:
         blocks = logs.segment_bytes(self._log_bytes_max) // 512
         shell = shutil.which("sh", path="/bin:/usr/bin") or "/bin/sh"
         attempt.process = subprocess.Popen(
@@ -286,7 +225,7 @@ class ProcessExecutor:
         attempt.started = found.started if found else 0
         self._limit(attempt)
 
-    def _limit(self, attempt: _Attempt) -> None:
+    def _limit(self, attempt: Attempt) -> None:
         """Before the gate opens, so that all the command starts inherits it."""
         settings, needs = self._settings, attempt.launch.needs
         file_bytes = max(needs.disk_bytes, settings.file_bytes_min) if needs.disk_bytes else settings.file_bytes_max
@@ -301,22 +240,24 @@ class ProcessExecutor:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, attempt.pid, settings.nice)
 
-    def _close_gate(self, attempt: _Attempt) -> None:
+    def _close_gate(self, attempt: Attempt) -> None:
         """Unreleased, the supervisor reads the end of its input and goes without running anything."""
         if attempt.process is not None and attempt.process.stdin is not None:
             attempt.process.stdin.close()
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
-    async def _see_through(self, attempt: _Attempt) -> None:
+    async def _see_through(self, attempt: Attempt) -> None:
         """Until the whole tree is gone; then post how it ended."""
         slowed: asyncio.Task[None] | None = None
-        async with _woken_at_end(attempt):
+        async with woken_at_end(attempt):
             try:
                 while not attempt.is_gone():
                     attempt.watched = True
                     if self._cpu_share_milli and attempt.released and slowed is None and not attempt.stop_reason:
-                        slowed = asyncio.create_task(throttle(attempt.pid, self._cpu_share_milli))
+                        cores = max(1, attempt.launch.needs.cpu_milli // 1000)
+                        share_milli = self._cpu_share_milli * cores
+                        slowed = asyncio.create_task(throttle(attempt.pid, share_milli, attempt.cpu_used_s))
                     if attempt.stop_reason and slowed is not None:
                         slowed.cancel()  # A stopped process cannot end itself.
                     self._look(attempt)
@@ -327,20 +268,26 @@ class ProcessExecutor:
             finally:
                 if slowed is not None:
                     slowed.cancel()
-        attempt.exit_seen_s = attempt.exit_seen_s or _boot_s()
+        attempt.exit_seen_s = attempt.exit_seen_s or boot_s()
         await self._sweep(attempt)
         await self._post(await asyncio.to_thread(self._conclude, attempt))
 
-    def _pause_s(self, attempt: _Attempt) -> float:
+    def _pause_s(self, attempt: Attempt) -> float:
         pause_s = self._settings.look_every_s
+        if self._is_young(attempt):
+            pause_s = min(pause_s, _LOOK_EARLY_S)
         if attempt.kill_at_s is not None:
             pause_s = min(pause_s, attempt.kill_at_s - time.monotonic())
         limit_us = attempt.launch.time_limit_us
         if limit_us is not None and attempt.released and not attempt.stop_reason:
-            pause_s = min(pause_s, attempt.released_s + limit_us / 1e6 - _boot_s())
+            pause_s = min(pause_s, attempt.released_s + limit_us / 1e6 - boot_s())
         return max(0.001, pause_s)
 
-    def _look(self, attempt: _Attempt) -> None:
+    def _is_young(self, attempt: Attempt) -> bool:
+        """A throttle must learn soon which processes it is to count."""
+        return bool(self._cpu_share_milli) and attempt.released and boot_s() - attempt.released_s < _YOUNG_S
+
+    def _look(self, attempt: Attempt) -> None:
         """Hold the task to its limits, and send the signals that are due."""
         if attempt.stop_reason and not attempt.released:
             self._close_gate(attempt)
@@ -351,8 +298,8 @@ class ProcessExecutor:
             self._check_limits(attempt, tree)
         now_s = time.monotonic()
         if attempt.exit_file.exists():  # Only what holds the output open is left.
-            attempt.exit_seen_s = attempt.exit_seen_s or _boot_s()
-            if _boot_s() - attempt.exit_seen_s >= self._settings.drain_s:
+            attempt.exit_seen_s = attempt.exit_seen_s or boot_s()
+            if boot_s() - attempt.exit_seen_s >= self._settings.drain_s:
                 self._kill(attempt, tree)
         elif attempt.stop_reason and attempt.kill_at_s is None:
             attempt.kill_at_s = now_s + attempt.grace_s
@@ -361,12 +308,12 @@ class ProcessExecutor:
         if attempt.kill_at_s is not None and now_s >= attempt.kill_at_s:
             self._kill(attempt, tree)
 
-    def _check_limits(self, attempt: _Attempt, tree: dict[int, proctree.Process]) -> None:
+    def _check_limits(self, attempt: Attempt, tree: dict[int, proctree.Process]) -> None:
         needs, grace_s = attempt.launch.needs, attempt.launch.kill_grace_us / 1e6
         limit_us = attempt.launch.time_limit_us
         if attempt.exit_file.exists():
             return
-        if limit_us is not None and _boot_s() >= attempt.released_s + limit_us / 1e6:
+        if limit_us is not None and boot_s() >= attempt.released_s + limit_us / 1e6:
             attempt.ask_stop("time_limit", grace_s, f"it ran longer than {limit_us / 1e6:g} s")
         elif len(tree) > self._settings.processes_max:
             attempt.ask_stop("process_limit", 0, f"more than {self._settings.processes_max} processes")
@@ -376,24 +323,23 @@ class ProcessExecutor:
             if used > needs.memory_bytes:
                 attempt.ask_stop("memory_limit", 0, f"{used} bytes used, {needs.memory_bytes} declared")
 
-    def _tree(self, attempt: _Attempt) -> dict[int, proctree.Process]:
+    def _tree(self, attempt: Attempt) -> dict[int, proctree.Process]:
         """The attempt's processes. One walk serves all attempts that look at about the same time."""
         now_s = time.monotonic()
-        if now_s - self._looked_s > self._settings.look_every_s / 2 or attempt.stop_reason:
+        if now_s - self._looked_s > self._settings.look_every_s / 2 or attempt.stop_reason or self._is_young(attempt):
             self._processes, self._looked_s = proctree.walk(), now_s
         tree = proctree.members(self._processes, attempt.session, attempt.known)
-        known = {(pid, process.started): process.cpu_s for pid, process in tree.items()}
-        self._cpu_s += sum(cpu_s - attempt.known.get(key, 0.0) for key, cpu_s in known.items())
-        attempt.known = known
+        attempt.known = {(pid, process.started) for pid, process in tree.items()}
+        attempt.count_cpu(tree.values())
         attempt.memory_bytes = sum(process.rss_bytes for process in tree.values())
         return tree
 
-    def _kill(self, attempt: _Attempt, tree: dict[int, proctree.Process]) -> None:
+    def _kill(self, attempt: Attempt, tree: dict[int, proctree.Process]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(attempt.pid, signal.SIGKILL)  # At once for the whole group: no fork slips through.
         proctree.signal_all(tree.values(), signal.SIGKILL)
 
-    async def _sweep(self, attempt: _Attempt) -> None:
+    async def _sweep(self, attempt: Attempt) -> None:
         """Kill what the supervisor left behind, until nothing is: the tree, then strays that carry its mark."""
         pause_s = 0.001
         while attempt.released:
@@ -402,7 +348,7 @@ class ProcessExecutor:
             left |= await asyncio.to_thread(proctree.strays, processes, attempt.mark)
             if not left:
                 return
-            attempt.known |= {(pid, process.started): process.cpu_s for pid, process in left.items()}
+            attempt.known |= {(pid, process.started) for pid, process in left.items()}
             proctree.signal_all(left.values(), signal.SIGSTOP)  # Frozen first: what forks faster than we look cannot.
             if not proctree.signal_all(left.values(), signal.SIGKILL):
                 return
@@ -411,7 +357,7 @@ class ProcessExecutor:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def _conclude(self, attempt: _Attempt) -> TaskEnded:
+    def _conclude(self, attempt: Attempt) -> TaskEnded:
         """Read how it ended and store its outputs. Blocking: for a thread."""
         code = attempt.exit_code()
         if attempt.stop_reason:
@@ -436,7 +382,7 @@ class ProcessExecutor:
 
     def _ended(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         reason: str,
         code: int | None = None,
         detail: str = "",
@@ -453,45 +399,6 @@ class ProcessExecutor:
         active = {attempt.folder.path.name for attempt in list(self._attempts.values())}
         with contextlib.suppress(OSError):
             logs.tidy(self._root, self._logs_kept_bytes, active)
-
-
-@contextlib.asynccontextmanager
-async def _woken_at_end(attempt: _Attempt) -> AsyncIterator[None]:
-    """Wake the attempt's watcher the moment its supervisor ends (Linux ≥ 5.3; elsewhere its next look notices)."""
-    loop = asyncio.get_running_loop()
-    try:
-        handle = os.pidfd_open(attempt.pid)
-    except OSError:
-        yield
-        return
-
-    def ended() -> None:
-        loop.remove_reader(handle)  # It stays readable for ever.
-        attempt.wake.set()
-
-    loop.add_reader(handle, ended)
-    try:
-        yield
-    finally:
-        loop.remove_reader(handle)
-        os.close(handle)
-
-
-def _boot_s() -> float:
-    """Seconds since boot, suspension included: what process start times are in, and no clock setting moves it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _handle(attempt: _Attempt) -> str:
-    return f"process:{proctree.boot_token()}:{attempt.pid}:{attempt.started}:{attempt.folder.path.name}"
-
-
-def _parse(handle: str) -> tuple[str, str, int, int, str]:
-    """Kind, boot, pid, start ticks, folder name. Raises `ValueError`."""
-    kind, boot, pid, started, name = handle.split(":", 4)
-    if "/" in name or name in ("", ".", ".."):
-        raise ValueError(handle)
-    return kind, boot, int(pid), int(started), name
 
 
 def _signal_name(number: int) -> str:

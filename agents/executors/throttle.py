@@ -1,39 +1,39 @@
-"""Emulating a slower core: a process group runs for a share of each period and is stopped for the rest."""
+"""Emulating a slower core: a process group is stopped whenever it has used more than its share of CPU time.
+
+Steered by CPU time and not by the clock, so that a busy machine, which lets the group run late, does not slow it twice.
+"""
 
 import asyncio
 import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 
-PERIOD_S = 0.05  # Shorter than what a task would notice as a pause, long enough that 40 signals a second cost nothing.
-MEMORY_S = 5.0  # How far back lost or won time is made good.
+SLICE_S = 0.01  # It runs this long between two looks at its CPU time, which the kernel counts in the same steps.
+CREDIT_S = 0.1  # Of unused time (waiting for the disk) may be made up for: a core that waited is not faster afterwards.
+STOP_S_MAX = 1.0  # A look at least so often, whatever was counted.
 
 
-async def throttle(group: int, share_milli: int) -> None:
+async def throttle(group: int, share_milli: int, cpu_s: Callable[[], float]) -> None:
     """Until cancelled or the group is gone; it is left running.
 
-    What counts is the time it really ran and really stood, so a late wake-up is made good by the next."""
+    `share_milli`: CPU time it may use per second, in thousandths; `cpu_s`: what it has used so far, never falling."""
     share = share_milli / 1000
-    ran_s = stood_s = 0.0
+    begun_s = time.monotonic() - cpu_s() / share
     try:
         while True:
-            ran_s += await _for(share * PERIOD_S)
-            owed_s = ran_s * (1 - share) / share - stood_s
-            if owed_s > 0:
+            await asyncio.sleep(SLICE_S)
+            elapsed_s = time.monotonic() - begun_s
+            ahead_s = cpu_s() / share - elapsed_s
+            if ahead_s > 0:
                 os.killpg(group, signal.SIGSTOP)
-                stood_s += await _for(owed_s)
+                await asyncio.sleep(min(ahead_s, STOP_S_MAX))
                 os.killpg(group, signal.SIGCONT)
-            if ran_s + stood_s > MEMORY_S:
-                ran_s, stood_s = ran_s / 2, stood_s / 2
+            elif ahead_s < -CREDIT_S:
+                begun_s += -ahead_s - CREDIT_S
     except ProcessLookupError:
         return
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGCONT)
-
-
-async def _for(seconds: float) -> float:
-    before = time.monotonic()
-    await asyncio.sleep(seconds)
-    return time.monotonic() - before
