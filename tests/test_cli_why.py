@@ -1,5 +1,7 @@
 """How the answer to "why" reads."""
 
+from pathlib import Path
+
 import msgspec
 
 from federation.api import WhyView
@@ -125,3 +127,8 @@ def test_units_of_every_kind_of_miss() -> None:
 
 def test_the_last_failure_is_told() -> None:
     assert lines(PENDING, detail="it exited with 1")[-1] == "  last failed attempt: it exited with 1"
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert "```text\n" + "\n".join([*lines(PENDING), "", *lines(PLACED)]) + "\n```" in page

@@ -9,7 +9,7 @@ from federation.cli.output import Format, MasterUrl, Output, TokenFile, connect,
 if TYPE_CHECKING:
     from federation.cli.client import StreamEvent
 
-IDLE_S = 2.0  # Without --follow: a master that has sent nothing for so long has sent all it had.
+IDLE_S = 1.0  # Without --follow: a master that has sent nothing for so long has sent all it had.
 VALUE_CHARACTERS_MAX = 60
 # What a line begins with, by kind of thing; the rest of the fact follows as key=value.
 _LEAD = ("job_id", "task_id", "agent_id", "shard_id", "path")

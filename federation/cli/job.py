@@ -157,7 +157,9 @@ def cancel(
     job_id: JobId, output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None
 ) -> None:
     """Cancel the job and end its running tasks."""
-    view = connect(master, token_file).cancel_job(job_id)
+    client = connect(master, token_file)
+    client.cancel_job(job_id)
+    view = client.job(job_id)  # Where nothing ran any more, the job has ended by now.
     if output is Format.JSON:
         print_json(view)
     else:

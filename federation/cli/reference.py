@@ -50,11 +50,8 @@ def _described(path: str, command: Any) -> list[str]:
     usage = " ".join([path, *(["[OPTIONS]"] if options else []), *(_usage(argument) for argument in arguments)])
     lines = [" ".join((command.help or "").split()), "", f"`{usage}`", ""]
     rows = [(f"`{_name(argument)}`", argument) for argument in arguments]
-    rows += [
-        (", ".join(f"`{opt}`" for opt in (*option.opts, *option.secondary_opts)), option)
-        for option in options
-        if option.help not in COMMON
-    ]
+    own = [option for option in options if option.help not in COMMON]
+    rows += [(", ".join(f"`{opt}`" for opt in (*option.opts, *option.secondary_opts)), option) for option in own]
     if rows:
         lines += ["| | |", "|---|---|"]
         lines += [f"| {name} | {_help(param)} |" for name, param in rows]
