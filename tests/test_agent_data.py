@@ -276,6 +276,9 @@ async def test_an_open_address_needs_a_token(tmp_path: Path) -> None:
             server(host)
     for host in ("127.0.0.1", "::1", "localhost"):
         server(host)
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(ConfigError, match="set data_url"):
+            server(host, "token")
     with pytest.raises(ConfigError, match=r"cannot listen on 203\.0\.113\.1"):
         await server("203.0.113.1", "token").start()
 

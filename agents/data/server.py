@@ -28,6 +28,7 @@ from federation.errors import ConfigError, PeerError
 from policies.model import Record
 
 _log = get_logger("agents.data")
+_EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Verified = Callable[[str], Awaitable[Path | None]]  # a held shard's path, its bytes known to be right
@@ -63,6 +64,8 @@ class DataServer:
             raise ConfigError(
                 f"data_host {host} is reachable from other machines: set token_file, or use 127.0.0.1 for this one only"
             )
+        if not url and host in _EVERYWHERE:
+            raise ConfigError(f"data_host {host} is no address to reach: set data_url to what peers are to use")
         self._host = host
         self._port = port
         self._url = url
