@@ -40,12 +40,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def server(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, dict[str, str]]]]]:
-    handler = type("Scripted", (Handler,), {"answers": list(answers), "asked": []})
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    class Scripted(Handler):
+        pass
+
+    Scripted.answers, Scripted.asked = list(answers), []
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{httpd.server_port}", handler.asked
+        yield f"http://127.0.0.1:{httpd.server_port}", Scripted.asked
     finally:
         httpd.shutdown()
         thread.join()

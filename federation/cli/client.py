@@ -11,7 +11,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -256,7 +256,7 @@ class Client:
         idle_s: float | None = None,
         on_reconnect: Callable[[str], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> Iterator[StreamEvent]:
+    ) -> Generator[StreamEvent, None, None]:
         """Facts from after number `after` (None: from now on), for ever: a broken stream is resumed where it broke.
 
         With `idle_s` it ends once nothing has come for so long. `on_reconnect` hears of each break.

@@ -67,7 +67,7 @@ def list_(
                 task.site,
                 about_duration(task.run_us) if task.run_us is not None else "",
                 about_bytes(task.fetched_bytes) if task.fetched_bytes else "",
-                task.reason,
+                task.reason if task.state != TaskState.FINISHED else "",
             )
             for task in tasks
         ],

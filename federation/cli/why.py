@@ -15,7 +15,7 @@ TERMS = ("transfer*", "congestion", "wait", "run*", "latency", "price")
 def why_lines(view: WhyView, now_us: int) -> list[str]:
     """The explanation of one task; times are told relative to `now_us`, the master's clock."""
     lines = _placed(view) if view.agent_id else _pending(view, now_us)
-    if view.detail:
+    if view.detail and view.state != TaskState.FINISHED:
         lines.append(f"  last failed attempt: {view.detail}")
     return lines
 
