@@ -234,6 +234,10 @@ async def test_logs_fall_back_to_the_book(world: World, client: aiohttp.ClientSe
         assert len(seen) == 1
     assert await log_of(client, "moved/train/0/logs") == ("book", "Traceback: ☃")  # nobody listens
     assert await log_of(client, "moved/train/0/logs?tail_bytes=4") == ("book", " ☃")
+    strange = FakeAgent(world, "gw-2", "plant", "file:///etc/passwd?")
+    await strange.join()
+    await submit(client, job("local", where={"agents": ["gw-2"]}))
+    assert await log_of(client, "local/train/0/logs") == ("book", "")
 
 
 async def test_an_agent_that_ignores_the_range_is_cut(world: World) -> None:

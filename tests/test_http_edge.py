@@ -35,6 +35,16 @@ async def test_the_index_names_every_address(client: aiohttp.ClientSession) -> N
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
+async def test_problem_types_lead_somewhere(client: aiohttp.ClientSession) -> None:
+    async with client.get("/nowhere") as answer:
+        document = await problem(answer, 404, "not_found")
+    async with client.get(document["type"]) as answer:
+        assert answer.status == 200
+        assert document["title"] in await answer.text()
+    async with client.get("/problems/of-the-core") as answer:
+        await problem(answer, 404, "not_found")
+
+
 async def test_unknown_addresses_and_wrong_methods(client: aiohttp.ClientSession) -> None:
     async with client.get("/api/v1/jbos") as answer:
         await problem(answer, 404, "not_found")

@@ -40,31 +40,32 @@ def test_encoded_requests_read_back_with_and_without_their_tag() -> None:
         assert decode_json(body, type(request)) == request
 
 
-@pytest.mark.parametrize(
-    ("body", "code", "says"),
-    [
-        (submit(comand=["x"]), "unknown_key", "unknown key 'comand' - at `$.job.tasks[0]`; did you mean 'command'?"),
-        (submit(needs={"gpu": {"cont": 1}}), "unknown_key", "at `$.job.tasks[0].needs.gpu`; did you mean 'count'?"),
-        (submit(needs={"zzz": 1}), "unknown_key", "known are cpu_milli, memory_bytes"),
-        (b'{"job": {}, "priority": 3}', "unknown_key", "known are job, submission_id"),
-        (b'{"job": {"name": "a", "name": "b"}}', "unknown_key", "'name' appears twice"),
-        (submit(count="many"), "invalid", "Expected `int`, got `str` - at `$.job.tasks[0].count`"),
-        (submit(count=0), "invalid", ">= 1"),
-        (submit(run_us=10**30), "invalid", "within ±2^53 - at `$.job.tasks[0].run_us`"),
-        (submit(needs={"cpu_milli": -(2**60)}), "invalid", "within ±2^53"),
-        (submit(env={"A": "\ud800"}), "invalid", "surrogate"),
-        (b'{"job": {"name": "a", "tasks": []}}', "invalid", "length >= 1"),
-        (b'{"ask": "plan_job", "job": {"name": "a"}}', "invalid", "$.ask"),
-        (b"", "malformed", "not a JSON document"),
-        (b"\xff\xfe", "malformed", "not a JSON document"),
-        (b'{"job": NaN}', "malformed", "NaN is not a number"),
-        (b'{"job": 1e999}', "invalid", ""),
-        (b"[" * 100_000, "malformed", "nested too deeply"),
-        (b'{"job": ' + b"[" * 900 + b"]" * 900 + b"}", "invalid", ""),
-        (b"1" * 5000, "malformed", "4300 digits"),
-        (b"null", "invalid", "Expected `object`, got `null`"),
-    ],
-)
+BAD = [
+    (submit(comand=["x"]), "unknown_key", "unknown key 'comand' - at `$.job.tasks[0]`; did you mean 'command'?"),
+    (submit(needs={"gpu": {"cont": 1}}), "unknown_key", "at `$.job.tasks[0].needs.gpu`; did you mean 'count'?"),
+    (submit(needs={"zzz": 1}), "unknown_key", "known are cpu_milli, memory_bytes"),
+    (b'{"job": {}, "priority": 3}', "unknown_key", "known are job, submission_id"),
+    (b'{"job": {"name": "a", "name": "b"}}', "unknown_key", "'name' appears twice"),
+    (submit(count="many"), "invalid", "Expected `int`, got `str` - at `$.job.tasks[0].count`"),
+    (submit(count=0), "invalid", ">= 1"),
+    (submit(run_us=10**30), "invalid", "within ±2^53 - at `$.job.tasks[0].run_us`"),
+    (submit(needs={"cpu_milli": -(2**60)}), "invalid", "within ±2^53"),
+    (submit(env={"A": "\ud800"}), "invalid", "surrogate"),
+    (b'{"job": {"name": "a", "tasks": []}}', "invalid", "length >= 1"),
+    (b'{"ask": "plan_job", "job": {"name": "a"}}', "invalid", "$.ask"),
+    (b"", "malformed", "not a JSON document"),
+    (b"\xff\xfe", "malformed", "not a JSON document"),
+    (json.dumps({"job": {"name": "a", "tasks": [GROUP]}}).encode("utf-16"), "malformed", "not a JSON document"),
+    (b'{"job": NaN}', "malformed", "NaN is not a number"),
+    (b'{"job": 1e999}', "invalid", ""),
+    (b"[" * 100_000, "malformed", "nested too deeply"),
+    (b'{"job": ' + b"[" * 900 + b"]" * 900 + b"}", "invalid", ""),
+    (b"1" * 5000, "malformed", "4300 digits"),
+    (b"null", "invalid", "Expected `object`, got `null`"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "says"), BAD, ids=range(len(BAD)))
 def test_bad_documents_are_refused_with_their_place(body: bytes, code: str, says: str) -> None:
     found_code, detail = refusal(body)
     assert found_code == code

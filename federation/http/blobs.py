@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from federation.api import AddShard
-from federation.errors import PeerError, StorageError
+from federation.errors import PeerError
 from federation.http.bodies import Nothing, UploadQuery
 from federation.http.problems import from_peer_error, refuse
 from federation.http.route import Answered, Call
@@ -53,8 +53,6 @@ async def put_shard(call: Call[UploadQuery, Nothing]) -> Answered:
         size_bytes = await call.live.blobs.put(_chunks(call.request, config.shard_bytes_max, config.stall_us), shard_id)
     except PeerError as error:
         raise from_peer_error(error) from None
-    except StorageError as error:
-        raise refuse("stepped_down", str(error)) from None
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
