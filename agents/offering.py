@@ -61,9 +61,9 @@ class Offering:
     def free(self) -> Resources:
         usable = self.usable or Resources()
         have = Resources(
-            cpu_milli=min(self.total.cpu_milli, _floor(usable.cpu_milli, _CPU_GRAIN_MILLI)),
-            memory_bytes=min(self.total.memory_bytes, _floor(usable.memory_bytes, _MEMORY_GRAIN_BYTES)),
-            disk_bytes=min(self.total.disk_bytes, _floor(usable.disk_bytes, _DISK_GRAIN_BYTES)),
+            cpu_milli=_floor(usable.cpu_milli, _CPU_GRAIN_MILLI, self.total.cpu_milli),
+            memory_bytes=_floor(usable.memory_bytes, _MEMORY_GRAIN_BYTES, self.total.memory_bytes),
+            disk_bytes=_floor(usable.disk_bytes, _DISK_GRAIN_BYTES, self.total.disk_bytes),
             gpus=tuple(gpu for gpu in self.total.gpus if gpu.uuid in {seen.uuid for seen in usable.gpus}),
         )
         return free_after(have, (attempt.launch for attempt in self._state.live_attempts()))
@@ -105,5 +105,6 @@ class Offering:
         self._change_due_us = None
 
 
-def _floor(value: int, grain: int) -> int:
-    return value - value % grain
+def _floor(value: int, grain: int, total: int) -> int:
+    """Whole grains of what is usable; all of it where nothing is missing, for a small total may be less than one."""
+    return total if value >= total else max(0, value - value % grain)

@@ -195,6 +195,15 @@ def test_readings_are_floored_so_that_jitter_makes_no_new_offer() -> None:
     assert world.take(Offer) == []
 
 
+def test_a_total_below_the_grain_is_offered_whole() -> None:
+    tiny = Resources(cpu_milli=150, memory_bytes=10**7, disk_bytes=10**7)
+    world = World()
+    world.event(Started(total=tiny))
+    world.event(Measured(usable=tiny))
+    world.connect()
+    assert world.take(Offer)[-1].free == tiny
+
+
 def test_nothing_is_offered_before_the_first_measurement_or_in_quarantine() -> None:
     world = World()
     world.agent = Agent(world.config)
@@ -619,6 +628,16 @@ def test_a_kill_is_remembered_over_a_restart() -> None:
     world.clear()
     world.boot()
     assert ("killed", "cancelled") in world.states()
+
+
+def test_a_compacted_journal_still_answers_duplicates_and_knows_its_processes() -> None:
+    world = running_world()
+    world.journal = world.agent.facts()
+    world.boot()
+    world.clear()
+    world.order(launch(1))
+    assert world.states() == [("running", "")]
+    assert [handle for handle, _ in world.agent.processes()] == ["100:7"]
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
