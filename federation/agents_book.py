@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Literal
 
-from federation.facts import AgentEnrolled, AgentModeSet, AgentStateChanged
+from federation.facts import AgentEnrolled, AgentForgotten, AgentModeSet, AgentStateChanged
 from federation.states import AGENT_EDGES, AgentState
 from federation.wire import Birth, Offer, Peer
 from policies.model import Amount, Gpu, Needs, Node, Record, Resources
@@ -28,9 +28,12 @@ class Life:
 
 
 class LiveOffer:
-    """The agent's current offer. `free` is as it was offered: `federation.offers` takes off what was launched since."""
+    """The agent's current offer. `free` is as it was offered: `federation.offers` takes off what was launched since, and
+    adds what has ended since, for the offer that says so is still on its way."""
 
-    __slots__ = ("commands_seen", "expires_us", "free", "offer_id", "seq")
+    __slots__ = (
+        "commands_seen", "cpu_freed", "disk_freed", "expires_us", "free", "gpus_freed", "memory_freed", "offer_id", "seq",
+    )  # fmt: skip
 
     def __init__(self, offer: Offer, expires_us: int) -> None:
         self.offer_id = offer.offer_id
@@ -38,6 +41,17 @@ class LiveOffer:
         self.commands_seen = offer.commands_seen
         self.seq = offer.seq
         self.expires_us = expires_us
+        self.cpu_freed = 0
+        self.memory_freed = 0
+        self.disk_freed = 0
+        self.gpus_freed: tuple[str, ...] = ()
+
+    def give_back(self, needs: Needs, gpus: tuple[str, ...]) -> None:
+        """A task that the offer had taken off `free` has ended."""
+        self.cpu_freed += needs.cpu_milli
+        self.memory_freed += needs.memory_bytes
+        self.disk_freed += needs.disk_bytes
+        self.gpus_freed += gpus
 
 
 class SentCommand(Record, frozen=True, kw_only=True):
@@ -54,9 +68,10 @@ class AgentEntry:
     """All that is known of one agent. The upper fields are durable, the lower ones end with the term."""
 
     __slots__ = (
-        "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used", "enrolled", "gpus_by_uuid",
-        "gpus_used", "held", "life", "memory_used", "mode", "node", "node_until_us", "offer", "probe_plan",
-        "quarantined_again_us", "rebirth_asked_us", "sent", "shards", "since_us", "state", "tasks", "unseen",
+        "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used",
+        "enrolled", "gpus_by_uuid", "gpus_used", "held", "life", "memory_used", "mode", "node", "node_until_us",
+        "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "sent", "shards", "since_us", "state",
+        "tasks", "unseen",
     )  # fmt: skip
 
     def __init__(self, fact: AgentEnrolled) -> None:
@@ -110,6 +125,7 @@ class AgentBook:
         self.counts: dict[AgentState, int] = dict.fromkeys(AgentState, 0)
         self.total = Amount()  # of all agents that are here
         self.version = 0  # grows whenever an agent enrols, moves or changes state
+        self._sorted: tuple[int, tuple[AgentEntry, ...]] = (-1, ())
 
     def get(self, agent_id: str) -> AgentEntry | None:
         return self.entries.get(agent_id)
@@ -157,7 +173,24 @@ class AgentBook:
         self.entries[fact.agent_id].mode = fact.mode
         self.entries[fact.agent_id].changed()
 
+    def forget(self, fact: AgentForgotten) -> AgentEntry:
+        self.version += 1
+        entry = self.entries.pop(fact.agent_id)
+        self.counts[entry.state] -= 1
+        return entry
+
     # --- questions ---------------------------------------------------------------------------------------------------
+
+    def sorted(self) -> tuple[AgentEntry, ...]:
+        """Every agent, by id."""
+        if self._sorted[0] != self.version:
+            self._sorted = (self.version, tuple(entry for _, entry in sorted(self.entries.items())))
+        return self._sorted[1]
+
+    def longest_lost(self) -> AgentEntry | None:
+        """Of the lost agents the one lost for longest: the first to be forgotten when the book is full."""
+        lost = [entry for entry in self.entries.values() if entry.state is AgentState.LOST and not entry.tasks]
+        return min(lost, key=lambda entry: (entry.since_us, entry.agent_id), default=None)
 
     def is_here(self, agent_id: str) -> bool:
         """Whether its data server can be expected to answer."""

@@ -44,6 +44,7 @@ class Application:
                 )
             )
             self._launch()
+        self._slow_down(bool(plan.placements) and not self._assignments)
         for refusal in plan.refusals:
             for class_id in self._class_ids(refusal.demand_id):
                 self._refuse(class_id, refusal)
@@ -54,6 +55,14 @@ class Application:
         for move in plan.moves:
             if begin_move(core, move):
                 core.count("moves_begun")
+
+    def _slow_down(self, is_fruitless: bool) -> None:
+        """A policy that twice in a row wants only what cannot be may be wrong, not late: it is asked less often."""
+        rounds = self._core.rounds
+        rounds.n_fruitless = rounds.n_fruitless + 1 if is_fruitless else 0
+        if rounds.n_fruitless >= 2:
+            self._core.count("rounds_fruitless")
+            rounds.not_before_us = self._core.now_us + self._core.config.round_retry_us
 
     # --- placements --------------------------------------------------------------------------------------------------
 

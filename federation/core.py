@@ -7,12 +7,13 @@ counters and the timers. The parts (`liveness`, `reconcile`, `reports`, `request
 from collections.abc import Callable
 from typing import Any
 
-from federation.agents_book import AgentBook, AgentEntry, SentCommand
+from federation.agents_book import AgentBook, AgentEntry, Life, SentCommand
 from federation.commands import Command, Persist, Send
 from federation.config import MasterConfig
 from federation.deadlines import Deadlines
 from federation.facts import (
     AgentEnrolled,
+    AgentForgotten,
     AgentModeSet,
     AgentStateChanged,
     Fact,
@@ -37,7 +38,20 @@ from federation.shares import RoleEntry, ShareBook
 from federation.states import AgentState
 from federation.tasks import TaskBook
 from federation.wire import Command as WireCommand
-from federation.wire import CommandBatch, Control
+from federation.wire import CommandBatch, Control, FetchShard, Launch
+
+BATCH_BYTES_MAX = 192 * 1024  # of the wire's 256 KiB: sizes are estimates
+
+
+def bytes_of(command: WireCommand) -> int:
+    """About how many bytes a command takes on the wire, rather too many."""
+    if isinstance(command, FetchShard):
+        return 512 + 320 * len(command.fetch.sources)
+    if not isinstance(command, Launch):
+        return 512
+    n_texts = sum(4 * len(text) + 5 for text in (*command.command, *command.env, *command.env.values()))
+    n_fetches = sum(200 + 2 * len(fetch.name) + 160 * len(fetch.sources) for fetch in command.reads)
+    return 512 + n_texts + n_fetches + 128 * len(command.outputs) + 64 * len(command.gpus)
 
 
 class Core:
@@ -91,6 +105,7 @@ class Core:
             AgentEnrolled: self.agents.enrol,
             AgentStateChanged: self._change_agent,
             AgentModeSet: self.agents.set_mode,
+            AgentForgotten: self._forget_agent,
             JobAccepted: self.tasks.accept,
             JobCancelled: self.tasks.cancel,
             JobEnded: self.tasks.end,
@@ -121,6 +136,11 @@ class Core:
         if fact.state == AgentState.DISCONNECTED:
             self.tasks.forget_whereabouts(fact.agent_id, fact.at_us)
 
+    def _forget_agent(self, fact: AgentForgotten) -> None:
+        entry = self.agents.forget(fact)
+        for shard_id in entry.shards:
+            self.shards.drop_replica(shard_id, entry.agent_id)
+
     def _assign(self, fact: TasksAssigned) -> None:
         self.last_round_id = max(self.last_round_id, fact.round_id)
         self.tasks.assign(fact, self.term)
@@ -142,14 +162,21 @@ class Core:
         wait for the birth: `reconcile` orders anew what is still wanted then."""
         if not commands or entry.life is None or entry.life.dead:
             return
-        size = self.config.commands_per_batch_max
-        for start in range(0, len(commands), size):
-            batch = tuple(commands[start : start + size])
-            self.send(
-                entry.agent_id,
-                CommandBatch(term=self.term, boot=entry.life.boot, conn=entry.life.conn, commands=batch),
-            )
+        life, most = entry.life, self.config.commands_per_batch_max
+        batch: list[WireCommand] = []
+        n_bytes = 0
+        for command in commands:
+            size = bytes_of(command)
+            if batch and (len(batch) == most or n_bytes + size > BATCH_BYTES_MAX):
+                self._send_batch(entry.agent_id, life, batch)
+                batch, n_bytes = [], 0
+            batch.append(command)
+            n_bytes += size
+        self._send_batch(entry.agent_id, life, batch)
         self.deadlines.set_earlier(("resend", entry.agent_id), self.now_us + self.config.resend_after_us)
+
+    def _send_batch(self, agent_id: str, life: Life, commands: list[WireCommand]) -> None:
+        self.send(agent_id, CommandBatch(term=self.term, boot=life.boot, conn=life.conn, commands=tuple(commands)))
 
     def remember(self, entry: AgentEntry, command: SentCommand) -> None:
         entry.sent[command.cmd_id] = command

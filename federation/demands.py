@@ -51,8 +51,7 @@ class DemandClass:
 class DemandBook:
     def __init__(self) -> None:
         self.classes: dict[str, DemandClass] = {}
-        self.reads: dict[str, int] = {}  # shard id → classes that read it
-        self.profiles: dict[str, int] = {}  # profile → classes of it
+        self.gangs: dict[str, DemandClass] = {}  # those of `classes` that are of a gang
         self.version = 0  # grows when a class comes or goes
         self._sorted: tuple[int, tuple[str, ...]] = (-1, ())
 
@@ -63,7 +62,9 @@ class DemandBook:
         found = self.classes.get(template.demand_id)
         if found is None:
             found = self.classes[template.demand_id] = DemandClass(template)
-            self._count(template, 1)
+            self.version += 1
+            if template.gang is not None:
+                self.gangs[template.demand_id] = found
         found.add(task_id, since_us)
         return found
 
@@ -72,19 +73,9 @@ class DemandBook:
         found.remove(task_id)
         if not found.tasks:
             del self.classes[demand_id]
-            self._count(found.template, -1)
+            self.gangs.pop(demand_id, None)
+            self.version += 1
         return found
-
-    def _count(self, template: Demand, change: int) -> None:
-        self.version += 1
-        for shard_id in template.reads:
-            self.reads[shard_id] = self.reads.get(shard_id, 0) + change
-            if not self.reads[shard_id]:
-                del self.reads[shard_id]
-        if template.profile:
-            self.profiles[template.profile] = self.profiles.get(template.profile, 0) + change
-            if not self.profiles[template.profile]:
-                del self.profiles[template.profile]
 
     def ids_sorted(self) -> tuple[str, ...]:
         if self._sorted[0] != self.version:

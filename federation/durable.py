@@ -1,7 +1,7 @@
 """Durable state as one canonical value: equal books are equal structs, and a snapshot of it is where recovery starts.
 
-Everything here is a function of the facts. What follows from it (demand classes, allocations, free resources) is derived
-again when it is restored.
+Everything here is a function of the facts. What follows from it (demand classes, allocations, free resources) is
+derived again when it is restored.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from federation.explanation import Explanation
 from federation.facts import AgentEnrolled, JobAccepted
 from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
-from federation.tasks import GroupEntry, JobEntry, TaskEntry, attach
+from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
 from federation.wire import HeldShard
 from policies.model import Amount, Profile, Record
 
@@ -61,7 +61,7 @@ class DurableJob(Record, frozen=True, kw_only=True):
     ended_us: int | None
     detail: str
     cancelled: bool
-    reads: dict[str, tuple[str, ...]]  # of groups that are ready: upstream outputs included
+    reads: dict[str, tuple[Read, ...]]  # of groups that are ready: upstream outputs included
     ready: tuple[str, ...]
     explanations: tuple[Explanation, ...]
     tasks: tuple[DurableTask, ...]
@@ -124,24 +124,24 @@ def capture(core: Core) -> DurableState:
         ),
         profiles=tuple(core.profiles.entries.values()),
         explanations={
-            demand_id: core.tasks.demands.classes[demand_id].explanation
+            demand_id: explanation
             for demand_id in core.tasks.demands.ids_sorted()
-            if core.tasks.demands.classes[demand_id].explanation is not None
-        },  # type: ignore[misc]  # mypy does not narrow through the subscript
+            if (explanation := core.tasks.demands.classes[demand_id].explanation) is not None
+        },
     )
 
 
 def _capture_job(job: JobEntry) -> DurableJob:
-    index: dict[int, int] = {}
-    explanations: list[Explanation] = []
+    index: dict[int, int] = {}  # by identity first: most tasks of a job share a few objects
+    numbers: dict[Explanation, int] = {}  # and by value, which makes it canonical
     tasks: list[DurableTask] = []
     for group in job.groups.values():
         for task in group.tasks:
             number = -1
             if task.explanation is not None:
-                number = index.setdefault(id(task.explanation), len(explanations))
-                if number == len(explanations):
-                    explanations.append(task.explanation)
+                known = index.get(id(task.explanation))
+                number = numbers.setdefault(task.explanation, len(numbers)) if known is None else known
+                index[id(task.explanation)] = number
             values: dict[str, Any] = {name: getattr(task, name) for name in _COPIED}
             tasks.append(DurableTask(**values, explanation=number))
     return DurableJob(
@@ -152,7 +152,7 @@ def _capture_job(job: JobEntry) -> DurableJob:
         cancelled=job.cancelled,
         reads={name: group.reads for name, group in job.groups.items() if group.ready and group.reads},
         ready=tuple(name for name, group in job.groups.items() if group.ready),
-        explanations=tuple(explanations),
+        explanations=tuple(numbers),
         tasks=tuple(tasks),
     )
 
@@ -233,7 +233,7 @@ def _restore_job(core: Core, durable: DurableJob) -> None:
             book.tasks[task.task_id] = task
         job.n_tasks += count
     if job.n_open == 0 and job.state == "running":
-        book.drained.append(job.job_id)
+        book.drained[job.job_id] = None
 
 
 def _restore_task(

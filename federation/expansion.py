@@ -15,11 +15,12 @@ from policies.model import Needs
 
 OWN_SHARD = "{shard}"
 AMOUNT_MAX = 2**60
+COMMAND_BYTES_MAX = 64 * 1024  # A launch must stay well below the wire's 256 KiB; more belongs in an artifact.
 
 
 class Expansion(NamedTuple):
     each: dict[str, tuple[str, ...]]  # group → the shard ids of its tasks, for groups with `for_each`
-    reads: dict[str, tuple[str, ...]]  # group → shard ids all its tasks read, resolved from globs, sorted by name
+    reads: dict[str, tuple[tuple[str, str], ...]]  # group → (shard id, name) that all its tasks read
     n_tasks: int
 
 
@@ -50,15 +51,15 @@ def expand(job: Job, shards: ShardBook, config: MasterConfig) -> Expansion | Pro
     if problem is not None:
         return problem
     each: dict[str, tuple[str, ...]] = {}
-    reads: dict[str, tuple[str, ...]] = {}
+    reads: dict[str, tuple[tuple[str, str], ...]] = {}
     n_tasks = 0
     for group in job.tasks:
         if group.for_each is not None:
-            each[group.name] = shards.matching(group.for_each)
+            each[group.name] = tuple(dict.fromkeys(shard_id for shard_id, _ in shards.matching(group.for_each)))
             if not each[group.name]:
                 return _refusal("no_shards", f"{group.name}: no shard's name matches for_each {group.for_each!r}")
         n_tasks += len(each[group.name]) if group.for_each is not None else group.count
-        fixed: dict[str, None] = {}
+        fixed: dict[tuple[str, str], None] = {}
         for glob in group.reads:
             if glob == OWN_SHARD or upstream_group(glob, groups) is not None:
                 continue
@@ -117,7 +118,7 @@ def _group_problem(
     groups: frozenset[str],
     counts: dict[str, int],
     each: dict[str, tuple[str, ...]],
-    reads: dict[str, tuple[str, ...]],
+    reads: dict[str, tuple[tuple[str, str], ...]],
     job: Job,
     shards: ShardBook,
     config: MasterConfig,
@@ -144,6 +145,9 @@ def _group_problem(
                 f"{group.name}: {glob!r} matches nothing that {name} writes; say {name}/*/<name of a write>",
             )
         n_reads += len(written) * (counts[name] if pattern.startswith("*") else 1)
+    n_bytes = sum(len(text.encode()) for text in (*group.command, *group.env, *group.env.values()))
+    if n_bytes > COMMAND_BYTES_MAX:
+        return _refusal("command_too_long", f"{group.name}: command and env have {n_bytes} bytes, at most 65,536")
     if n_reads > config.reads_max:
         return _refusal("too_many_reads", f"{group.name}: each task reads {n_reads} shards, at most {config.reads_max}")
     if len({write.name for write in group.writes}) != len(group.writes):
@@ -171,7 +175,10 @@ def _needs_problem(needs: Needs) -> str | None:
 
 
 def _contradiction(
-    group: TaskGroup, each: dict[str, tuple[str, ...]], reads: dict[str, tuple[str, ...]], shards: ShardBook
+    group: TaskGroup,
+    each: dict[str, tuple[str, ...]],
+    reads: dict[str, tuple[tuple[str, str], ...]],
+    shards: ShardBook,
 ) -> Problem | None:
     """Constraints that exclude each other on any agent there could be."""
     where = group.where
@@ -180,10 +187,9 @@ def _contradiction(
     if len({key for key, _ in where.labels}) != len(set(where.labels)):
         return _refusal("contradiction", f"{group.name}: a label cannot have two values at once")
     common: set[str] | None = set(where.sites) if where.sites else None
-    for shard_id in reads[group.name]:
+    for shard_id, name in reads[group.name]:
         common = _narrowed(common, shards.entries[shard_id].sites)
         if common is not None and not common:
-            name = shards.entries[shard_id].name or shard_id[:12]
             return _refusal(
                 "residency", f"{group.name}: shard {name} may not live at any site where all else it needs is"
             )

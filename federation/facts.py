@@ -47,6 +47,13 @@ class AgentModeSet(Record, frozen=True, kw_only=True, tag="agent_mode"):
     mode: Literal["active", "cordoned", "draining"]
 
 
+class AgentForgotten(Record, frozen=True, kw_only=True, tag="agent_forgotten"):
+    """The book was full, and this one lost for longest. Its replicas are forgotten with it."""
+
+    at_us: int
+    agent_id: str
+
+
 class JobAccepted(Record, frozen=True, kw_only=True, tag="job_accepted"):
     """`each` holds, per group with `for_each`, the shard ids it expanded to: replay needs nothing else."""
 
@@ -55,7 +62,8 @@ class JobAccepted(Record, frozen=True, kw_only=True, tag="job_accepted"):
     job: Job
     submission_id: str = ""
     each: dict[str, tuple[str, ...]] = {}
-    reads: dict[str, tuple[str, ...]] = {}  # per group, the shard ids its globs of existing shards resolved to
+    # Per group, what its globs of existing shards resolved to: (shard id, name), since equal bytes may have two names.
+    reads: dict[str, tuple[tuple[str, str], ...]] = {}
 
 
 class JobCancelled(Record, frozen=True, kw_only=True, tag="job_cancelled"):
@@ -160,6 +168,6 @@ class ProfileLearned(Record, frozen=True, kw_only=True, tag="profile"):
 
 
 Fact = (
-    TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | JobAccepted | JobCancelled | TasksAssigned
-    | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
+    TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | AgentForgotten | JobAccepted | JobCancelled
+    | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
 )  # fmt: skip

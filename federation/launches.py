@@ -51,7 +51,7 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         env={key: _filled(core, task, text) for key, text in spec.env.items()},
         gpus=task.gpus,
         artifact=_artifact(core, spec.artifact) if spec.artifact is not None else None,
-        reads=tuple(fetch_of(core, entry, shard_id, n_sources) for shard_id in reads),
+        reads=tuple(fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads),
         outputs=tuple(Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes),
         time_limit_us=spec.time_limit_us,
         kill_grace_us=core.config.kill_grace_us,
@@ -74,7 +74,7 @@ def _artifact(core: Core, artifact: Artifact) -> Fetch:
     return Fetch(shard_id=artifact.shard_id, size_bytes=artifact.size_bytes, name=artifact.name, sources=sources)
 
 
-def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOURCES_MAX) -> Fetch:
+def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOURCES_MAX, name: str = "") -> Fetch:
     """Where an agent gets a shard: same site first, then best measured bandwidth; the master's store last."""
     shard = core.shards.entries[shard_id]
     ranked: list[tuple[bool, int, str]] = []
@@ -91,7 +91,7 @@ def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOUR
     ]
     if shard.in_store and core.http_url:
         sources.append(Source(url=f"{core.http_url}/shards/{shard_id}"))
-    return Fetch(shard_id=shard_id, size_bytes=shard.size_bytes, name=shard.name, sources=tuple(sources))
+    return Fetch(shard_id=shard_id, size_bytes=shard.size_bytes, name=name or shard.name, sources=tuple(sources))
 
 
 def kill(core: Core, task: TaskEntry, reason: str, detail: str = "") -> None:

@@ -6,6 +6,7 @@ after the master itself was stalled, silence is nobody's fault and is not counte
 
 from federation.agents_book import HERE_STATES, AgentEntry, Life, enrolment, impossible_total
 from federation.core import Core
+from federation.facts import AgentForgotten
 from federation.offers import drop_offer
 from federation.probing import agents_changed
 from federation.reconcile import arrived, on_birth
@@ -31,8 +32,13 @@ def born(core: Core, birth: Birth) -> None:
         core.count("births_impossible")
         return
     if entry is None and len(core.agents) >= core.config.agents_max:
-        core.count("births_over_bound")
-        return
+        oldest = core.agents.longest_lost()
+        if oldest is None:
+            core.count("births_over_bound")
+            return
+        core.persist(AgentForgotten(at_us=core.now_us, agent_id=oldest.agent_id))
+        for timer in ("agent", "gap", "resend", "offer"):
+            core.deadlines.cancel((timer, oldest.agent_id))
     if entry is not None and not _is_news(core, entry, birth):
         core.count("births_stale")
         return

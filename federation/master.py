@@ -40,7 +40,7 @@ from federation.wire import (
 
 
 class Master:
-    """No I/O, clock or randomness inside. Recover with `restore` and `apply`, then `handle(Started(…))` first of all."""
+    """No I/O, clock or randomness inside. Recover by `restore` and `apply`, then `handle(Started(…))` first of all."""
 
     def __init__(self, config: MasterConfig, policy_name: str = "flow") -> None:
         self.core = Core(config, policy_name)
@@ -108,8 +108,8 @@ class Master:
                 core.count("broker_losses")
         if core.started:
             self._pass_deadlines()
-            while core.tasks.drained:
-                self._end_job(core.tasks.jobs[core.tasks.drained.pop(0)])
+            for job_id in list(core.tasks.drained):
+                self._end_job(core.tasks.jobs[job_id])
             rounds.open_round(core)
         out, core.out = core.out, []
         return out

@@ -1,7 +1,7 @@
 """Offers: leases on what is free, checked, expiring, and turned into the nodes a policy sees.
 
 Free of an agent is, per kind, the lesser of what the book has left of it (its total less what is placed on it) and what
-it offered less the launches its offer did not know of yet. So neither a late offer nor a late status can overcommit it.
+it offered less the launches its offer did not know of yet, plus what ended since. So neither a late offer nor a late status can overcommit it.
 """
 
 from federation.agents_book import AgentEntry, LiveOffer
@@ -71,12 +71,17 @@ def free_of(entry: AgentEntry) -> Resources | None:
     if offer is None:
         return None
     total, free = entry.enrolled.total, offer.free
-    cpu, memory, disk = free.cpu_milli, free.memory_bytes, free.disk_bytes
+    cpu = free.cpu_milli + offer.cpu_freed
+    memory = free.memory_bytes + offer.memory_freed
+    disk = free.disk_bytes + offer.disk_freed
     for needs in entry.unseen.values():
         cpu -= needs.cpu_milli
         memory -= needs.memory_bytes
         disk -= needs.disk_bytes
     gpus = free.gpus
+    if offer.gpus_freed:
+        offered = {gpu.uuid for gpu in gpus}
+        gpus += tuple(entry.gpus_by_uuid[uuid] for uuid in offer.gpus_freed if uuid not in offered)
     if gpus and entry.gpus_used:
         gpus = tuple(gpu for gpu in gpus if gpu.uuid not in entry.gpus_used)
     return Resources(

@@ -5,7 +5,7 @@ Correctness never depends on what a broker remembered: after a birth both sides 
 
 from federation.agents_book import AgentEntry
 from federation.core import Core
-from federation.launches import kill_of, launch_again
+from federation.launches import kill, kill_of, launch_again
 from federation.reports import advance, fail_attempt, hold, unhold
 from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
@@ -22,10 +22,9 @@ def on_birth(core: Core, entry: AgentEntry, birth: Birth, acked: frozenset[int])
     commands: list[Command] = []
     for held in birth.tasks:
         task = core.tasks.tasks.get(held.task_id)
-        if not _authorised(task, entry, held):
-            if held.state != "ended":
-                core.count("orphans_killed")
-                commands.append(kill_of(core, entry, held.task_id, held.attempt, "not_authorised"))
+        if held.state != "ended" and not _authorised(task, entry, held):
+            core.count("orphans_killed")
+            commands.append(kill_of(core, entry, held.task_id, held.attempt, "not_authorised"))
     for task_id in list(entry.tasks):
         task = core.tasks.tasks[task_id]
         mine = told.get((task_id, task.attempt))
@@ -33,6 +32,8 @@ def on_birth(core: Core, entry: AgentEntry, birth: Birth, acked: frozenset[int])
             commands.append(kill_of(core, entry, task_id, task.attempt, task.reason))
         elif mine is not None:
             _agree(core, task, mine)
+            if entry.mode == "draining" and mine.state != "ended":
+                kill(core, task, "drain", f"{entry.agent_id} is drained")
         elif birth.tasks_complete:
             _missing(core, entry, task, acked, commands)
     core.order(entry, commands)

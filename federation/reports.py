@@ -1,5 +1,6 @@
-"""What agents report of attempts and shards, taken into the books. Everything is acknowledged, so that no outbox sticks;
-only what concerns the current attempt changes anything.
+"""What agents report of attempts and shards, taken into the books.
+
+Everything is acknowledged, so that no outbox sticks; only what concerns the current attempt changes anything.
 """
 
 from federation.agents_book import AgentEntry

@@ -1,7 +1,6 @@
 """Where placement rounds stand: which one is in flight, whether anything changed since, when the next may start."""
 
 from federation.api import Problem
-from policies.model import Snapshot
 
 
 class DryRun:
@@ -25,11 +24,11 @@ class RoundState:
         self.aliases: dict[str, tuple[str, ...]] = {}  # demand ids told to the policy that differ from the classes'
         self.changed = True
         self.n_solved = 0
+        self.n_fruitless = 0  # plans in a row that wanted to place something and could not
         self.solve_us = 0  # of the last round
         self.failure = ""  # of the last round, when its policy failed
         self.dry_runs: dict[int, DryRun] = {}
         self.last_dry_id = 0
-        self.last_snapshot: Snapshot | None = None
 
 
 REFUSED_WHILE_RECOVERING = Problem(

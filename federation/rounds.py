@@ -24,7 +24,7 @@ def open_round(core: Core) -> None:
     rounds, now_us = core.rounds, core.now_us
     if rounds.in_flight is not None or core.recovering or not core.started or not core.broker_found:
         return
-    if not core.tasks.demands.classes and not core.shards.wanting:
+    if not core.tasks.demands.classes and not core.shards.lacking():
         return
     due_us = max(rounds.begun_us + core.config.round_every_us, rounds.not_before_us)
     if not rounds.changed:
@@ -49,7 +49,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
     """All a policy may know now, and which classes stand behind a demand id that is not a class's own."""
     nodes = tuple(
         node_of(entry, core.tasks.tasks, core.profiles, core.now_us)
-        for _, entry in sorted(core.agents.entries.items())
+        for entry in core.agents.sorted()
         if is_offered(entry, core.now_us)
     )
     demands, aliases = _demands(core, nodes, extra or {})
@@ -76,8 +76,15 @@ def _demands(
     classes = core.tasks.demands.classes
     aliases: dict[str, tuple[str, ...]] = {}
     found: dict[str, Demand] = {}
+    members: dict[str, int] = {}
+    for found_class in core.tasks.demands.gangs.values():
+        gang = found_class.template.gang
+        if gang is not None:
+            members[gang.gang_id] = members.get(gang.gang_id, 0) + len(found_class.tasks)
     for demand_id in core.tasks.demands.ids_sorted():
         demand = classes[demand_id].demand()
+        if demand.gang is not None and members[demand.gang.gang_id] < demand.gang.size:
+            continue  # Its other members are still being stopped: there is nothing to decide yet.
         if demand.where.agents_avoided:
             demand = _if_others_exist(demand, nodes)
         _merge(found, aliases, demand, demand_id)

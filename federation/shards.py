@@ -30,6 +30,7 @@ class ShardBook:
         self.by_name: dict[str, str] = {}  # name → the newest shard of that name
         self.wanting: dict[str, None] = {}  # shard ids with replicas wanted
         self.version = 0
+        self._lacking: tuple[tuple[int, int], bool] = ((-1, -1), False)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -56,12 +57,11 @@ class ShardBook:
         if fact.held:
             self.put_replica(entry, fact.agent_id)
             return
-        entry.replicas.pop(fact.agent_id, None)
+        self.drop_replica(fact.shard_id, fact.agent_id)
         agent = self._agents[fact.agent_id]
         agent.shards.pop(fact.shard_id, None)
         agent.held = None
         agent.changed()
-        self._touch(entry)
 
     def _ensure(self, shard_id: str, size_bytes: int, name: str) -> ShardEntry:
         entry = self.entries.get(shard_id)
@@ -71,6 +71,11 @@ class ShardBook:
             entry.name = entry.name or name
             self.by_name[name] = shard_id
         return entry
+
+    def drop_replica(self, shard_id: str, agent_id: str) -> None:
+        entry = self.entries[shard_id]
+        entry.replicas.pop(agent_id, None)
+        self._touch(entry)
 
     def put_replica(self, entry: ShardEntry, agent_id: str) -> None:
         entry.replicas[agent_id] = None
@@ -87,17 +92,28 @@ class ShardBook:
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
-    def matching(self, glob: str) -> tuple[str, ...]:
-        """Ids of the shards whose names match, by name. A plain name is looked up, a glob scans."""
+    def matching(self, glob: str) -> tuple[tuple[str, str], ...]:
+        """(id, name) of the shards whose names match, by name. A plain name is looked up, a glob scans."""
         if not any(char in glob for char in "*?["):
             shard_id = self.by_name.get(glob)
-            return () if shard_id is None else (shard_id,)
+            return () if shard_id is None else ((shard_id, glob),)
         matches = re.compile(translate(glob)).match
-        return tuple(dict.fromkeys(self.by_name[name] for name in sorted(self.by_name) if matches(name)))
+        return tuple((self.by_name[name], name) for name in sorted(self.by_name) if matches(name))
 
     def live_replicas(self, entry: ShardEntry) -> tuple[str, ...]:
         """Agents that hold it and can be expected to serve it, sorted."""
         return tuple(sorted(agent_id for agent_id in entry.replicas if self._agents.is_here(agent_id)))
+
+    def lacking(self) -> bool:
+        """Whether any shard wants more replicas than are live."""
+        versions = (self.version, self._agents.version)
+        if self._lacking[0] != versions:
+            lack = any(
+                len(self.live_replicas(self.entries[shard_id])) < self.entries[shard_id].replicas_wanted
+                for shard_id in self.wanting
+            )
+            self._lacking = (versions, lack)
+        return self._lacking[1]
 
     def snapshot_of(self, shard_id: str) -> Shard | None:
         """The shard as a policy sees it, with its live replicas; None when it was never heard of."""

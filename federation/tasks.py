@@ -21,6 +21,9 @@ from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskSt
 from federation.wire import HeldShard
 from policies.model import Demand, Gang, Where
 
+Read = tuple[str, str]
+"""(shard id, the name under which it is read; "" for the book's own)."""
+
 AGAIN_REASONS = frozenset({"drain", "evicted", "gang"})
 """Why an attempt is killed whose task is to run again; any other reason cancels the task."""
 
@@ -67,7 +70,7 @@ class GroupEntry:
         "templates",
     )  # fmt: skip
 
-    def __init__(self, job: "JobEntry", spec: TaskGroup, shard_ids: tuple[str, ...], reads: tuple[str, ...]) -> None:
+    def __init__(self, job: "JobEntry", spec: TaskGroup, shard_ids: tuple[str, ...], reads: tuple[Read, ...]) -> None:
         self.job = job
         self.spec = spec
         self.shard_ids = shard_ids  # of `for_each`, one a task
@@ -81,12 +84,13 @@ class GroupEntry:
         self.n_failed = 0  # failed or cancelled
         self.templates: dict[tuple[tuple[str, ...], int], Demand] = {}
 
-    def reads_of(self, index: int) -> tuple[str, ...]:
+    @property
+    def has_own(self) -> bool:
+        return bool(self.shard_ids) and OWN_SHARD in self.spec.reads
+
+    def reads_of(self, index: int) -> tuple[Read, ...]:
         """What the task of that index reads, its own shard first."""
-        if self.shard_ids and OWN_SHARD in self.spec.reads:
-            own = self.shard_ids[index]
-            return (own, *(shard_id for shard_id in self.reads if shard_id != own))
-        return self.reads
+        return ((self.shard_ids[index], ""), *self.reads) if self.has_own else self.reads
 
 
 class JobEntry:
@@ -138,7 +142,9 @@ class TaskBook:
         self.serials: dict[str, int] = {}  # job name → the last number given under it
         self.ended: dict[str, None] = {}  # ended jobs, oldest first
         self.n_ended_tasks = 0
-        self.drained: list[str] = []  # jobs all of whose tasks have ended, whose `JobEnded` is still to be written
+        self.drained: dict[
+            str, None
+        ] = {}  # jobs all of whose tasks have ended, whose `JobEnded` is still to be written
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
@@ -254,6 +260,7 @@ class TaskBook:
         self.job_counts[job.state] -= 1
         job.state, job.ended_us, job.detail = fact.state, fact.at_us, fact.detail
         self.job_counts[job.state] += 1
+        self.drained.pop(job.job_id, None)
         self.ended[job.job_id] = None
         self.n_ended_tasks += job.n_tasks
         while self.ended and (len(self.ended) > self._ended_jobs_max or self.n_ended_tasks > self._ended_tasks_max):
@@ -288,16 +295,16 @@ class TaskBook:
             if task.state is TaskState.WAITING:
                 self._move(task, TaskState.PENDING, at_us)
 
-    def _upstream_reads(self, group: GroupEntry) -> list[str]:
+    def _upstream_reads(self, group: GroupEntry) -> list[Read]:
         groups = frozenset(group.job.groups)
-        found: list[str] = []
+        found: list[Read] = []
         for glob in group.spec.reads:
             name = None if glob == OWN_SHARD else upstream_group(glob, groups)
             if name is None:
                 continue
             pattern = f"{group.job.job_id}/{name}/{output_glob(glob)}"
             for task in group.job.groups[name].tasks:
-                found += [held.shard_id for held in task.outputs if fnmatchcase(held.name, pattern)]
+                found += [(held.shard_id, held.name) for held in task.outputs if fnmatchcase(held.name, pattern)]
         return found
 
     def _move(self, task: TaskEntry, new: TaskState, at_us: int) -> None:
@@ -364,7 +371,7 @@ class TaskBook:
             if group.n_failed == 1:
                 self._cancel_dependents(group, at_us)
         if job.n_open == 0:
-            self.drained.append(job.job_id)
+            self.drained[job.job_id] = None
 
     def _cancel_dependents(self, group: GroupEntry, at_us: int) -> None:
         """They can never start: what they come after did not finish."""
@@ -379,7 +386,7 @@ class TaskBook:
 
     def template_of(self, task: TaskEntry) -> Demand:
         group = task.group
-        if group.shard_ids and OWN_SHARD in group.spec.reads:
+        if group.has_own:
             return self.make_template(group, group.reads_of(task.index), task.failed_on)
         key = (task.failed_on, group.n_open if group.spec.gang else 0)
         if key not in group.templates:
@@ -388,13 +395,13 @@ class TaskBook:
 
     def classes_of(self, group: GroupEntry) -> Iterator[tuple[Demand, int]]:
         """The classes a fresh group would make, with their sizes."""
-        if group.shard_ids and OWN_SHARD in group.spec.reads:
+        if group.has_own:
             for index in range(len(group.shard_ids)):
                 yield self.make_template(group, group.reads_of(index), ()), 1
         else:
             yield self.make_template(group, group.reads, ()), group.n_open
 
-    def make_template(self, group: GroupEntry, reads: tuple[str, ...], failed_on: tuple[str, ...]) -> Demand:
+    def make_template(self, group: GroupEntry, reads: tuple[Read, ...], failed_on: tuple[str, ...]) -> Demand:
         """The class of a task: everything a policy may see of it, with count and waiting time left at 0."""
         job, spec = group.job, group.spec
         where: Where = spec.where
@@ -415,7 +422,7 @@ class TaskBook:
             oldest_us=0,
             priority=job.job.priority,
             where=where,
-            reads=tuple(sorted(set(reads))),
+            reads=tuple(sorted({shard_id for shard_id, _ in reads})),
             output_bytes=sum(write.bytes_max for write in spec.writes),
             profile=group.profile,
             run_us=spec.run_us,
@@ -443,5 +450,6 @@ def detach(agent: AgentEntry, task: TaskEntry) -> None:
     agent.memory_used -= needs.memory_bytes
     agent.disk_used -= needs.disk_bytes
     agent.gpus_used.difference_update(task.gpus)
-    agent.unseen.pop(task.cmd_id, None)
+    if agent.unseen.pop(task.cmd_id, None) is None and agent.offer is not None:
+        agent.offer.give_back(needs, task.gpus)
     agent.changed()

@@ -88,9 +88,15 @@ def _hints(
     if waits_for is not None:
         found.append(f"{waits_for.agent_id} is planned: done there in ~{_seconds(waits_for.terms.total_us())}")
     found += _releases(core, demand, now_us, core.config.hints_max - len(found))
-    if not blockers and not found:
+    if demand.gang is not None and _gang_pending(task) < demand.gang.size:
+        found.append(f"{demand.gang.size - _gang_pending(task)} members of its gang are still being stopped")
+    elif not blockers and not found:
         found.append("no round has looked at it yet")
     return tuple(found[: core.config.hints_max])
+
+
+def _gang_pending(task: TaskEntry) -> int:
+    return sum(member.state is TaskState.PENDING for member in task.group.tasks)
 
 
 def _hint(core: Core, demand: Demand, blocker: Blocker, now_us: int) -> str:

@@ -15,8 +15,24 @@ from federation.facts import Fact
 from federation.jobs import Job, TaskGroup
 from federation.master import Master
 from federation.wire import (
-    AgentMessage, Birth, CommandAck, CommandBatch, Death, DropShard, FetchShard, HeldShard, HeldTask, Kill, Launch,
-    Offer, Ping, ShardStatus, Status, StatusAck, StatusReport, TaskStatus,
+    AgentMessage,
+    Birth,
+    CommandAck,
+    CommandBatch,
+    Death,
+    DropShard,
+    FetchShard,
+    HeldShard,
+    HeldTask,
+    Kill,
+    Launch,
+    Offer,
+    Ping,
+    ShardStatus,
+    Status,
+    StatusAck,
+    StatusReport,
+    TaskStatus,
 )  # fmt: skip
 from policies.fifo import Fifo
 from policies.model import Gpu, Needs, Plan, Resources
@@ -139,7 +155,7 @@ class Fake:
         self.boot += 1
         self.conn = 0
         if not keep_running:
-            for task_id, attempt in list(self.running):
+            for task_id, _ in list(self.running):
                 self.end(task_id, "failed", reason="agent_restart", send=False)
         return self.connect()
 
