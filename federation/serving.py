@@ -5,15 +5,19 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import TextIO
+from typing import Final, TextIO
 
 import structlog
 
 from federation.config import LiveConfig
 from federation.driver import LiveMaster
+from federation.errors import ConfigError
 from federation.http.app import serve
-from policies.kernels import cache
+from policies import registry
+
+_PATIENCE_S: Final = 3.0  # Loading what was compiled before takes one or two.
 
 
 async def run_master(
@@ -27,8 +31,8 @@ async def run_master(
     live = await asyncio.to_thread(LiveMaster.open, config)
     try:
         async with serve(live, config.http) as serving:
-            on_ready(live, serving.url)
             with _Signals(on_signal or live.stop):
+                on_ready(live, serving.url)
                 await live.run(serving.url)
     finally:
         await live.journal.close()
@@ -79,10 +83,19 @@ def set_up_logging(level: str, form: str, stream: TextIO | None = None) -> None:
     )
 
 
-def warm_up(note: Callable[[str], None]) -> None:
-    """Compile the kernels before the first round; the first start on a machine takes a while, and says so."""
-    if cache.is_cached():
-        cache.warm_up()
-        return
-    note("compiling kernels, once on this machine …")
-    cache.warm_up(lambda module, done, total: note(f"  {done} of {total} {module}") if module else None)
+def warm_up(policy: str, note: Callable[[str], None]) -> None:
+    """Load the policy, and its kernels if it has any, before the first round. The first start on a machine compiles
+    them, which takes a while, and says so. Raises `ConfigError` if there is no such policy."""
+    waiting = threading.Timer(_PATIENCE_S, note, ["compiling kernels, once on this machine …"])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        registry.load(policy)
+        if "numba" in sys.modules:  # A policy without kernels starts without the second that numba takes to load.
+            from policies.kernels import cache
+
+            cache.warm_up()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    finally:
+        waiting.cancel()

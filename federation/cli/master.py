@@ -64,7 +64,7 @@ def run(
     }
     settings = read_live_config(config, {key: value for key, value in overrides.items() if value is not None})
     set_up_logging(settings.log_level, settings.log_format)
-    warm_up(note)
+    warm_up(settings.policy, note)
     asyncio.run(run_master(settings, lambda _, url: say(f"the master serves at {url}")))
 
 

@@ -45,5 +45,5 @@ def up(
         **http_settings(http, token_file),
     }
     settings = read_live_config(config, {key: value for key, value in overrides.items() if value is not None})
-    warm_up(note)
+    warm_up(settings.policy, note)
     asyncio.run(Local(settings, agents, state_dir, broker, say, note).run())
