@@ -178,11 +178,10 @@ async def log_of(client: aiohttp.ClientSession, path: str) -> tuple[str, str]:
 
 async def test_logs_come_from_the_agent_while_it_can_be_reached(world: World) -> None:
     seen: list[web.Request] = []
-    settings = {"token": "t0ken-of-enough-length", "data_token": "data-t0ken-of-enough-length"}
-    headers = {"Authorization": f"Bearer {settings['token']}"}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
         data_server(b"epoch 1\nepoch 2\n", seen) as data_url,
-        serve(world, HttpConfig(**settings)) as serving,
+        serve(world, HttpConfig(token=TOKEN, data_token=DATA_TOKEN)) as serving,
         aiohttp.ClientSession(serving.url, headers=headers) as client,
     ):
         await submit(client)
@@ -194,7 +193,7 @@ async def test_logs_come_from_the_agent_while_it_can_be_reached(world: World) ->
         assert await log_of(client, "digits/train/0/logs?source=book") == ("book", "")
         assert [request.path for request in seen] == ["/logs/digits/train/0/1"] * 2
         # The operator's token is never shown to an agent.
-        assert {request.headers["Authorization"] for request in seen} == {f"Bearer {settings['data_token']}"}
+        assert {request.headers["Authorization"] for request in seen} == {f"Bearer {DATA_TOKEN}"}
 
 
 async def test_logs_come_from_a_real_agents_server(world: World) -> None:

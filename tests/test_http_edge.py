@@ -193,7 +193,7 @@ async def test_a_dead_journal_is_said_so(world: World, client: aiohttp.ClientSes
 
 
 async def test_a_bug_is_a_problem_without_its_innards(world: World, client: aiohttp.ClientSession) -> None:
-    del world.blobs  # type: ignore[attr-defined]
+    del world.blobs
     async with client.get(f"/shards/{'0' * 64}") as answer:
         document = await problem(answer, 500, "internal")
     assert "blobs" not in str(document)

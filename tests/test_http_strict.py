@@ -13,6 +13,7 @@ from federation.errors import PeerError
 from federation.http.bodies import TaskQuery, UploadQuery
 from federation.http.strict import INTEGER_MAX, decode_json, decode_query
 from federation.jobs import Job, TaskGroup
+from federation.states import TaskState
 from policies.model import Amount, GpuNeed, Needs
 
 GROUP: dict[str, object] = {"name": "train", "command": ["true"]}
@@ -98,7 +99,7 @@ def test_any_json_gives_an_answer_or_a_peer_error(value: object) -> None:
 
 def test_queries_are_typed_and_strict() -> None:
     query = decode_query([("job", "digits"), ("limit", "7"), ("state", "running")], TaskQuery)
-    assert query == TaskQuery(job="digits", limit=7, state="running")
+    assert query == TaskQuery(job="digits", limit=7, state=TaskState.RUNNING)
     assert decode_query([("site", "a"), ("site", "b")], UploadQuery).site == ("a", "b")
     for pairs, says in (
         ([("limit", "1001")], "<= 1000"),
