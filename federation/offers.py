@@ -1,7 +1,8 @@
 """Offers: leases on what is free, checked, expiring, and turned into the nodes a policy sees.
 
 Free of an agent is, per kind, the lesser of what the book has left of it (its total less what is placed on it) and what
-it offered less the launches its offer did not know of yet, plus what ended since. So neither a late offer nor a late status can overcommit it.
+it offered less the launches its offer did not know of yet, plus what ended since. So neither a late offer nor a late
+status can overcommit it.
 """
 
 from federation.agents_book import AgentEntry, LiveOffer
