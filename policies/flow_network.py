@@ -24,7 +24,8 @@ from policies.kernels.mincost.network import FlowNetwork
 from policies.lower import COUNT_MAX, TIME_US_MAX, UNKNOWN, Bools, Int64s
 from policies.targets import Targets
 
-_PRICINGS_MAX = 8  # solves of one network; the last may leave out a pair that would improve it a little
+_GAP = 1000  # pricing ends when what is left out can improve the optimum by no more than a thousandth,
+_GAIN = 200  # or when the last targets improved it by less than a 200th
 _SINGLE_STEPS = 8  # transfers over one link that are told apart one by one; beyond, steps double
 _STEPS = np.array([*range(_SINGLE_STEPS), *(_SINGLE_STEPS << n for n in range(COUNT_MAX.bit_length() - 3))], np.int64)
 _WIDTHS = np.diff(_STEPS, append=2 * _STEPS[-1])
@@ -73,28 +74,20 @@ class _Routes:
         return len(self.a)
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """Parallel arcs `first..stop` of one link; the n-th costs `step_us[n]` of congestion."""
-
-    first: int
-    step_us: tuple[int, ...]
-
-    def mean_us(self, flow: Int64s) -> int:
-        slots: list[int] = flow[self.first : self.first + len(self.step_us)].tolist()
-        paid = sum(each * step for each, step in zip(slots, self.step_us, strict=True))
-        return paid // max(1, sum(slots))
-
-
 def solve(targets: Targets, quotas: tuple[Quota, ...] = ()) -> Flows:
     """The optimum over all targets, found over those that matter."""
     chosen = targets.first()
-    for _ in range(_PRICINGS_MAX):
-        flows, more = _Network(targets, quotas, chosen).solve()
-        if not more.any():
+    network = _Network(targets, quotas, chosen)
+    gap, more = network.solve()
+    before: int | None = None
+    while gap * _GAP > network.objective:
+        if before is not None and (before - network.objective) * _GAIN <= network.objective:
             break
+        before = network.objective
         chosen |= more
-    return flows
+        network = _Network(targets, quotas, chosen)
+        gap, more = network.solve()
+    return network.read()
 
 
 class _Network:
@@ -107,31 +100,32 @@ class _Network:
         self._blocks: list[tuple[Int64s, Int64s, Int64s, Int64s]] = []
         self._supply: dict[int, int] = {}  # node → slots
 
-    def solve(self) -> tuple[Flows, Bools]:
-        """The flows, and the targets left out that could improve them."""
+    def solve(self) -> tuple[int, Bools]:
+        """How much the targets left out can improve the objective at most, and those that could, best first."""
         n_classes = len(self._offered.classes)
         self._sink = self._nodes(1)
         self._class = self._nodes(n_classes)
         self._group = self._nodes(self._n_groups)
         groups = np.flatnonzero(self._slots.now)
         self._arcs(self._group + groups, self._sink, self._slots.now[groups], 0)
-        routes = self._find_routes()
+        self._routes = self._find_routes()
         self._waves()
-        links = self._link_arcs(routes)
-        taken = self._route_arcs(routes)
+        self._link_arcs(self._routes)
+        self._taken = self._route_arcs(self._routes)
         self._unscheduled()
         result, shift = self._run()
         assert result.status == "optimal" and result.objective is not None, result.status
-        now, later = self._read(result.flow, routes, taken, links)
+        self._flow, self._kernel = result.flow, result.kernel
+        self.objective = result.objective << shift
         potential = result.potential
-        more = self._targets.more(
+        gap, more = self._targets.price(
             self._chosen,
             shift,
             potential[self._class : self._class + n_classes],
             potential[self._group : self._group + self._n_groups],
             int(potential[self._sink]),
         )
-        return Flows(tuple(now), tuple(later), result.objective << shift, result.kernel, self._n_arcs), more
+        return gap << shift, more
 
     # --- building ----------------------------------------------------------------------------------------------------
 
@@ -244,13 +238,12 @@ class _Network:
         self._link_level = level[shared]
         return link
 
-    def _link_arcs(self, routes: _Routes) -> list[_Link]:
+    def _link_arcs(self, routes: _Routes) -> None:
         """Two nodes a link with steps between them, and on from there to all its routes lead to."""
         n_links = len(self._link_tasks)
         self._link_in = self._nodes(n_links) + np.arange(n_links)
         out = self._nodes(n_links) + np.arange(n_links)
         steps = np.searchsorted(_STEPS, self._link_tasks, side="left")
-        links: list[_Link] = []
         of = np.repeat(np.arange(n_links), steps)
         step = np.arange(len(of)) - np.repeat(np.cumsum(steps) - steps, steps)
         congestion_us = self._link_mean_us[of] * (2 * _STEPS[step] + _WIDTHS[step] - 1) // 2
@@ -261,15 +254,11 @@ class _Network:
             _WIDTHS[step] * self._link_size[of],
             congestion_us * self._targets.level_weight[self._link_level[of]],
         )
-        ends = np.cumsum(steps)
-        for n in range(n_links):
-            start = int(ends[n] - steps[n])
-            links.append(_Link(first + start, tuple(congestion_us[start : int(ends[n])].tolist())))
+        self._step_first, self._step_starts, self._step_us = first, np.cumsum(steps) - steps, congestion_us
         loaded = np.flatnonzero(routes.link != UNKNOWN)
         pairs = np.unique(np.stack([routes.link[loaded], routes.node[loaded]], axis=1), axis=0)
         self._link_exit = self._arcs(out[pairs[:, 0]], pairs[:, 1], UNLIMITED, 0)
         self._link_exits = pairs
-        return links
 
     # --- not scheduled, and quotas -----------------------------------------------------------------------------------
 
@@ -323,26 +312,37 @@ class _Network:
             shift += 1  # A coarser unit than the microsecond, where weights and times are beyond reason.
         return FlowNetwork(self._n_nodes, tail, head, capacity, cost >> shift, supply).solve(), shift
 
-    def _read(
-        self, flow: Int64s, routes: _Routes, taken: Int64s, links: list[_Link]
-    ) -> tuple[list[Share], list[Share]]:
+    def read(self) -> Flows:
         """Divide the flow over the classes. In links and waves all are alike: earlier classes get the better part."""
+        flow, routes, taken = self._flow, self._routes, self._taken
         self._waiting = _Queues()  # waiting node → (wait_us, slots)
         self._waiting.fill(self._wait + self._wave_tail, self._wave_wait_us, flow[self._wave_first :])
         exits = _Queues()  # link → (node, slots); what starts now comes first, its nodes being older
         exits.fill(self._link_exits[:, 0], self._link_exits[:, 1], flow[self._link_exit :])
+        congestion_us = self._mean_congestion(flow)
+        slots = flow[self._route_first : self._route_first + len(taken)]
+        used = np.flatnonzero(slots)
         shares: list[Share] = []
-        for n in np.argsort(routes.a[taken], kind="stable").tolist():
-            slots = int(flow[self._route_first + n])
-            if slots:
-                a, link = int(routes.a[taken[n]]), int(routes.link[taken[n]])
-                if link == UNKNOWN:
-                    shares.append(self._share(a, int(routes.node[taken[n]]), slots, 0))
-                else:
-                    congestion_us = links[link].mean_us(flow)
-                    shares += [self._share(a, *each, congestion_us) for each in exits.draw(link, slots)]
-        now = [share for share in shares if share.wait_us == UNKNOWN]
-        return [replace(share, wait_us=0) for share in now], [s for s in shares if s.wait_us != UNKNOWN]
+        for n in used[np.argsort(routes.a[taken[used]], kind="stable")].tolist():
+            a, link = int(routes.a[taken[n]]), int(routes.link[taken[n]])
+            if link == UNKNOWN:
+                shares.append(self._share(a, int(routes.node[taken[n]]), int(slots[n]), 0))
+            else:
+                drawn = exits.draw(link, int(slots[n]))
+                shares += [self._share(a, node, part, int(congestion_us[link])) for node, part in drawn]
+        now = tuple(replace(share, wait_us=0) for share in shares if share.wait_us == UNKNOWN)
+        later = tuple(share for share in shares if share.wait_us != UNKNOWN)
+        return Flows(now, later, self.objective, self._kernel, self._n_arcs)
+
+    def _mean_congestion(self, flow: Int64s) -> Int64s:
+        """What a slot pays on each link, on average."""
+        if not len(self._link_in):
+            return self._link_in
+        first, starts = self._step_first, self._step_starts
+        slots = flow[first : first + len(self._step_us)].astype(np.float64)
+        paid = np.add.reduceat(slots * self._step_us, starts) / np.maximum(1, np.add.reduceat(slots, starts))
+        mean: Int64s = paid.astype(np.int64)
+        return mean
 
     def _share(self, a: int, node: int, slots: int, congestion_us: int) -> Share:
         if node < self._wait:

@@ -1,8 +1,9 @@
 """From objects to int64 columns: the one place where a snapshot becomes arrays, once a round.
 
-Agents that no demand of this snapshot can tell apart are lumped to a group: same site, tier, hardware, speed, price,
-the labels that are asked for, the shards that are read, the links measured for them alone, and the demands that name
-them. That is exact. Only past `GROUPS_MAX` groups are speeds rounded to five significant bits, which is not.
+Agents that no demand of this snapshot can tell apart are lumped to a group: same speed and price, and as far as some
+demand asks for them the same tier, hardware, labels, links from where data and clients are, shards held, links of
+their own. That is exact, but for speeds less than 2 % apart, which measurements do not tell apart either. Past
+`GROUPS_MAX` groups speeds and links are rounded until there are no more: to four significant bits, three, two, one.
 Axes: N nodes, G groups, C demand classes, K distinct needs, T GPU types, E ends from which data or clients are reached.
 
 Cost: O(N) for what changed since the last snapshot (unchanged `Node` objects are recognised by identity), plus
@@ -21,6 +22,7 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 GROUPS_MAX = 512
+_SPEED_BITS = 6
 AMOUNT_MAX = 1 << 52  # bytes or milli-CPU of one agent: 4 PiB
 SIZE_BYTES_MAX = 1 << 46  # of one shard: 64 TiB, so that bits × 1000 stays below 2^60
 TIME_US_MAX = 1 << 40  # 12 days: longer run times and transfers are all alike
@@ -29,6 +31,9 @@ COUNT_MAX = 1 << 24
 UNKNOWN = -1  # a reading nobody has taken
 
 KINDS = 3  # cpu_milli, memory_bytes, disk_bytes; GPUs are counted by type beside them
+
+
+_Key = tuple[str, str, tuple[tuple[str, str], ...], str, int, int]  # site, tier, labels, hardware, speed, price
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,8 @@ class Columns:
     members: tuple[Int64s, ...]  # node indices, ascending
     kind: Int64s  # [G] → H: groups of one kind differ only in data held, links of their own and demands that name them
     first: Int64s  # [G] the first member stands for the group where objects are asked
-    site: Int64s  # [G] index into `sites`
     speed_milli: Int64s  # [G]
     price: Int64s  # [G] micro-dollars a CPU-hour
-    sites: tuple[str, ...]
     # demand classes, in the snapshot's order
     needs: tuple[Needs, ...]  # [K]
     needs_of: Int64s  # [C] → K
@@ -86,7 +89,7 @@ class Lowerer:
         self._nodes: tuple[Node, ...] = ()
         self._free: Int64s = np.zeros((0, KINDS), np.int64)
         self._keys: list[int] = []  # [N] → static key
-        self._key_ids: dict[tuple[object, ...], int] = {}
+        self._key_ids: dict[_Key, int] = {}
 
     def lower(self, snapshot: Snapshot) -> Columns:
         """Columns of a snapshot whose tuples are sorted by id, as `Snapshot` says."""
@@ -96,15 +99,13 @@ class Lowerer:
         shard_index = {shard.shard_id: n for n, shard in enumerate(shards)}
         position = {node.agent_id: n for n, node in enumerate(snapshot.nodes)}
         links = _index_links(snapshot.links)
-        keys, group, n_groups = self._group(snapshot, shards, position, links)
+        ends, end_index, sources = _ends(snapshot, shards, position, links)
+        keys, group, n_groups = self._group(snapshot, _marks(snapshot, shards, position, links), links, ends)
         order = np.argsort(group, kind="stable")
         starts = np.searchsorted(group[order], np.arange(n_groups + 1))
         members = tuple(order[starts[g] : starts[g + 1]] for g in range(n_groups))
         first = np.array([nodes[0] for nodes in members], np.int64)
         heads = [snapshot.nodes[n] for n in first.tolist()]
-        sites = tuple(sorted({node.site for node in heads}))
-        site_index = {site: n for n, site in enumerate(sites)}
-        ends, end_index, sources = _ends(snapshot, shards, position, links)
         rtt_us, bandwidth_bps, age_us, same_site = _link_matrices(ends, heads, links)
         gpu_types, gpus = _gpu_columns(snapshot.nodes)
         needs, needs_of, amounts, gpu_count, gpu_mask = _needs_columns(snapshot.demands, gpu_types)
@@ -118,10 +119,8 @@ class Lowerer:
             members=members,
             kind=np.unique(keys[first], return_inverse=True)[1].astype(np.int64),
             first=first,
-            site=np.array([site_index[node.site] for node in heads], np.int64),
             speed_milli=np.array([max(1, clip(node.speed_milli, 10**6)) for node in heads], np.int64),
             price=np.array([clip(node.price_microusd_per_cpu_hour, 1 << 40) for node in heads], np.int64),
-            sites=sites,
             needs=needs,
             needs_of=needs_of,
             amounts=amounts,
@@ -177,40 +176,74 @@ class Lowerer:
                     node.tier,
                     node.labels,
                     node.hardware,
-                    node.speed_milli,
+                    round_to_bits(node.speed_milli, _SPEED_BITS),
                     node.price_microusd_per_cpu_hour,
                 )
                 keys[n] = ids.setdefault(key, len(ids))
         self._nodes, self._free = nodes, free
 
     def _group(
-        self, snapshot: Snapshot, shards: tuple[Shard, ...], position: dict[str, int], links: "_Links"
+        self,
+        snapshot: Snapshot,
+        marks: dict[int, tuple[object, ...]],
+        links: "_Links",
+        ends: tuple[tuple[str, str], ...],
     ) -> tuple[Int64s, Int64s, int]:
         """The static key and the group of each node, numbered in the order in which groups first appear."""
-        marks = _marks(snapshot, shards, position, links)
-        keys = self._coarse(snapshot, rounded=False)
-        group, n_groups = _number(keys, marks)
-        if n_groups > GROUPS_MAX:
-            keys = self._coarse(snapshot, rounded=True)
+        for bits in (64, 4, 3, 2, 1):
+            keys = self._coarse(snapshot, bits, _site_keys(snapshot, links, ends, bits))
             group, n_groups = _number(keys, marks)
+            if n_groups <= GROUPS_MAX:
+                break
         return np.array(keys, np.int64), group, n_groups
 
-    def _coarse(self, snapshot: Snapshot, *, rounded: bool) -> list[int]:
-        """Static keys with what no demand asks for left out: labels always, the last bits of speeds if `rounded`."""
-        asked = {label for demand in snapshot.demands for label in demand.where.labels}
+    def _coarse(self, snapshot: Snapshot, bits: int, site_keys: dict[str, object]) -> list[int]:
+        """Static keys with what no demand asks for left out, and numbers rounded to so many bits."""
+        demands = snapshot.demands
+        labels_asked = {label for demand in demands for label in demand.where.labels}
+        tier_asked = any(demand.where.tiers for demand in demands)
+        profiles = {demand.profile for demand in demands}
+        learned = {profile.hardware for profile in snapshot.profiles if profile.profile in profiles}
         ids: dict[tuple[object, ...], int] = {}
-        renamed: list[int] = [0] * len(self._key_ids)
-        for key, n in self._key_ids.items():
-            site, tier, labels, hardware, speed, price = key
-            assert isinstance(labels, tuple) and isinstance(speed, int)
-            kept = tuple(label for label in labels if label in asked) if asked else ()
-            coarse = (site, tier, kept, hardware, round_to_bits(speed, 5) if rounded else speed, price)
-            renamed[n] = ids.setdefault(coarse, len(ids))
+        renamed: list[int] = []
+        for site, tier, labels, hardware, speed, price in self._key_ids:
+            coarse = (
+                site_keys.get(site),
+                tier if tier_asked else None,
+                tuple(label for label in labels if label in labels_asked) if labels_asked else None,
+                hardware if hardware in learned else None,
+                round_to_bits(speed, bits),
+                price,
+            )
+            renamed.append(ids.setdefault(coarse, len(ids)))
         return [renamed[n] for n in self._keys]
 
 
+def _site_keys(snapshot: Snapshot, links: "_Links", ends: tuple[tuple[str, str], ...], bits: int) -> dict[str, object]:
+    """What tells sites apart: their name where a demand or shard names them or data comes from there, else the links
+    from where data and clients are. A site without a key is like any other without."""
+    named = {site for demand in snapshot.demands for site in demand.where.sites}
+    named |= {site for shard in snapshot.shards for site in shard.sites}
+    from_sites = {site for _, site in ends}
+    keys: dict[str, object] = {site: site for site in sorted(named | from_sites)}
+    if not ends:
+        return keys
+    measured: dict[str, list[object]] = {}
+    for (from_id, to_id), (rtt_us, bps, _) in links.by_ends.items():
+        between = from_id.startswith("site:") and to_id.startswith("site:")
+        if between and to_id[5:] not in keys and from_id[5:] in from_sites:
+            reading = (from_id, round_to_bits(rtt_us, bits), round_to_bits(bps, bits))
+            measured.setdefault(to_id[5:], []).append(reading)
+    for site, bps in links.in_bps.items():
+        if site not in keys:
+            measured.setdefault(site, []).append(round_to_bits(bps, bits))
+    return keys | {site: tuple(readings) for site, readings in measured.items()}
+
+
 def round_to_bits(value: int, bits: int) -> int:
-    """The nearest number that has at most `bits` significant bits."""
+    """The nearest number that has at most `bits` significant bits; negative ones stay."""
+    if value <= 0:
+        return value
     shift = max(0, value.bit_length() - bits)
     return ((value + (1 << shift >> 1)) >> shift) << shift
 

@@ -17,7 +17,7 @@ from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s
 from policies.slots import Slots
 
 WAIT_GROUPS = 4  # a class may plan to wait for its so many best groups
-_FIRST_MIN, _FIRST_MAX = 4, 16  # targets of a class to begin with
+_FIRST = 4  # cheapest targets of a class to begin with, beside those a greedy pass would fill
 _MORE = 8  # targets of a class that one pricing adds
 
 
@@ -99,30 +99,53 @@ class Targets:
         return room * self.size[:, None]
 
     def first(self) -> Bools:
-        """The cheapest targets of each class: until they hold twice its tasks, at least four, at most sixteen."""
+        """The cheapest targets of each class, and those it would get if classes took turns and no link were shared."""
         cost = np.where(self.valid, self.cost_us, 4 * TIME_US_MAX)
-        rank = np.argsort(cost, axis=1, kind="stable")[:, :_FIRST_MAX]
-        room = np.take_along_axis(self.room, rank, axis=1)
-        before = np.cumsum(room, axis=1) - room
-        wanted = (before < 2 * self.units[:, None]) | (np.arange(rank.shape[1]) < _FIRST_MIN)
+        ranks = np.argsort(cost, axis=1, kind="stable")
         chosen = np.zeros_like(self.valid)
-        np.put_along_axis(chosen, rank, wanted, axis=1)
+        np.put_along_axis(chosen, ranks[:, :_FIRST], True, axis=1)
+        left = np.concatenate([self.slots.now, [int(self.slots.now[groups].sum()) for groups in self.kinds]])
+        left = left.astype(np.int64)
+        kind = self.columns.kind
+        n_groups = self.columns.n_groups
+        for a, rank in enumerate(ranks):
+            room = np.minimum(self.room[a], left)[rank]
+            before = np.cumsum(room) - room
+            taken = rank[(before < self.units[a]) & (room > 0)]
+            chosen[a, taken] = True
+            amount = np.minimum(self.room[a], left)[taken]
+            amount[-1:] = np.minimum(amount[-1:], self.units[a] - amount[:-1].sum())
+            left[taken] -= amount
+            of_group = taken < n_groups  # What a group gives its kind gives, and the other way round.
+            np.subtract.at(left, n_groups + kind[taken[of_group]], amount[of_group])
+            for h, part in zip((taken[~of_group] - n_groups).tolist(), amount[~of_group].tolist(), strict=True):
+                groups = self.kinds[h]
+                left[groups] -= np.minimum(left[groups], -(-part * left[groups] // max(1, int(left[groups].sum()))))
+            np.maximum(left, 0, out=left)
         chosen &= self.valid
         return chosen
 
-    def more(self, chosen: Bools, shift: int, of_class: Int64s, of_group: Int64s, sink: int) -> Bools:
-        """Targets left out that could improve the optimum, the most promising of each class. Potentials by class and
-        group; costs in the network were shifted right by `shift`.
+    def price(self, chosen: Bools, shift: int, of_class: Int64s, of_group: Int64s, sink: int) -> tuple[int, Bools]:
+        """How much the targets left out can improve the optimum over `chosen` at most, and the most promising of each
+        class. Potentials by class and group; costs in the network were shifted right by `shift`.
 
-        A group with room to spare is worth what the sink is; a kind is worth its best group.
+        Each slot of a class takes one target, so the bound is the sum over classes of slots × least reduced cost. A
+        group with room to spare is worth what the sink is; a kind is worth its best group.
         """
         group = np.minimum(of_group, sink)
         kind = np.maximum.reduceat(group[self._order], self._starts) if self.kinds else group[:0]
-        cost = (self.weight[:, None] * self.cost_us) >> shift
-        reduced = cost + of_class[:, None] - np.concatenate([group, kind])[None, :]
-        reduced = np.where(self.valid & ~chosen, reduced, 0)
-        rank = np.argsort(reduced, axis=1, kind="stable")[:, :_MORE]
-        added = np.zeros_like(chosen)
-        np.put_along_axis(added, rank, True, axis=1)
-        added &= reduced < 0
-        return added
+        reduced = (self.weight[:, None] * self.cost_us) >> shift
+        reduced += of_class[:, None]
+        reduced -= np.concatenate([group, kind])
+        added = (reduced < 0) & self.valid & ~chosen
+        gap = -sum(
+            int(units) * int(least)
+            for units, least in zip(self.units, np.where(added, reduced, 0).min(axis=1, initial=0), strict=True)
+        )
+        crowded = np.flatnonzero(added.sum(axis=1) > _MORE)
+        if len(crowded):
+            rank = np.argsort(np.where(added[crowded], reduced[crowded], 0), axis=1, kind="stable")[:, :_MORE]
+            best = np.zeros((len(crowded), added.shape[1]), np.bool_)
+            np.put_along_axis(best, rank, True, axis=1)
+            added[crowded] &= best
+        return gap, added
