@@ -372,3 +372,8 @@ def test_options_override_the_file(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         read_config(tmp_path / "no.toml", {})
+
+
+def test_every_setting_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "agents.md").read_text()
+    assert [key for key in AgentConfig.__struct_fields__ if f"`{key}`" not in text] == []
