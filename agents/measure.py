@@ -28,6 +28,9 @@ from policies.model import Gpu, Record, Resources
 CPU_STEP_MILLI = 250  # What changes by less than a step is told as before: an idle device then sends no new offers,
 MEMORY_STEP_BYTES = 64 * 2**20  # which is what keeps it within 20 MB a month on a metered line.
 DISK_STEP_BYTES = 256 * 2**20
+OTHERS_WEIGHT = (
+    0.25  # of the newest look, one every 5 s: a backup that runs for a minute counts, a compiler call does not
+)
 # Compressing the text of `_text` once took this long on the core that defines 1000: one of an AMD EPYC (Linux 6, zlib
 # 1.2.13). Any fixed number would do; profiles learned on real runs replace it as soon as there are some.
 REFERENCE_S = 0.0015
@@ -51,6 +54,7 @@ class Gauge:
         self._gpus: tuple[Gpu, ...] | None = None
         self._total: Resources | None = None
         self._told: Resources | None = None
+        self._others = 0.0  # milli-CPU
         self._last: tuple[float, float] | None = None  # all CPUs' busy seconds, our tasks' among them
 
     def total(self) -> Resources:
@@ -115,14 +119,17 @@ class Gauge:
         )
 
     def _others_milli(self, task_cpu_s: float) -> int:
-        """CPUs that were busy with other than our tasks since the last look, in milli-CPU; 0 at the first look."""
-        times = psutil.cpu_times()
-        busy_s = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+        """CPUs busy with other than our tasks, in milli-CPU, smoothed over some looks; 0 at the first."""
+        busy_s = busy_cpu_s()
         now_s, last = time.monotonic(), self._last
+        if last is not None and now_s - last[1] < 0.5:
+            return int(self._others)
         self._last = (busy_s - task_cpu_s, now_s)
-        if last is None or now_s - last[1] < 0.5:
-            return 0
-        return max(0, int((busy_s - task_cpu_s - last[0]) / (now_s - last[1]) * 1000))
+        if last is not None:
+            found = (busy_s - task_cpu_s - last[0]) / (now_s - last[1]) * 1000
+            found = min(max(0.0, found), self.total().cpu_milli)
+            self._others += (found - self._others) * OTHERS_WEIGHT
+        return int(self._others)
 
     def _calibrated(self) -> int:
         path, hardware = self._folder / "speed.json", self.hardware()
@@ -155,6 +162,20 @@ def cpu_milli_total() -> int:
     if quota.isdigit() and period.strip().isdigit():
         return min(cpus * 1000, max(1, int(quota) * 1000 // int(period)))
     return cpus * 1000
+
+
+def busy_cpu_s() -> float:
+    """CPU time used so far on the CPUs of `cpu_milli_total`: by the control group if it has a quota, else by all."""
+    if _cgroup("cpu.max")[:3] not in ("", "max"):
+        for line in _cgroup("cpu.stat").splitlines():
+            key, _, value = line.partition(" ")
+            if key == "usage_usec" and value.isdigit():
+                return int(value) / 1e6
+    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    all_cpus = psutil.cpu_times(percpu=True)
+    times = [found for number, found in enumerate(all_cpus) if ours is None or number in ours]
+    # Time of guests is in the user's too; waiting for a disk leaves the CPU free.
+    return sum(sum(one) - one.idle - getattr(one, "iowait", 0) - getattr(one, "guest", 0) for one in times)
 
 
 def cpu_model() -> str:

@@ -447,6 +447,17 @@ async def test_a_slower_core_is_emulated(tmp_path: Path) -> None:
     assert 0.4 < bench.executor.use().cpu_s < 0.8
 
 
+async def test_cpu_time_is_counted_also_of_short_tasks(bench: Bench) -> None:
+    for attempt in range(3):
+        await bench.run(python("import time\nwhile time.process_time() < 0.1: pass", attempt=attempt))
+    await bench.start(python("print('up', flush=True)\nwhile True: pass", attempt=3))
+    await _until(lambda: bench.executor.use().cpu_s > 0.5)
+    bench.executor.stop("job/train/0", 3, 0, "killed")
+    used_s = bench.executor.use().cpu_s
+    await bench.ended()
+    assert bench.executor.use().cpu_s >= used_s, "what a killed task used stays counted"
+
+
 async def test_a_throttled_task_can_be_stopped_and_waits_without_penalty(tmp_path: Path) -> None:
     bench = Bench(tmp_path, cpu_share_milli=10)
     await bench.store.open()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import msgspec
@@ -59,6 +60,21 @@ def test_what_own_tasks_use_counts_as_free(tmp_path: Path) -> None:
     others = plain.usable().memory_bytes
     busy, _ = gauge(tmp_path, TaskUse(memory_bytes=10 * 2**30))
     assert busy.usable().memory_bytes >= min(others + 9 * 2**30, busy.total().memory_bytes)
+
+
+def test_a_task_that_ends_is_no_load_of_others(tmp_path: Path) -> None:
+    use = [TaskUse(cpu_s=1000.0)]
+    made = Gauge(BASE, tmp_path, asyncio.Queue().put, lambda: use[0])
+    for cpu_s in (1000.0, 0.0, 5000.0):
+        use[0] = TaskUse(cpu_s=cpu_s)
+        assert 0 <= made.usable().cpu_milli <= made.total().cpu_milli
+
+
+def test_busy_time_counts_what_this_process_burns() -> None:
+    begun_s, busy_s = time.process_time(), busy_cpu_s()
+    while time.process_time() - begun_s < 0.2:
+        pass
+    assert busy_cpu_s() - busy_s >= 0.15
 
 
 def test_small_changes_are_not_told(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agents.executors import proctree
@@ -31,7 +31,7 @@ class Attempt:
         self.kill_at_s: float | None = None  # monotonic; None: SIGTERM not sent yet
         self.grace_s = 0.0
         self.known: set[tuple[int, int]] = set()  # (pid, started) of the tree's processes at the last look
-        self.cpu_s: dict[tuple[int, int], float] = {}  # of every process seen in the tree, also those that ended
+        self.cpu_s = 0.0  # the most that `cpu_used_s` has found
         self.memory_bytes = 0  # resident, at the last look
         self.exit_seen_s: float | None = None  # on the boot clock
 
@@ -59,24 +59,25 @@ class Attempt:
                 self.kill_at_s = min(self.kill_at_s, time.monotonic() + grace_s)
         self.wake.set()
 
-    def count_cpu(self, processes: Iterable[proctree.Process]) -> None:
-        for process in processes:
-            self.cpu_s[(process.pid, process.started)] = process.cpu_s
-
     def cpu_used_s(self) -> float:
-        """Of the whole tree until now, as far as its processes are known."""
-        found = (proctree.read_process(pid) for pid, started in self.known)
-        self.count_cpu(
-            process for process in found if process is not None and (process.pid, process.started) in self.known
-        )
-        return sum(self.cpu_s.values())
+        """CPU time of the tree's live processes and of those they have waited for; never falls."""
+        found = (proctree.read_process(pid) for pid, _ in self.known)
+        alive = [process for process in found if process and (process.pid, process.started) in self.known]
+        self.cpu_s = max(self.cpu_s, sum(process.cpu_s for process in alive))
+        return self.cpu_s
 
     def is_gone(self) -> bool:
-        """The supervisor has ended (and is reaped, if it is our child)."""
-        if self.process is not None:
-            return self.process.poll() is not None
-        found = proctree.read_process(self.pid)
-        return found is None or found.started != self.started
+        """The supervisor has ended (and is reaped, with its use of the CPU, if it is our child)."""
+        if self.process is None:
+            found = proctree.read_process(self.pid)
+            return found is None or found.started != self.started
+        if self.process.returncode is None:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid == 0:
+                return False
+            self.process.returncode = os.waitstatus_to_exitcode(status)
+            self.cpu_s = max(self.cpu_s, usage.ru_utime + usage.ru_stime)
+        return True
 
     def exit_code(self) -> int | None:
         try:

@@ -187,13 +187,13 @@ class ProcessExecutor:
         """What the running tasks take of this machine, as of their last looks."""
         running = self._attempts.values()
         return TaskUse(
-            cpu_s=self._cpu_s + sum(sum(attempt.cpu_s.values()) for attempt in running),
+            cpu_s=self._cpu_s + sum(attempt.cpu_used_s() for attempt in running),
             memory_bytes=sum(attempt.memory_bytes for attempt in running),
         )
 
     def _drop(self, attempt: Attempt) -> None:
         del self._attempts[attempt.launch.task_id, attempt.launch.attempt]
-        self._cpu_s += sum(attempt.cpu_s.values())
+        self._cpu_s += attempt.cpu_s
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -330,7 +330,6 @@ class ProcessExecutor:
             self._processes, self._looked_s = proctree.walk(), now_s
         tree = proctree.members(self._processes, attempt.session, attempt.known)
         attempt.known = {(pid, process.started) for pid, process in tree.items()}
-        attempt.count_cpu(tree.values())
         attempt.memory_bytes = sum(process.rss_bytes for process in tree.values())
         return tree
 

@@ -19,7 +19,7 @@ class Process(NamedTuple):
     session: int
     started: int  # clock ticks since boot: (pid, started) never names two processes
     rss_bytes: int
-    cpu_s: float  # used by itself so far
+    cpu_s: float  # used so far by itself and the children it has waited for
 
 
 def read_process(pid: int) -> Process | None:
@@ -32,7 +32,7 @@ def read_process(pid: int) -> Process | None:
     fields = raw[raw.rfind(b")") + 2 :].split()  # The command's name may hold spaces and parentheses.
     if len(fields) < 22 or fields[0] in (b"Z", b"X"):
         return None
-    cpu_s = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    cpu_s = sum(map(int, fields[11:15])) / TICKS_PER_S
     return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21]) * _PAGE_BYTES, cpu_s)
 
 
