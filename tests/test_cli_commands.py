@@ -1,7 +1,13 @@
 """Every command against the real core, journal, policy and HTTP: what it prints and how it exits."""
 
+import contextlib
 import json
+import os
+import pty
 import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,7 +155,7 @@ def test_waiting_for_a_job(sh: Shell) -> None:
     waiting.join(30)
     (result,) = results
     assert result.out == "one  finished  1 finished\n"
-    assert result.err == "one is submitted; waiting for its 1 tasks\n"
+    assert result.err == "one is submitted; waiting for its 1 task\n"
 
 
 def test_waiting_for_a_job_that_fails(sh: Shell) -> None:
@@ -328,3 +334,50 @@ def test_the_token_opens_the_door(tmp_path: Path) -> None:
         file.write_text(f"{token}\n")
         assert offerflow("status", "--token-file", str(file), env=env).code == Exit.OK
         assert offerflow("status", env={**env, "OFFERFLOW_TOKEN": "two\nlines"}).code == Exit.USAGE
+
+
+# --- on a terminal ---------------------------------------------------------------------------------------------------
+
+SCRIPT = "from federation.cli.main import main; main()"
+
+
+def on_terminal(sh: Shell, *arguments: str, **env: str) -> str:
+    """What a person sees: stdout and stderr of a process on a pseudo-terminal."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "OFFERFLOW_URL": sh.served.url, "TERM": "xterm", **env}
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments], stdin=follower, stdout=follower, stderr=follower, env=environment
+    ) as process:
+        os.close(follower)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while piece := os.read(leader, 65536):
+                seen += piece
+        os.close(leader)
+    assert process.returncode == 0, seen
+    return seen.decode()
+
+
+def test_a_terminal_gets_colours_unless_told_otherwise(sh: Shell) -> None:
+    sh.agent("gw-1", "plant-a")
+    assert "\x1b[32monline\x1b[0m" in on_terminal(sh, "agent", "list")
+    assert "\x1b" not in on_terminal(sh, "agent", "list", NO_COLOR="1")
+
+
+def test_an_upload_shows_its_progress_on_a_terminal(sh: Shell) -> None:
+    seen = on_terminal(sh, "shard", "add", sh.file("s0", "x" * 2**20), "--name", "digits/s0")
+    assert "1.0/1.0 MiB" in seen
+    assert "digits/s0" in seen
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_so(sh: Shell) -> None:
+    command = [sys.executable, "-c", SCRIPT, "job", "submit", sh.file("one.yaml", ONE), "--wait"]
+    env = {**os.environ, "OFFERFLOW_URL": sh.served.url}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "one is submitted; waiting for its 1 task\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == Exit.INTERRUPTED
+    assert "the job runs on without you; `offerflow job show one` tells how it fares" in err
+    assert sh.json("job", "show", "one")["state"] == "running"

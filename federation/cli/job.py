@@ -57,7 +57,6 @@ def submit(
     upload_artifacts(client, jobfile)
     view = _submit_once(client, jobfile)
     if wait:
-        note(f"{view.job_id} is submitted; waiting for its {view.n_tasks} tasks")
         view = _wait(client, view)
     if json or output is Format.JSON:
         print_json(view)
@@ -215,6 +214,7 @@ def _wait(client: "Client", view: "JobView") -> "JobView":
     from rich.console import Console
 
     try:
+        note(f"{view.job_id} is submitted; waiting for its {view.n_tasks} task{'' if view.n_tasks == 1 else 's'}")
         if not sys.stderr.isatty():
             for latest in _polls(client, view):
                 view = latest

@@ -1,6 +1,6 @@
 """What every command shares: how it reaches the master, and how it prints tables, JSON, progress and notes.
 
-Results go to stdout, everything else to stderr. In a pipe a table has no colours and its lines are never cut.
+Results go to stdout, everything else to stderr. Tables have colours on a terminal only, and their lines are never cut.
 """
 
 import os
@@ -17,8 +17,6 @@ from federation.cli.exits import CommandError, Exit
 
 if TYPE_CHECKING:
     from federation.cli.client import Client, Progress
-
-PIPE_COLUMNS = 100_000  # wide enough that no line is cut
 
 
 class Format(StrEnum):
@@ -64,18 +62,26 @@ def print_json(value: Any) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
-    """Columns under a header; those named in `right` are set right. Cells are plain text."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    """Columns two blanks apart under a header; those named in `right` are set right. Lines are never cut or folded."""
+    from rich.cells import cell_len  # wide characters take two columns
 
-    table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    numeric = set(right)
-    for title in header:
-        table.add_column(title, justify="right" if title in numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
-    print_rich(table)
+    table = [[printable(cell).replace("\n", " ") for cell in row] for row in (header, *rows)]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*table, strict=True)]
+    numeric = [title in set(right) for title in header]
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for index, row in enumerate(table):
+        line = []
+        for cell, width, to_right in zip(row, widths, numeric, strict=True):
+            blanks = " " * (width - cell_len(cell))
+            styled = _styled(cell, is_title=index == 0) if colours else cell
+            line.append(blanks + styled if to_right else styled + blanks)
+        typer.echo("  ".join(line).rstrip(), color=colours)
+
+
+def _styled(cell: str, *, is_title: bool) -> str:
+    if is_title:
+        return typer.style(cell, bold=True)
+    return typer.style(cell, fg=_COLOURS[cell]) if cell in _COLOURS else cell
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -85,18 +91,6 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     for name, value in shown:
         head = f"{name:<{width}}  "
         typer.echo(head + printable(value).replace("\n", "\n" + " " * len(head)))
-
-
-def print_rich(renderable: Any) -> None:
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        Console(highlight=False).print(renderable)
-        return
-    console = Console(highlight=False, width=PIPE_COLUMNS, color_system=None)
-    with console.capture() as capture:
-        console.print(renderable)
-    typer.echo("\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n")))
 
 
 def say(text: str) -> None:
@@ -129,9 +123,10 @@ def upload_progress(title: str, n_bytes: int) -> "Iterator[Progress | None]":
         yield lambda n: progress.advance(task, n)
 
 
-_STYLES = {
+# States, wherever they stand in a table.
+_COLOURS = {
     "running": "cyan", "staging": "cyan", "assigned": "cyan", "finished": "green", "online": "green",
-    "failed": "bold red", "lost": "bold red", "quarantined": "bold red", "cancelled": "yellow", "unknown": "yellow",
+    "failed": "red", "lost": "red", "quarantined": "red", "cancelled": "yellow", "unknown": "yellow",
     "suspect": "yellow", "disconnected": "yellow", "draining": "yellow", "cordoned": "yellow",
 }  # fmt: skip
 
