@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -280,3 +282,18 @@ def test_an_upload_streams_the_file_and_reports_its_progress(tmp_path: Path) -> 
     assert sum(moved) == len(content)
     assert len(moved) <= 5
     assert asked[0][1] == f"/shards/{view.shard_id}?name=d%2Fx&site=a&site=b&replicas_wanted=0"
+
+
+# --- the light install -----------------------------------------------------------------------------------------------
+
+
+def test_the_client_and_the_commands_load_nothing_heavy() -> None:
+    code = (
+        "import sys, importlib\n"
+        "for name in ('client', 'job', 'task', 'fleet', 'shard', 'status', 'events', 'net', 'role', 'schema'):\n"
+        "    importlib.import_module(f'federation.cli.{name}')\n"
+        "print([name for name in sys.argv[1:] if name in sys.modules])"
+    )
+    heavy = ("aiohttp", "amqtt", "networkx", "numba", "numpy", "prometheus_client", "ruamel", "scipy", "sklearn")
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
