@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from federation.api import ShardView
+from federation.api import JobView, ShardView
 from federation.cli.client import Client, StreamEvent
 from federation.cli.exits import CommandError, Exit
+from tests.cli_world import offerflow
 
 Answer = Callable[["Handler"], None]
 
@@ -282,6 +283,47 @@ def test_an_upload_streams_the_file_and_reports_its_progress(tmp_path: Path) -> 
     assert sum(moved) == len(content)
     assert len(moved) <= 5
     assert asked[0][1] == f"/shards/{view.shard_id}?name=d%2Fx&site=a&site=b&replicas_wanted=0"
+
+
+# --- a master that comes and goes ------------------------------------------------------------------------------------
+
+
+def job_view(state: str, **tasks: int) -> bytes:
+    return msgspec.json.encode(
+        JobView(
+            job_id="one", name="one", role="default", priority=50, state="running", submitted_us=0, ended_us=None,
+            n_tasks=1, tasks=tasks, detail="",
+        )
+    ).replace(b'"state":"running"', f'"state":"{state}"'.encode())  # fmt: skip
+
+
+def test_submitting_and_waiting_outlast_a_restart_and_submit_once(tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def takes(then: Answer | None) -> Answer:
+        """Keeps the body; answers, or dies before it could."""
+
+        def answer(handler: Handler) -> None:
+            bodies.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+            if then is not None:
+                then(handler)
+
+        return answer
+
+    file = tmp_path / "one.yaml"
+    file.write_text("job: one\ntasks: {only: {command: [run]}}\n")
+    with server(
+        takes(None),
+        takes(says(201, job_view("running", pending=1))),
+        problem(503, "stepped_down", "the disk failed"),
+        says(200, job_view("running", running=1)),
+        says(200, job_view("finished", finished=1)),
+    ) as (url, asked):
+        result = offerflow("job", "submit", str(file), "--wait", "--master", url)
+    assert (result.code, result.out) == (Exit.OK, "one  finished  1 finished\n")
+    assert [method for method, _, _ in asked] == ["POST", "POST", "GET", "GET", "GET"]
+    assert bodies[0] == bodies[1]
+    assert len(bodies[0]["submission_id"]) == 32
 
 
 # --- the light install -----------------------------------------------------------------------------------------------
