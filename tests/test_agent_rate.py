@@ -130,7 +130,7 @@ async def test_concurrent_transfers_share_one_uplink(tmp_path: Path) -> None:
         begun_s = time.monotonic()
         times = await asyncio.gather(*(pair.seconds(pair.client, 500_000) for _ in range(4)))
         assert time.monotonic() - begun_s >= 0.95, "2 MB at 2 MB/s"
-        assert max(times) - min(times) < 0.2, "all end about together"
+        assert max(times) - min(times) < 0.5, "all end about together: in turn, they would be 0.25 s apart each"
 
 
 @pytest.mark.live

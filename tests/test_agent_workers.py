@@ -25,6 +25,11 @@ from policies.model import Needs
 TOKEN = "not-a-secret"
 
 
+def near(found_bps: int | None, true_bps: int) -> bool:
+    """Within what a machine busy with other tests does to a transfer of a tenth of a second."""
+    return found_bps is not None and 0.6 * true_bps < found_bps < 1.4 * true_bps
+
+
 class Machine:
     """An agent without its core: what it is told to do is done, what it posts is kept."""
 
@@ -83,7 +88,7 @@ async def test_data_code_task_and_result_cross_two_sites(pair: tuple[Machine, Ma
     artifact = edge.store.add_file(given, "")
 
     fetched = await rack.fetch(data, edge)
-    assert fetched.ok and fetched.samples[0].bandwidth_bps == pytest.approx(16_000_000, rel=0.1), "the edge's uplink"
+    assert fetched.ok and near(fetched.samples[0].bandwidth_bps, 16_000_000), "the edge's uplink"
     assert (await rack.fetch(artifact, edge)).ok
     launch = Launch(
         cmd_id=1, task_id="job/train/0", attempt=1, expires_in_us=1, needs=Needs(cpu_milli=1000),
@@ -110,7 +115,7 @@ async def test_a_peer_is_probed_through_its_uplink(pair: tuple[Machine, Machine]
     event = await rack.next()
     assert isinstance(event, LinksMeasured)
     echo, rate = event.samples
-    assert echo.rtt_us is not None and rate.bandwidth_bps == pytest.approx(16_000_000, rel=0.1)
+    assert echo.rtt_us is not None and near(rate.bandwidth_bps, 16_000_000)
 
 
 async def test_each_worker_is_its_port(tmp_path: Path) -> None:
