@@ -226,7 +226,7 @@ class LiveMaster:
             await asyncio.gather(linking, return_exceptions=True)
         if in_order:
             with contextlib.suppress(StorageError):  # The facts are safe: the next start only takes longer.
-                await self._save()
+                await self._saving()
         await self.journal.close()
 
     async def _loop(self) -> None:
@@ -339,11 +339,11 @@ class LiveMaster:
     def _snapshot_if_due(self) -> None:
         due = self.journal.last_seq - self._snapshot_seq >= self.config.snapshot_every_facts
         if due and (self._snapshot is None or self._snapshot.done()):
-            self._snapshot = self._help(self._save_or_stop(), "snapshot")
+            self._snapshot = self._help(self._save_or_stop(self._saving()), "snapshot")
 
-    async def _save_or_stop(self) -> None:
+    async def _save_or_stop(self, saving: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._save()
+            await saving
         except StorageError as error:  # The journal is dead: the next commit would say the same.
             self._failure = error
             self.stop()
@@ -354,12 +354,17 @@ class LiveMaster:
         task.add_done_callback(self._helpers.discard)
         return task
 
-    async def _save(self) -> None:
-        """Write a snapshot of this moment, at which the core holds exactly the facts of the journal."""
+    def _saving(self) -> Coroutine[Any, Any, None]:
+        """A snapshot of this very moment, at which the core holds exactly the facts of the journal; awaiting the
+        result writes it, whatever the core has done by then."""
         seq = self._snapshot_seq = self.journal.last_seq
         durable, now_us = self.master.durable(), self._clock.now_us()
-        await self.journal.snapshot(seq, await asyncio.to_thread(encode_saved, now_us, durable))
-        log.info("snapshot", seq=seq)
+
+        async def save() -> None:
+            await self.journal.snapshot(seq, await asyncio.to_thread(encode_saved, now_us, durable))
+            log.info("snapshot", seq=seq)
+
+        return save()
 
     def _open_recording(self) -> None:
         if self.config.recording:

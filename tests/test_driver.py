@@ -259,14 +259,14 @@ async def test_a_recording_replays_to_the_same_state(tmp_path: Path) -> None:
 
 
 async def test_snapshots_are_taken_while_it_runs(tmp_path: Path) -> None:
+    """Always of a moment at which the core and the journal say the same, whatever waits in the inbox."""
     async with broker_of(tmp_path / "b", "mosquitto") as broker:
-        config = live_config(tmp_path, broker.url, snapshot_every_facts=20, history_facts=10)
+        config = live_config(tmp_path, broker.url, snapshot_every_facts=5, history_facts=10, batch_max=2)
         live = LiveMaster.open(config)
         task = asyncio.create_task(live.run())
         async with WireAgent(broker.url, "gw-1").running():
-            for index in range(12):
-                view = await submit(live, f"j{index}")
-            await until(lambda: state_of(live, view.job_id) == "finished")
+            views_ = await asyncio.gather(*(submit(live, f"j{index}", 3) for index in range(40)))
+            await until(lambda: all(state_of(live, view.job_id) == "finished" for view in views_))
         task.cancel()  # No snapshot at the end: recovery is the running one's, and the tail.
         await asyncio.gather(task, return_exceptions=True)
         again = LiveMaster.open(config)
