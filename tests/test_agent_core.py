@@ -1,9 +1,12 @@
 """Stories of the agent's core: events in, exact commands out. No I/O, no clock."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from agent_world import SECOND_US, TOTAL, World, config, fetch, held, launch, sha
 
-from agents.agent import Agent
+from agents.agent import VERSION, Agent
 from agents.commands import (
     Acknowledge,
     Fetch,
@@ -816,3 +819,8 @@ def test_leaving_publishes_a_death_and_leaves_tasks_running() -> None:
     world.clear()
     world.boot()
     assert world.take(Birth)[0].tasks[0].state == "running"
+
+
+def test_the_version_told_is_that_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == VERSION

@@ -377,3 +377,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_every_setting_is_documented() -> None:
     text = (Path(__file__).parents[1] / "docs" / "agents.md").read_text()
     assert [key for key in AgentConfig.__struct_fields__ if f"`{key}`" not in text] == []
+
+
+def test_the_agents_process_loads_no_command_line_and_no_master() -> None:
+    """Each of these costs megabytes for as long as the agent runs."""
+    unwanted = ("typer", "pydantic", "rich", "structlog", "aiohttp", "numba", "numpy", "networkx", "amqtt")
+    code = "import sys, agents.__main__, agents.workers; print([m for m in sys.argv[1:] if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", code, *unwanted], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
