@@ -59,8 +59,9 @@ def obstacle(demand: Demand, node: Node, shards: dict[str, Shard], links: Links)
 def _link_obstacle(demand: Demand, node: Node, links: Links) -> Obstacle | None:
     for need in demand.needs.links:
         link = links.from_site(need.site, node.agent_id, node.site)
-        if link is None and need.site == node.site:
-            continue  # Within one site and unmeasured: a LAN meets any need that makes sense over a wide one.
+        unmeasured = link is None or (link.rtt_us is None and link.bandwidth_bps is None)
+        if unmeasured and need.site == node.site:
+            continue  # Within one site: a LAN meets any need that makes sense over a wide one.
         age_us = link.age_us if link is not None else None
         for bound, has, reason in (
             (need.rtt_us_max, link.rtt_us if link else None, Reason.LINK_RTT),

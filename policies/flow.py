@@ -18,7 +18,7 @@ from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, Lowerer
 from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Snapshot
 from policies.packing import pack
 from policies.resources import role_chain
-from policies.shard_placement import place_shards
+from policies.shard_placement import ShardPlacer
 from policies.slots import count_slots, sizes
 from policies.targets import Offered, Targets
 
@@ -27,19 +27,21 @@ ALTERNATIVES = 3
 
 
 class Flow:
-    """Keeps what it lowered of unchanged agents from round to round: that changes its speed and nothing else."""
+    """Keeps what it lowered of unchanged agents from round to round, for speed, and the shard moves it ordered until
+    they had time to arrive, so that it does not order them twice."""
 
     def __init__(self, model: CostModel | None = None) -> None:
         self._model = model or CostModel()
         self._lowerer = Lowerer()
+        self._placer = ShardPlacer(self._model)
 
     def plan(self, snapshot: Snapshot) -> Plan:
-        return _Round(self._lowerer.lower(snapshot), self._model).plan()
+        return _Round(self._lowerer.lower(snapshot), self._model, self._placer).plan()
 
 
 class _Round:
-    def __init__(self, columns: Columns, model: CostModel) -> None:
-        self.columns, self.model = columns, model
+    def __init__(self, columns: Columns, model: CostModel, placer: ShardPlacer) -> None:
+        self.columns, self.placer = columns, placer
         self.demands = columns.snapshot.demands
         self.costs: Costs = costs(columns, model)
         self.ledger = Ledger(columns)
@@ -82,7 +84,7 @@ class _Round:
         return Plan(
             placements=placements,
             refusals=self._refusals(explainer),
-            moves=place_shards(self.columns, self.costs, self.ledger, self.model, self._readers()),
+            moves=self.placer.moves(self.columns, self.ledger, self._readers()),
             objective=self.objective,
             kernel=self.kernel,
         )

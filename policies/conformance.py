@@ -1,0 +1,230 @@
+"""The conformance kit: what every policy must keep, as numbered clauses. Needs no test framework.
+
+```python
+from policies.conformance import check_policy
+check_policy(MyPolicy, snapshots)      # raises ConformanceError naming the clause
+```
+
+Clauses
+  P1  the same sequence of snapshots gives the same sequence of plans
+  P2  every task of every demand is answered once: placed or refused; counts are positive; ids are of the snapshot
+  P3  nothing is overcommitted in any dimension, GPUs of the right kind included, in the plan's order
+  P4  hard constraints hold: tier, sites, agents, labels, agents avoided
+  P5  data holds: residency of what is read, and a live replica of it
+  P6  measured links meet the demand's link needs
+  P7  quotas hold, for a role with all below it
+  P8  a gang's pending tasks are placed together or not at all
+  P9  a refusal names at least one reason; a shortage names the amount; a planned wait says for whom
+  P10 moves are legal: a known shard, from a live replica, to a node that lacks it, may hold it and has room
+  P11 alternatives are at most three, known, other than the one chosen, best first
+  P12 evictions name a node and a demand of the snapshot
+
+The checks are plain loops over objects on purpose: they share no code with the array paths of the built-in policies.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from policies.api import Policy
+from policies.constraints import Links, obstacle, shards_by_id, unreachable
+from policies.model import Amount, Blocker, Demand, Node, Plan, Reason, Resources, Snapshot
+from policies.resources import add, amount_of, copies, role_chain, take_copies, within_quota
+
+CLAUSES = tuple(f"P{n}" for n in range(1, 13))
+_SHORTAGES = (Reason.CPU, Reason.MEMORY, Reason.DISK, Reason.GPU)
+_LINKS = (Reason.LINK_RTT, Reason.LINK_BANDWIDTH, Reason.LINK_UNMEASURED)
+
+
+class ConformanceError(AssertionError):
+    """A plan broke a clause; `clause` is its number, `at` the snapshot's place in the sequence."""
+
+    def __init__(self, clause: str, detail: str, at: int = 0) -> None:
+        super().__init__(f"{clause}, snapshot {at}: {detail}")
+        self.clause, self.detail, self.at = clause, detail, at
+
+
+def check_policy(make: Callable[[], Policy], snapshots: Iterable[Snapshot]) -> int:
+    """Run two policies made by `make` over the sequence and check every plan; how many were checked.
+
+    Raises `ConformanceError` at the first clause that is broken. What the policy itself raises passes through.
+    """
+    one, other = make(), make()
+    n = 0
+    for n, snapshot in enumerate(snapshots, start=1):
+        plan, again = one.plan(snapshot), other.plan(snapshot)
+        if plan != again:
+            raise ConformanceError("P1", "two policies made alike gave different plans for the same sequence", n - 1)
+        try:
+            check_plan(snapshot, plan)
+        except ConformanceError as broken:
+            raise ConformanceError(broken.clause, broken.detail, n - 1) from None
+    return n
+
+
+def check_plan(snapshot: Snapshot, plan: Plan) -> None:
+    """Check one plan against its snapshot. Raises `ConformanceError`."""
+    _Check(snapshot, plan).run()
+
+
+def _fail(clause: str, detail: str) -> NoReturn:
+    raise ConformanceError(clause, detail)
+
+
+class _Check:
+    def __init__(self, snapshot: Snapshot, plan: Plan) -> None:
+        self.snapshot, self.plan = snapshot, plan
+        self.demands: dict[str, Demand] = {demand.demand_id: demand for demand in snapshot.demands}
+        self.nodes: dict[str, Node] = {node.agent_id: node for node in snapshot.nodes}
+        self.shards = shards_by_id(snapshot)
+        self.links = Links(snapshot.links)
+        self.left: dict[str, Resources] = {node.agent_id: node.free for node in snapshot.nodes}
+
+    def run(self) -> None:
+        self.answered_once()
+        self.nothing_overcommitted()
+        self.constraints()
+        self.quotas()
+        self.gangs()
+        self.refusals()
+        self.moves()
+        self.alternatives()
+        self.evictions()
+
+    def answered_once(self) -> None:
+        counts = dict.fromkeys(self.demands, 0)
+        refused: set[str] = set()
+        pairs: set[tuple[str, str]] = set()
+        for placement in self.plan.placements:
+            if placement.demand_id not in counts or placement.agent_id not in self.nodes:
+                _fail("P2", f"{placement.demand_id} on {placement.agent_id} is not of this snapshot")
+            if placement.count <= 0 or (placement.demand_id, placement.agent_id) in pairs:
+                _fail("P2", f"{placement.demand_id} on {placement.agent_id}: count {placement.count}, or listed twice")
+            pairs.add((placement.demand_id, placement.agent_id))
+            counts[placement.demand_id] += placement.count
+        for refusal in self.plan.refusals:
+            if refusal.demand_id not in counts or refusal.demand_id in refused or refusal.count <= 0:
+                _fail("P2", f"refusal of {refusal.demand_id}: unknown, listed twice, or count {refusal.count}")
+            refused.add(refusal.demand_id)
+            counts[refusal.demand_id] += refusal.count
+        for demand_id, demand in self.demands.items():
+            if counts[demand_id] != demand.count:
+                _fail("P2", f"{demand_id} has {demand.count} tasks, {counts[demand_id]} are answered")
+
+    def nothing_overcommitted(self) -> None:
+        for placement in self.plan.placements:
+            needs = self.demands[placement.demand_id].needs
+            left = self.left[placement.agent_id]
+            fit = copies(needs, left, placement.count)
+            if fit < placement.count:
+                _fail("P3", f"{placement.count} of {placement.demand_id} on {placement.agent_id}, only {fit} fit")
+            self.left[placement.agent_id] = take_copies(needs, left, placement.count)
+
+    def constraints(self) -> None:
+        for placement in self.plan.placements:
+            demand, node = self.demands[placement.demand_id], self.nodes[placement.agent_id]
+            missing = unreachable(demand, self.shards)
+            if missing:
+                _fail("P5", f"{demand.demand_id} is placed, but nobody has {missing[0]}")
+            found = obstacle(demand, node, self.shards, self.links)
+            if found is not None:
+                clause = "P6" if found.reason in _LINKS else "P5" if found.reason is Reason.RESIDENCY else "P4"
+                _fail(clause, f"{demand.demand_id} on {node.agent_id} is ruled out by {found.reason}")
+
+    def quotas(self) -> None:
+        started: dict[str, Amount] = {}
+        for placement in self.plan.placements:
+            demand = self.demands[placement.demand_id]
+            for path in role_chain(demand.role):
+                amount = amount_of(demand.needs, placement.count)
+                started[path] = add(started.get(path, Amount()), amount)
+        for role in self.snapshot.roles:
+            grown = started.get(role.path, Amount())
+            if role.quota is not None and grown != Amount():
+                # A role may already be above a quota that was lowered; what the plan adds may not push it further.
+                limited = _grown_kinds_only(add(role.allocated, grown), grown)
+                if not within_quota(limited, role.quota):
+                    _fail("P7", f"role {role.path} would hold {add(role.allocated, grown)}, its quota is {role.quota}")
+
+    def gangs(self) -> None:
+        placed: dict[str, int] = {}
+        for placement in self.plan.placements:
+            gang = self.demands[placement.demand_id].gang
+            if gang is not None:
+                placed[gang.gang_id] = placed.get(gang.gang_id, 0) + placement.count
+        for demand in self.demands.values():
+            if demand.gang is not None and demand.gang.gang_id in placed:
+                gang_id = demand.gang.gang_id
+                pending = sum(
+                    d.count for d in self.demands.values() if d.gang is not None and d.gang.gang_id == gang_id
+                )
+                if placed[gang_id] != pending:
+                    _fail("P8", f"gang {gang_id} has {pending} pending tasks, {placed[gang_id]} are placed")
+
+    def refusals(self) -> None:
+        for refusal in self.plan.refusals:
+            if not refusal.blockers:
+                _fail("P9", f"{refusal.demand_id} is refused without a reason")
+            for blocker in refusal.blockers:
+                self._check_blocker(refusal.demand_id, blocker)
+            planned = any(blocker.reason is Reason.PLANNED_WAIT for blocker in refusal.blockers)
+            if planned != (refusal.waits_for is not None):
+                _fail("P9", f"{refusal.demand_id}: planned_wait and waits_for come together")
+            if refusal.waits_for is not None and refusal.waits_for.agent_id not in self.nodes:
+                _fail("P9", f"{refusal.demand_id} waits for {refusal.waits_for.agent_id}, who is not of this snapshot")
+
+    def _check_blocker(self, demand_id: str, blocker: Blocker) -> None:
+        reason, miss = blocker.reason, blocker.nearest
+        if not 0 <= blocker.agents <= len(self.nodes):
+            _fail("P9", f"{demand_id}: {reason} rules out {blocker.agents} of {len(self.nodes)} agents")
+        if reason is Reason.QUOTA and not blocker.role:
+            _fail("P9", f"{demand_id}: quota of which role?")
+        if reason in (*_SHORTAGES, *_LINKS) and miss is None:
+            _fail("P9", f"{demand_id}: {reason} names no amount")
+        if miss is None:
+            return
+        if miss.agent_id and miss.agent_id not in self.nodes:
+            _fail("P9", f"{demand_id}: nearest miss {miss.agent_id} is not of this snapshot")
+        if reason in _SHORTAGES and (miss.has is None or miss.has >= miss.needs):
+            _fail("P9", f"{demand_id}: {reason} needs {miss.needs} and has {miss.has}: that is no shortage")
+
+    def moves(self) -> None:
+        room = {agent_id: left.disk_bytes for agent_id, left in self.left.items()}
+        seen: set[tuple[str, str]] = set()
+        for move in self.plan.moves:
+            shard, node = self.shards.get(move.shard_id), self.nodes.get(move.to_agent)
+            if shard is None or node is None or (move.shard_id, move.to_agent) in seen:
+                _fail("P10", f"{move.shard_id} to {move.to_agent}: unknown, or listed twice")
+            seen.add((move.shard_id, move.to_agent))
+            from_store = move.from_agent == "" and shard.in_store
+            if not from_store and move.from_agent not in shard.replicas:
+                _fail("P10", f"{move.shard_id} is not on {move.from_agent or 'the master'}")
+            if move.to_agent in shard.replicas:
+                _fail("P10", f"{move.to_agent} holds {move.shard_id} already")
+            if shard.sites and node.site not in shard.sites:
+                _fail("P10", f"{move.shard_id} may not live in {node.site}")
+            room[move.to_agent] -= shard.size_bytes
+            if room[move.to_agent] < 0:
+                _fail("P10", f"{move.to_agent} has no room for {move.shard_id}")
+
+    def alternatives(self) -> None:
+        for placement in self.plan.placements:
+            ids = [candidate.agent_id for candidate in placement.alternatives]
+            totals = [candidate.terms.total_us() for candidate in placement.alternatives]
+            wrong = len(ids) > 3 or placement.agent_id in ids or any(each not in self.nodes for each in ids)
+            if wrong or totals != sorted(totals):
+                _fail("P11", f"{placement.demand_id} on {placement.agent_id}: alternatives {ids} cost {totals}")
+
+    def evictions(self) -> None:
+        for eviction in self.plan.evictions:
+            if eviction.agent_id not in self.nodes or eviction.for_demand_id not in self.demands:
+                _fail("P12", f"eviction of {eviction.task_id} names what is not of this snapshot")
+
+
+def _grown_kinds_only(after: Amount, grown: Amount) -> Amount:
+    """`after` in the kinds that grew; the others do not count."""
+    return Amount(
+        cpu_milli=after.cpu_milli if grown.cpu_milli else 0,
+        memory_bytes=after.memory_bytes if grown.memory_bytes else 0,
+        disk_bytes=after.disk_bytes if grown.disk_bytes else 0,
+        gpus=after.gpus if grown.gpus else 0,
+    )
