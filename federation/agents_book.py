@@ -28,11 +28,12 @@ class Life:
 
 
 class LiveOffer:
-    """The agent's current offer. `free` is as it was offered: `federation.offers` takes off what was launched since, and
-    adds what has ended since, for the offer that says so is still on its way."""
+    """The agent's current offer. `free` is as it was offered: `federation.offers` takes off what was launched since,
+    and adds what has ended since, for the offer that says so is still on its way."""
 
     __slots__ = (
-        "commands_seen", "cpu_freed", "disk_freed", "expires_us", "free", "gpus_freed", "memory_freed", "offer_id", "seq",
+        "commands_seen", "cpu_freed", "disk_freed", "expires_us", "free", "gpus_freed", "memory_freed", "offer_id",
+        "seq",
     )  # fmt: skip
 
     def __init__(self, offer: Offer, expires_us: int) -> None:
@@ -51,7 +52,7 @@ class LiveOffer:
         self.cpu_freed += needs.cpu_milli
         self.memory_freed += needs.memory_bytes
         self.disk_freed += needs.disk_bytes
-        self.gpus_freed += gpus
+        self.gpus_freed = tuple(dict.fromkeys((*self.gpus_freed, *gpus)))
 
 
 class SentCommand(Record, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from federation.shards import ShardBook
 from federation.shares import RoleEntry, ShareBook
 from federation.states import AgentState
 from federation.tasks import TaskBook
+from federation.transfers import TransferBook
 from federation.wire import Command as WireCommand
 from federation.wire import CommandBatch, Control, FetchShard, Launch
 
@@ -87,6 +88,7 @@ class Core:
         )
         self.rounds = RoundState()
         self.moves = MoveBook()
+        self.transfers = TransferBook()
         self.http_url = ""
         self.started = False
         self.awaited: set[str] = set()  # agents with placed tasks, not yet born in this term

@@ -19,7 +19,9 @@ def launch(core: Core, entry: AgentEntry, tasks: list[TaskEntry]) -> None:
     for task in tasks:
         entry.unseen[task.cmd_id] = task.group.spec.needs
         _remember_launch(core, entry, task)
-        commands.append(launch_of(core, entry, task))
+        ordered = launch_of(core, entry, task)
+        core.transfers.begin(entry, ordered)
+        commands.append(ordered)
     core.order(entry, commands)
 
 

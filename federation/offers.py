@@ -144,11 +144,13 @@ def _releases(
     until_us = FOREVER_US
     for task_id in entry.tasks:
         task = tasks[task_id]
-        left_us = max(1, expected_end_us(task, entry, profiles) - now_us)
+        end_us = expected_end_us(task, entry, profiles)
+        is_overdue = end_us <= now_us
+        left_us = max(1, abs(end_us - now_us))  # Overdue, it may well take as long again.
         step_us = max(RELEASE_STEP_US, 1 << max(0, left_us.bit_length() - 3))
         in_us = -(-left_us // step_us) * step_us
-        if in_us > step_us:  # One step left stays one step, however late it gets.
-            until_us = min(until_us, now_us + left_us - (in_us - step_us))
+        # The next value comes a step earlier before the end, and once it is overdue by more than the last one after.
+        until_us = min(until_us, end_us + in_us + 1 if is_overdue or in_us == step_us else end_us - in_us + step_us)
         key = (in_us, task.group.spec.needs)
         found[key] = found.get(key, 0) + 1
     releases = [Release(in_us=in_us, needs=needs, count=count) for (in_us, needs), count in found.items()]

@@ -16,7 +16,7 @@ from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, Statu
 def on_statuses(core: Core, entry: AgentEntry, report: StatusReport) -> None:
     for status in report.statuses:
         if isinstance(status, TaskStatus):
-            _on_task_status(core, entry, status)
+            _on_task_status(core, entry, status, report.seq)
         else:
             _on_shard_status(core, entry, status)
     # Status id 0 is news that no outbox keeps.
@@ -35,7 +35,7 @@ def on_command_ack(core: Core, entry: AgentEntry, ack: CommandAck) -> None:
 # --- attempts --------------------------------------------------------------------------------------------------------
 
 
-def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus) -> None:
+def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus, seq: int) -> None:
     task = core.tasks.tasks.get(status.task_id)
     current = (
         task is not None
@@ -50,6 +50,7 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus) -> None:
             order_kill(core, entry, status.task_id, status.attempt, "not_authorised")
         return
     entry.sent.pop(task.cmd_id, None)  # A status says more than an acknowledgement.
+    was_taken_off, gpus = task.cmd_id not in entry.unseen, task.gpus
     match status.state:
         case "staging":
             if task.state in (TaskState.ASSIGNED, TaskState.UNKNOWN):
@@ -68,6 +69,10 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus) -> None:
                 fail_attempt(core, task, status.reason or "killed", status.detail, status)
         case "refused":
             _refused(core, entry, task, status)
+    if task.state not in PLACED_STATES and was_taken_off and entry.offer is not None and seq > entry.offer.seq:
+        # The offer was made before the attempt ended; the next one will say that there is room again.
+        entry.offer.give_back(task.group.spec.needs, gpus)
+        entry.changed()
 
 
 def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | None = None) -> None:

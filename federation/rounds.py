@@ -66,6 +66,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         shards=tuple(shards),
         roles=core.shares.snapshot(),
         profiles=tuple(profiles),
+        transfers=core.transfers.snapshot(core.tasks.tasks),
     )
     return snapshot, aliases
 

@@ -121,11 +121,13 @@ class ShardBook:
         if entry is None:
             return None
         if entry.view is None or entry.view[0] != self._agents.version:
+            replicas = self.live_replicas(entry)
             shard = Shard(
                 shard_id=shard_id,
                 size_bytes=entry.size_bytes,
                 name=entry.name,
-                replicas=self.live_replicas(entry),
+                replicas=replicas,
+                replica_sites=tuple(self._agents[agent_id].site for agent_id in replicas),
                 sites=entry.sites,
                 replicas_wanted=entry.replicas_wanted,
                 in_store=entry.in_store,

@@ -142,9 +142,7 @@ class TaskBook:
         self.serials: dict[str, int] = {}  # job name → the last number given under it
         self.ended: dict[str, None] = {}  # ended jobs, oldest first
         self.n_ended_tasks = 0
-        self.drained: dict[
-            str, None
-        ] = {}  # jobs all of whose tasks have ended, whose `JobEnded` is still to be written
+        self.drained: dict[str, None] = {}  # jobs without open tasks whose `JobEnded` is still to be written
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
@@ -233,7 +231,8 @@ class TaskBook:
             task.outputs = fact.outputs
             for held in fact.outputs:
                 self._shards.output(held, task.agent_id)
-        self._move(task, new, fact.at_us)
+        if new is not TaskState.KILLING or task.state is not TaskState.KILLING:
+            self._move(task, new, fact.at_us)  # Else only what the kill is for has changed.
 
     def forget_whereabouts(self, agent_id: str, at_us: int) -> None:
         """The agent is disconnected: what it runs is unknown. Attempts being killed stay so."""

@@ -1,4 +1,4 @@
-"""The laws of DESIGN §9 under random histories: agents that come and go, duplicates, reorderings, crashes, late plans."""
+"""The laws of DESIGN §9 under random histories: agents come and go, messages repeat, masters crash, plans are late."""
 
 import msgspec
 from hypothesis import HealthCheck, settings
