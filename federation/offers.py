@@ -154,9 +154,15 @@ def _releases(
         key = (in_us, task.group.spec.needs)
         found[key] = found.get(key, 0) + 1
     releases = [Release(in_us=in_us, needs=needs, count=count) for (in_us, needs), count in found.items()]
-    return tuple(sorted(releases, key=lambda r: (r.in_us, r.needs.cpu_milli, r.needs.memory_bytes, repr(r.needs)))), (
-        until_us
-    )
+    if len(releases) > 1:
+        releases.sort(key=_release_order)
+    return tuple(releases), until_us
+
+
+def _release_order(release: Release) -> tuple[int, ...]:
+    needs = release.needs
+    n_gpus = needs.gpu.count if needs.gpu is not None else 0
+    return release.in_us, needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus
 
 
 def expected_end_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:

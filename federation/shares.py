@@ -2,7 +2,7 @@
 
 from federation.facts import RoleSet
 from policies.model import Amount, Needs, Role
-from policies.resources import add, amount_of, quota_copies, role_chain, subtract
+from policies.resources import add, amount_of, role_chain, subtract
 
 
 class RoleEntry:
@@ -21,6 +21,7 @@ class RoleEntry:
 class ShareBook:
     def __init__(self) -> None:
         self.roles: dict[str, RoleEntry] = {}
+        self._chains: dict[str, tuple[RoleEntry, ...]] = {}  # path → it and all above, outermost first
         self._view: tuple[Role, ...] | None = None
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -38,40 +39,38 @@ class ShareBook:
                 self._view = None
         return self.roles[path]
 
+    def chain(self, path: str) -> tuple[RoleEntry, ...]:
+        """A role that exists and all above it, outermost first."""
+        found = self._chains.get(path)
+        if found is None:
+            found = self._chains[path] = tuple(self.roles[above] for above in role_chain(path))
+        return found
+
     # --- what the tasks use ------------------------------------------------------------------------------------------
 
     def allocate(self, path: str, needs: Needs) -> None:
         amount = amount_of(needs)
-        for above in role_chain(path):
-            entry = self.roles[above]
+        for entry in self.chain(path):
             entry.allocated = add(entry.allocated, amount)
             entry.n_running += 1
         self._view = None
 
     def release(self, path: str, needs: Needs) -> None:
         amount = amount_of(needs)
-        for above in role_chain(path):
-            entry = self.roles[above]
+        for entry in self.chain(path):
             entry.allocated = subtract(entry.allocated, amount)
             entry.n_running -= 1
         self._view = None
 
     def pend(self, path: str, change: int) -> None:
-        for above in role_chain(path):
-            self.roles[above].n_pending += change
+        for entry in self.chain(path):
+            entry.n_pending += change
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def new_roles(self, path: str) -> int:
         """How many roles `ensure` would make."""
         return sum(above not in self.roles for above in role_chain(path))
-
-    def copies_allowed(self, path: str, needs: Needs, at_most: int) -> int:
-        """How many more such tasks the quotas of the role and its parents allow, no more than `at_most`."""
-        for above in role_chain(path):
-            entry = self.roles[above]
-            at_most = quota_copies(needs, entry.allocated, entry.quota, at_most)
-        return at_most
 
     def allocated(self) -> Amount:
         out = Amount()
