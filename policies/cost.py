@@ -145,7 +145,8 @@ def _forbid_links(columns: Columns, obstacle: Int64s) -> None:
 def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[Int64s, Int64s]:
     """Time to fetch each shard into each group from its best replica, and that replica's end (UNKNOWN: held there).
 
-    int64[S, G] each, S in the order of `shards`. A shard without a replica costs TIME_US_MAX.
+    int64[S, G] each, S in the order of `shards`. A shard without a replica costs TIME_US_MAX. What is already on its
+    way over a link goes first.
     """
     rtt_us = np.where(columns.same_site, model.lan_rtt_us, model.wan_rtt_us)
     rtt_us = np.where(columns.rtt_us == UNKNOWN, rtt_us, columns.rtt_us)
@@ -156,6 +157,7 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
     bps = np.where(columns.same_site, model.lan_bandwidth_bps, bps)
     bps = np.where(columns.bandwidth_bps == UNKNOWN, bps, columns.bandwidth_bps)
     kbps = np.maximum(1, bps // 1000)
+    queued = np.minimum(columns.queued_bytes, SIZE_BYTES_MAX) * 8000
     best = np.full((len(shards), columns.n_groups), TIME_US_MAX, np.int64)
     end = np.full_like(best, UNKNOWN)
     bits_milli = np.array([clip(columns.shards[s].size_bytes, SIZE_BYTES_MAX) * 8000 for s in shards], np.int64)
@@ -163,7 +165,7 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
     rows = [n for n, s in enumerate(shards) if columns.sources[s]]
     while rows:  # The n-th source of every shard that has so many; the number of sources is at most that of ends.
         ends = np.array([columns.sources[shards[n]][rank] for n in rows], np.int64)
-        time_us = np.minimum(rtt_us[ends] + bits_milli[rows, None] // kbps[ends], TIME_US_MAX)
+        time_us = np.minimum(rtt_us[ends] + (bits_milli[rows, None] + queued[ends]) // kbps[ends], TIME_US_MAX)
         better = time_us < best[rows]
         best[rows] = np.where(better, time_us, best[rows])
         end[rows] = np.where(better, ends[:, None], end[rows])
@@ -183,7 +185,9 @@ def _transfers(columns: Columns, model: CostModel) -> tuple[Int64s, Int64s, tupl
     uplink = np.full(shape, UNKNOWN, np.int64)
     read = sorted({s for shards in columns.reads for s in shards})
     uplinks = tuple(sorted({site for _, site in columns.ends}))
-    if not read or not columns.n_groups:
+    if not read or not columns.n_groups or not columns.ends:
+        if columns.n_groups:
+            transfer_us[[c for c, shards in enumerate(columns.reads) if shards]] = TIME_US_MAX
         return transfer_us, uplink, uplinks
     number = {site: n for n, site in enumerate(uplinks)}
     of_end = np.array([number[site] for _, site in columns.ends], np.int64)

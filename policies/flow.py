@@ -19,7 +19,7 @@ from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan,
 from policies.packing import pack
 from policies.resources import role_chain
 from policies.shard_placement import ShardPlacer
-from policies.slots import count_slots, sizes
+from policies.slots import count_slots, shapes
 from policies.targets import Offered, Targets
 
 ATTEMPTS_MAX = 12  # solves of one round; each but the last places something or closes what failed
@@ -55,17 +55,20 @@ class _Round:
             if demand.gang is not None:
                 self.gangs.setdefault(demand.gang.gang_id, []).append(c)
         self.broken_gangs: dict[str, int] = {}  # gang → members that did fit
+        self.shapes = shapes(columns)
+        self.size = self.shapes.size
         order = sorted(range(len(self.demands)), key=self._rank)
         self.order = np.array(order, np.int64)
-        self.size = np.ones(len(columns.needs), np.int64)  # slots of a task, of the last solve
         self._room_of: dict[int, Int64s] = {}
         self.objective: int | None = None
         self.kernel = "none"
-        self.first_wait_us = np.full(columns.n_groups, TIME_US_MAX, np.int64)
+        self.first_wait_us = np.full((self.shapes.n_kinds, columns.n_groups), TIME_US_MAX, np.int64)
 
-    def _rank(self, c: int) -> tuple[int, int, int, str]:
+    def _rank(self, c: int) -> tuple[int, int, float, int, str]:
+        """Who comes first where the flow does not care: weight, priority, then what is hardest to fit, then age."""
         demand = self.demands[c]
-        return -int(self.costs.level[c]), -demand.priority, demand.oldest_us, demand.demand_id
+        share = float(self.shapes.share[self.columns.needs_of[c]])
+        return -int(self.costs.level[c]), -demand.priority, -share, demand.oldest_us, demand.demand_id
 
     def plan(self) -> Plan:
         for _ in range(ATTEMPTS_MAX):
@@ -110,20 +113,20 @@ class _Round:
             columns,
             self.ledger,
             tasks,
-            sizes(columns, np.unique(columns.needs_of[active])),
+            self.shapes,
             allowed,
             self.releases,
             self._service_us(active, free),
         )
-        self.first_wait_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
-        self.size = slots.size
+        first_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
+        self.first_wait_us = first_us.reshape(self.shapes.n_kinds, columns.n_groups)
         offered = Offered(
             classes=active,
             tasks=self.remaining[active],
             may_wait=np.array([self.demands[c].gang is None for c in active.tolist()], np.bool_),
             open=self.open,
         )
-        flows = solve(Targets(columns, self.costs, slots, offered), self._quotas(active, slots.size))
+        flows = solve(Targets(columns, self.costs, slots, offered), self._quotas(active))
         if self.objective is None:
             self.objective, self.kernel = flows.objective, flows.kernel
         return flows
@@ -146,7 +149,7 @@ class _Round:
         )
         return mean
 
-    def _quotas(self, active: Int64s, size: Int64s) -> tuple[Quota, ...]:
+    def _quotas(self, active: Int64s) -> tuple[Quota, ...]:
         limited = [role.path for role in self.columns.snapshot.roles if role.quota is not None]
         below: dict[str, list[int]] = {path: [] for path in limited}
         room = dict.fromkeys(limited, 0)
@@ -156,7 +159,7 @@ class _Round:
                 below[chain[-1]].append(a)
             for path in chain:
                 tasks = self.ledger.role_room(c, path, int(self.remaining[c]))
-                slots = tasks * int(size[self.columns.needs_of[c]])
+                slots = tasks * int(self.size[self.columns.needs_of[c]])
                 full = tasks < self.remaining[c]
                 # One class below alone would fill so much; a quota that bounds none of them is the sum of all.
                 room[path] = max(room[path], slots) if full else room[path] + slots
@@ -293,7 +296,7 @@ class _Round:
         columns = self.columns
         ways = np.flatnonzero(self.costs.obstacle[c] == FREE)
         rooms = self._rooms(k)
-        wait_us = np.where(rooms[ways] != UNKNOWN, 0, self.first_wait_us[ways])
+        wait_us = np.where(rooms[ways] != UNKNOWN, 0, self.first_wait_us[self.shapes.kind[k], ways])
         total = self.costs.total_us[c, ways] + wait_us
         out: list[tuple[int, Candidate]] = []
         for n in np.argsort(total, kind="stable")[: ALTERNATIVES + 1].tolist():

@@ -105,7 +105,7 @@ class _Network:
         n_classes = len(self._offered.classes)
         self._sink = self._nodes(1)
         self._class = self._nodes(n_classes)
-        self._group = self._nodes(self._n_groups)
+        self._group = self._nodes(len(self._slots.now))
         groups = np.flatnonzero(self._slots.now)
         self._arcs(self._group + groups, self._sink, self._slots.now[groups], 0)
         self._routes = self._find_routes()
@@ -122,7 +122,7 @@ class _Network:
             self._chosen,
             shift,
             potential[self._class : self._class + n_classes],
-            potential[self._group : self._group + self._n_groups],
+            potential[self._group : self._group + len(self._slots.now)],
             int(potential[self._sink]),
         )
         return gap << shift, more
@@ -144,13 +144,18 @@ class _Network:
     def _find_routes(self) -> _Routes:
         targets, n_groups = self._targets, self._n_groups
         a, target = np.nonzero(self._chosen)
+        resource = targets.resource[a]
         whole = target >= n_groups
-        kind_node = self._kind_nodes(np.unique(target[whole]) - n_groups)
         kind = np.where(whole, target - n_groups, UNKNOWN)
-        group = np.where(whole, targets.stands[a, kind], target) if len(targets.kinds) else target
-        node = np.where(whole, kind_node[kind], self._group + target) if len(targets.kinds) else target
+        group, node = target, self._group + resource * n_groups + target
+        n_kinds = len(targets.kinds)
+        kind_node = self._kind_nodes(np.unique((resource * n_kinds + kind)[whole]))
+        if n_kinds:
+            group = np.where(whole, targets.stands[a, kind], target)
+            node = np.where(whole, kind_node[resource * n_kinds + kind], node)
         b, w = np.nonzero(targets.waits)
-        self._wait_keys, wait = np.unique(w * len(targets.levels) + targets.level[b], return_inverse=True)
+        place = targets.resource[b] * n_groups + w
+        self._wait_keys, wait = np.unique(place * len(targets.levels) + targets.level[b], return_inverse=True)
         self._wait = self._nodes(len(self._wait_keys))
         kind = np.concatenate([kind, np.where(targets.own[b, w], UNKNOWN, targets.columns.kind[w])])
         classes, group = np.concatenate([a, b]), np.concatenate([group, w])
@@ -163,23 +168,25 @@ class _Network:
         )
 
     def _kind_nodes(self, used: Int64s) -> Int64s:
-        """[H] a node for each kind that is used, with arcs to its groups; UNKNOWN for the others."""
+        """[D·H] a node for each kind that is used, with arcs to its groups; UNKNOWN for the others."""
         kinds = self._targets.kinds
-        node = np.full(len(kinds), UNKNOWN, np.int64)
+        node = np.full(self._targets.n_resources * len(kinds), UNKNOWN, np.int64)
         node[used] = self._nodes(len(used)) + np.arange(len(used))
-        self._groups_at = {self._group + g: (g,) for g in range(self._n_groups)}
-        for h in used.tolist():
-            self._arcs(np.full(len(kinds[h]), node[h]), self._group + kinds[h], UNLIMITED, 0)
-            self._groups_at[int(node[h])] = tuple(kinds[h].tolist())
+        self._kind_groups: dict[int, tuple[int, ...]] = {}
+        for key in used.tolist():
+            resource, h = divmod(key, len(kinds))
+            heads = self._group + resource * self._n_groups + kinds[h]
+            self._arcs(np.full(len(heads), node[key]), heads, UNLIMITED, 0)
+            self._kind_groups[int(node[key])] = tuple(kinds[h].tolist())
         return node
 
     def _waves(self) -> None:
         """From each waiting node (group and level), arcs to that group's waves, later and dearer."""
-        group, level = np.divmod(self._wait_keys, len(self._targets.levels))
-        wave, n = np.nonzero(self._slots.wave[:, group] > 0)
-        wave_keys, of = np.unique(group[n] * len(self._slots.wave) + wave, return_inverse=True)
+        place, level = np.divmod(self._wait_keys, len(self._targets.levels))
+        wave, n = np.nonzero(self._slots.wave[:, place] > 0)
+        wave_keys, of = np.unique(place[n] * len(self._slots.wave) + wave, return_inverse=True)
         first = self._nodes(len(wave_keys))
-        self._wave_wait_us = self._slots.wave_us[wave, group[n]]
+        self._wave_wait_us = self._slots.wave_us[wave, place[n]]
         self._wave_tail = n
         cost = self._wave_wait_us * self._targets.level_weight[level[n]]
         self._wave_first = self._arcs(self._wait + n, first + of, UNLIMITED, cost)
@@ -212,6 +219,7 @@ class _Network:
         key = uplink
         for value, base in (
             (target, self._n_groups + len(self._targets.kinds)),
+            (self._targets.resource[a], self._targets.n_resources),
             (self._targets.level[a], len(self._targets.levels)),
             (self._offered.may_wait[a].astype(np.int64), 2),
         ):
@@ -246,12 +254,13 @@ class _Network:
         steps = np.searchsorted(_STEPS, self._link_tasks, side="left")
         of = np.repeat(np.arange(n_links), steps)
         step = np.arange(len(of)) - np.repeat(np.cumsum(steps) - steps, steps)
-        congestion_us = self._link_mean_us[of] * (2 * _STEPS[step] + _WIDTHS[step] - 1) // 2
+        width = np.minimum(_WIDTHS[step], self._link_tasks[of] - _STEPS[step])
+        congestion_us = self._link_mean_us[of] * (2 * _STEPS[step] + width - 1) // 2
         congestion_us = np.minimum(congestion_us, TIME_US_MAX)
         first = self._arcs(
             self._link_in[of],
             out[of],
-            _WIDTHS[step] * self._link_size[of],
+            width * self._link_size[of],
             congestion_us * self._targets.level_weight[self._link_level[of]],
         )
         self._step_first, self._step_starts, self._step_us = first, np.cumsum(steps) - steps, congestion_us
@@ -346,11 +355,12 @@ class _Network:
 
     def _share(self, a: int, node: int, slots: int, congestion_us: int) -> Share:
         if node < self._wait:
-            return Share(a, self._groups_at[node], slots, congestion_us, UNKNOWN)
+            groups = self._kind_groups.get(node) or ((node - self._group) % self._n_groups,)
+            return Share(a, groups, slots, congestion_us, UNKNOWN)
         drawn = self._waiting.draw(node, slots)
         wait_us = sum(wait * part for wait, part in drawn) // max(1, sum(part for _, part in drawn))
-        group = int(self._wait_keys[node - self._wait]) // len(self._targets.levels)
-        return Share(a, (group,), slots, congestion_us, wait_us)
+        place = int(self._wait_keys[node - self._wait]) // len(self._targets.levels)
+        return Share(a, (place % self._n_groups,), slots, congestion_us, wait_us)
 
 
 class _Queues:

@@ -76,6 +76,7 @@ class Columns:
     same_site: Bools  # [E, G]
     out_bps: Int64s  # [E] the most measured out of the end's site to any other, UNKNOWN where nothing was
     in_bps: Int64s  # [G] the most measured into the group's site
+    queued_bytes: Int64s  # [E, G] still to cross from the end's site to the group's, of work placed before
 
 
 def clip(value: int, most: int) -> int:
@@ -143,6 +144,7 @@ class Lowerer:
             same_site=same_site,
             out_bps=np.array([links.out_bps.get(site, UNKNOWN) for _, site in ends], np.int64),
             in_bps=np.array([links.in_bps.get(node.site, UNKNOWN) for node in heads], np.int64),
+            queued_bytes=_queued(snapshot, ends, heads),
         )
 
     def _update_nodes(self, nodes: tuple[Node, ...]) -> None:
@@ -224,6 +226,7 @@ def _site_keys(snapshot: Snapshot, links: "_Links", ends: tuple[tuple[str, str],
     from where data and clients are. A site without a key is like any other without."""
     named = {site for demand in snapshot.demands for site in demand.where.sites}
     named |= {site for shard in snapshot.shards for site in shard.sites}
+    named |= {transfer.to_site for transfer in snapshot.transfers} if ends else set()
     from_sites = {site for _, site in ends}
     keys: dict[str, object] = {site: site for site in sorted(named | from_sites)}
     if not ends:
@@ -360,6 +363,21 @@ def _link_matrices(
     end_sites = np.array([column.get(site, UNKNOWN) if site else UNKNOWN for _, site in ends], np.int64)
     same_site = end_sites[:, None] == columns[None, :] if heads else np.zeros((len(ends), 0), np.bool_)
     return out[0], out[1], out[2], same_site
+
+
+def _queued(snapshot: Snapshot, ends: tuple[tuple[str, str], ...], heads: list[Node]) -> Int64s:
+    out = np.zeros((len(ends), len(heads)), np.int64)
+    rows: dict[str, list[int]] = {}
+    for e, (_, site) in enumerate(ends):
+        rows.setdefault(site, []).append(e)
+    columns: dict[str, list[int]] = {}
+    for g, node in enumerate(heads):
+        columns.setdefault(node.site, []).append(g)
+    for transfer in snapshot.transfers:
+        if transfer.from_site in rows and transfer.to_site in columns and transfer.from_site != transfer.to_site:
+            cells = np.ix_(rows[transfer.from_site], columns[transfer.to_site])
+            out[cells] = clip(transfer.left_bytes, SIZE_BYTES_MAX)
+    return out
 
 
 def _closest(links: _Links, agent_id: str, site: str, node: Node) -> _Reading | None:

@@ -1,16 +1,19 @@
-"""How many tasks a group has room for, now and in later waves, in one unit that a single flow can carry.
+"""How many tasks a group has room for, now and in later waves, in units that a flow can carry.
 
-A flow of one commodity cannot tell a task of eight cores from one of one. So each task counts as many **slots** as its
-dominant share holds quanta (the smallest dominant share of the round), and a node has the slots of the class that
-would fill it best. Where all needs are multiples of one another in one kind this is exact; elsewhere it promises too
-much, the packing step finds out, and what did not fit is solved again.
+A flow cannot tell a task of eight cores from one of one, nor one that is short of cores from one that is short of
+memory. So every distinct need is reduced to the one **kind** of which it takes the largest share of what is free, and
+each kind has capacity of its own in each group. A task counts as many **slots** as its share holds of the smallest
+share in that kind, and a node has the slots of the need that fills it best. Where all needs are multiples of one
+another in one kind this is exact; elsewhere it promises too much, packing finds out, and what did not fit is solved
+again.
 
-Cost: O(K·(N + R)) for K distinct needs, N nodes and R releases.
+Axes as in `lower`; D kinds, and V = D·G places to be filled, kind after kind. Cost: O(K·(N + R)) for R releases.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.ledger import Ledger
 from policies.lower import COUNT_MAX, KINDS, TIME_US_MAX, Bools, Columns, Int64s, Releases
@@ -25,52 +28,86 @@ _MERGE = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24])  # of 32 waves sorted by ti
 
 
 @dataclass(frozen=True, slots=True)
+class Shapes:
+    """What is left of needs once each is reduced to one kind. [K] each."""
+
+    kind: Int64s  # → D
+    size: Int64s  # slots of a task
+    share: npt.NDArray[np.float64]  # of all that is free, in that kind
+    n_kinds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slots:
-    size: Int64s  # [K] slots a task counts
+    shapes: Shapes
     tasks: Int64s  # [K, G] tasks that fit now, were they alone
-    now: Int64s  # [G] slots free now
-    wave_us: Int64s  # [W, G] when later capacity comes, ascending; W may be 0
-    wave: Int64s  # [W, G] slots that come then
+    now: Int64s  # [V] slots free now
+    wave_us: Int64s  # [W, V] when later capacity comes, ascending; W may be 0
+    wave: Int64s  # [W, V] slots that come then
     later: Bools  # [K, G] fits once running or planned work has ended
 
 
-def sizes(columns: Columns, present: Int64s) -> Int64s:
-    """Slots of a task of each distinct need; `present` are those still to be placed."""
-    whole = np.maximum(1, columns.free.sum(axis=0, dtype=np.float64))
-    share = (columns.amounts / whole).max(axis=1, initial=0.0)
+def shapes(columns: Columns) -> Shapes:
+    """Reduce every distinct need to its dominant kind. GPUs are a kind for each set of types that will do."""
+    n_needs = len(columns.needs)
+    whole = np.maximum(1.0, columns.free.sum(axis=0, dtype=np.float64))
+    shares = np.zeros((n_needs, KINDS + 1))
+    shares[:, :KINDS] = columns.amounts / whole
     if columns.gpu_count.any():
-        of_type = columns.gpus.sum(axis=0, dtype=np.int64)
-        matching = np.maximum(1, (columns.gpu_mask * of_type).sum(axis=1))
-        share = np.maximum(share, columns.gpu_count / matching)
-    quantum = share[present].min(initial=1.0) if present.size else 1.0
-    size: Int64s = np.clip(np.rint(share / max(quantum, 1e-12)), 1, SIZE_MAX).astype(np.int64)
-    return size
+        matching = (columns.gpu_mask * columns.gpus.sum(axis=0)).sum(axis=1)
+        shares[:, KINDS] = columns.gpu_count / np.maximum(1, matching)
+    dominant = shares.argmax(axis=1)
+    share = shares.max(axis=1, initial=0.0)
+    ids: dict[tuple[int, bytes], int] = {}
+    kind = np.zeros(n_needs, np.int64)
+    for k, each in enumerate(dominant.tolist()):
+        key = (each, columns.gpu_mask[k].tobytes() if each == KINDS else b"")
+        kind[k] = ids.setdefault(key, len(ids))
+    smallest = np.full(len(ids), np.inf)
+    np.minimum.at(smallest, kind, share)
+    ratio = share / np.maximum(smallest[kind], 1e-300)
+    size = np.clip(np.rint(ratio), 1, SIZE_MAX).astype(np.int64)
+    return Shapes(kind, size, share, len(ids))
 
 
 def count_slots(
     columns: Columns,
     ledger: Ledger,
     remaining: Int64s,
-    size: Int64s,
+    shapes: Shapes,
     allowed: Bools,
     releases: Releases,
     run_us: Int64s,
 ) -> Slots:
     """Slots of every group. `remaining` [K] tasks to place, `allowed` [K, G] some class of these needs may run there,
     `run_us` [G] how long capacity given out now stays taken."""
+    n_groups = columns.n_groups
     order = np.concatenate(columns.members) if columns.members else np.zeros(0, np.int64)
     starts = np.cumsum([0, *(len(nodes) for nodes in columns.members)])[:-1]
-    tasks = np.zeros((len(columns.needs), columns.n_groups), np.int64)
-    best = np.zeros(len(order), np.int64)
+    tasks = np.zeros((len(columns.needs), n_groups), np.int64)
+    best = np.zeros((shapes.n_kinds, len(order)), np.int64)
     group = columns.group[order]
-    for k in np.flatnonzero(remaining):
-        room = np.minimum(ledger.slots(int(k), order), remaining[k]) * allowed[k][group]
+    for k in np.flatnonzero(remaining).tolist():
+        room = np.minimum(ledger.slots(k, order), remaining[k]) * allowed[k][group]
         if len(order):
             tasks[k] = np.add.reduceat(room, starts)
-        np.maximum(best, room * size[k], out=best)
-    now = np.add.reduceat(best, starts) if len(order) else np.zeros(0, np.int64)
-    wave_us, wave, later = _waves(columns, ledger, remaining, size, allowed, releases, run_us, now)
-    return Slots(size, tasks, now, wave_us, wave, later | (tasks > 0))
+        row = best[shapes.kind[k]]
+        np.maximum(row, room * shapes.size[k], out=row)
+    now = np.add.reduceat(best, starts, axis=1) if len(order) else np.zeros((shapes.n_kinds, 0), np.int64)
+    later = tasks > 0
+    waves = []
+    for kind in range(shapes.n_kinds):
+        of_kind = np.where(shapes.kind == kind, remaining, 0)
+        found = _waves(columns, ledger, of_kind, shapes.size, allowed, releases, run_us, now[kind])
+        later |= found[2]
+        waves.append(found)
+    n_waves = max((len(at) for at, _, _ in waves), default=0)
+    wave_us = np.zeros((n_waves, shapes.n_kinds, n_groups), np.int64)
+    wave = np.zeros_like(wave_us)
+    for kind, (at, slots, _) in enumerate(waves):
+        wave_us[: len(at), kind], wave[: len(at), kind] = at, slots
+    flat = n_waves, shapes.n_kinds * n_groups
+    return Slots(shapes, tasks, now.reshape(-1), wave_us.reshape(flat), wave.reshape(flat), later)
 
 
 def _waves(

@@ -5,7 +5,7 @@ with the cheapest places of each class and is priced: with the potentials of the
 whose reduced cost is not negative cannot improve it. Pairs that could are added and the network solved again, until
 there are none. What remains is the optimum over all pairs.
 
-Axes: A active classes; T targets, first the G groups, then the H kinds.
+Axes: A active classes; T targets, first the G groups, then the H kinds of groups; D kinds of resources.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ class Targets:
         self.columns, self.costs, self.slots, self.offered = columns, costs, slots, offered
         classes = offered.classes
         self.needs = columns.needs_of[classes]
-        self.size = slots.size[self.needs]
+        self.size = slots.shapes.size[self.needs]
+        self.resource = slots.shapes.kind[self.needs]  # [A] → D, the kind of resource it fills
+        self.n_resources = slots.shapes.n_kinds
         self.units = offered.tasks * self.size
         self.levels, self.level = np.unique(costs.level[classes], return_inverse=True)
         self.level_weight = np.array([weight(int(each)) for each in self.levels], np.int64)
@@ -46,7 +48,8 @@ class Targets:
         self.total_us = costs.total_us[classes]
         self.free: Bools = (costs.obstacle[classes] == FREE) & offered.open[classes]
         self.kinds = [np.flatnonzero(columns.kind == h) for h in range(int(columns.kind.max(initial=-1)) + 1)]
-        self.first_wait_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
+        first_us = np.where(slots.wave > 0, slots.wave_us, TIME_US_MAX).min(axis=0, initial=TIME_US_MAX)
+        self._first_wait_us = first_us.reshape(self.n_resources, columns.n_groups)[self.resource]
         self.own, self.stands = self._split_kinds()
         self.waits = self._choose_waits()
         self._order = np.argsort(columns.kind, kind="stable")
@@ -79,10 +82,10 @@ class Targets:
     def _choose_waits(self) -> Bools:
         """Where each class may plan to wait: its cheapest groups with later capacity that it fits. [A, G]"""
         allowed: Bools = self.free & self.slots.later[self.needs] & self.offered.may_wait[:, None]
-        allowed &= self.first_wait_us < TIME_US_MAX
+        allowed &= self._first_wait_us < TIME_US_MAX
         if not allowed.any():
             return allowed
-        when = np.where(allowed, self.total_us + self.first_wait_us, 4 * TIME_US_MAX)
+        when = np.where(allowed, self.total_us + self._first_wait_us, 4 * TIME_US_MAX)
         best = np.argsort(when, axis=1, kind="stable")[:, :WAIT_GROUPS]
         chosen = np.zeros_like(allowed)
         np.put_along_axis(chosen, best, True, axis=1)
@@ -104,26 +107,30 @@ class Targets:
         ranks = np.argsort(cost, axis=1, kind="stable")
         chosen = np.zeros_like(self.valid)
         np.put_along_axis(chosen, ranks[:, :_FIRST], True, axis=1)
-        left = np.concatenate([self.slots.now, [int(self.slots.now[groups].sum()) for groups in self.kinds]])
-        left = left.astype(np.int64)
-        kind = self.columns.kind
-        n_groups = self.columns.n_groups
+        groups = self.slots.now.reshape(self.n_resources, -1)
+        of_kind = np.add.reduceat(groups[:, self._order], self._starts, axis=1) if self.kinds else groups
+        left = np.concatenate([groups, of_kind], axis=1) if self.kinds else groups.copy()
         for a, rank in enumerate(ranks):
-            room = np.minimum(self.room[a], left)[rank]
-            before = np.cumsum(room) - room
-            taken = rank[(before < self.units[a]) & (room > 0)]
-            chosen[a, taken] = True
-            amount = np.minimum(self.room[a], left)[taken]
-            amount[-1:] = np.minimum(amount[-1:], self.units[a] - amount[:-1].sum())
-            left[taken] -= amount
-            of_group = taken < n_groups  # What a group gives its kind gives, and the other way round.
-            np.subtract.at(left, n_groups + kind[taken[of_group]], amount[of_group])
-            for h, part in zip((taken[~of_group] - n_groups).tolist(), amount[~of_group].tolist(), strict=True):
-                groups = self.kinds[h]
-                left[groups] -= np.minimum(left[groups], -(-part * left[groups] // max(1, int(left[groups].sum()))))
-            np.maximum(left, 0, out=left)
+            self._fill(a, rank, left[self.resource[a]], chosen[a])
         chosen &= self.valid
         return chosen
+
+    def _fill(self, a: int, rank: Int64s, left: Int64s, chosen: Bools) -> None:
+        """Take the cheapest targets of class `a` with anything left until they hold its tasks."""
+        room = np.minimum(self.room[a], left)
+        before = np.cumsum(room[rank]) - room[rank]
+        taken = rank[(before < self.units[a]) & (room[rank] > 0)]
+        chosen[taken] = True
+        amount = room[taken]
+        amount[-1:] = np.minimum(amount[-1:], self.units[a] - amount[:-1].sum())
+        left[taken] -= amount
+        n_groups = self.columns.n_groups
+        single = taken < n_groups  # What a group gives its kind gives too, and the other way round.
+        np.subtract.at(left, n_groups + self.columns.kind[taken[single]], amount[single])
+        for h, part in zip((taken[~single] - n_groups).tolist(), amount[~single].tolist(), strict=True):
+            groups = self.kinds[h]
+            left[groups] -= -(-part * left[groups] // max(1, int(left[groups].sum())))
+        np.maximum(left, 0, out=left)
 
     def price(self, chosen: Bools, shift: int, of_class: Int64s, of_group: Int64s, sink: int) -> tuple[int, Bools]:
         """How much the targets left out can improve the optimum over `chosen` at most, and the most promising of each
@@ -132,11 +139,13 @@ class Targets:
         Each slot of a class takes one target, so the bound is the sum over classes of slots × least reduced cost. A
         group with room to spare is worth what the sink is; a kind is worth its best group.
         """
-        group = np.minimum(of_group, sink)
-        kind = np.maximum.reduceat(group[self._order], self._starts) if self.kinds else group[:0]
+        worth = np.minimum(of_group, sink).reshape(self.n_resources, -1)
+        if self.kinds:
+            of_kind = np.maximum.reduceat(worth[:, self._order], self._starts, axis=1)
+            worth = np.concatenate([worth, of_kind], axis=1)
         reduced = (self.weight[:, None] * self.cost_us) >> shift
         reduced += of_class[:, None]
-        reduced -= np.concatenate([group, kind])
+        reduced -= worth[self.resource]
         added = (reduced < 0) & self.valid & ~chosen
         gap = -sum(
             int(units) * int(least)
