@@ -13,6 +13,7 @@ MODULES = (  # What is imported by another comes before it, so that progress is 
     "policies.kernels.mincost.tree",
     "policies.kernels.mincost.simplex",
     "policies.kernels.mincost.repair",
+    "policies.kernels.mincost.crash",
     "policies.kernels.mincost.network",
     "policies.kernels.mincost.certificate",
 )

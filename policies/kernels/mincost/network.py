@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import repair, simplex, tree
+from policies.kernels.mincost import crash, repair, simplex, tree
 from policies.kernels.mincost.gate import (
     Integers,
     check_alive,
@@ -25,6 +25,7 @@ from policies.kernels.mincost.gate import (
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
 
 _BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
+_SOURCES_SPARSE = 32  # One consumer and a source in that many nodes or more: a scheduling network, worth a crash tree.
 _NO_POSITIONS = np.empty(0, np.int64)
 
 
@@ -266,6 +267,9 @@ class FlowNetwork:
         )
         self._state[self._position] = np.where(self._arc_alive, tree.LOWER, tree.DEAD)
         self._cost_max = int(np.abs(self._cost[:n_arcs]).max(initial=0))
+        supply = self._supply[:n_nodes]
+        if (supply < 0).sum() == 1 and (supply > 0).sum() * _SOURCES_SPARSE >= n_nodes:
+            crash.lean(self._columns(), supply, n_nodes, n_arcs, self._root, self._big())
         self._planted = True
 
     def _optimise(self) -> int:
@@ -280,7 +284,7 @@ class FlowNetwork:
             count = tree.refresh(net, self._root, big, order)
             repair.rebalance(net, self._root, order, count)
             tree.refresh(net, self._root, big, order)
-            simplex.optimise(net, n_arcs, block, pivots_max, self._work)
+            simplex.optimise(net, self._root, n_arcs, block, pivots_max, self._work)
             status = int(self._work[simplex.STATUS])
             if status == simplex.UNBOUNDED and not np.array_equal(self._capacity[:n_arcs], self._bound[:n_arcs]):
                 self._plant()  # Changes since the first solve made a dropped bound matter: take none for granted.
@@ -313,7 +317,7 @@ class FlowNetwork:
             lying = np.empty(self._n_arcs, np.int64)
             simplex.read_flow(self._columns(), self._n_nodes, self._n_arcs, lying, artificial)
             flow = lying[self._position]
-            potential = np.where(self._node_alive, self._potential[: self._n_nodes], 0)
+            potential = np.where(self._node_alive, self._potential[: self._n_nodes] - self._potential[self._root], 0)
         unrouted = int(artificial.max())
         witness = None
         if status == "optimal" and unrouted:
@@ -368,6 +372,7 @@ class FlowNetwork:
             "degenerate_pivots": simplex.DEGENERATE,
             "arcs_scanned": simplex.SCANNED,
             "nodes_shifted": simplex.SHIFTED,
+            "cycle_steps": simplex.WALKED,
         }
         return {name: int(self._work[index]) for name, index in names.items()}
 

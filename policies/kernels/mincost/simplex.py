@@ -8,11 +8,12 @@ minimum-cost flow algorithms (2012), for block search. Measurements: docs/kernel
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.model import OPEN
+from policies.kernels.mincost.model import OPEN, POTENTIAL_MAX
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
     COLUMNS,
     DOWN,
+    LAST,
     LOWER,
     PARENT,
     PRED,
@@ -25,9 +26,15 @@ from policies.kernels.mincost.tree import (
 )
 
 # Fields of `work` int64[N_WORK]. CURSOR is kept from solve to solve: where the block search goes on.
-STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, CURSOR = range(6)
-N_WORK = 6
+STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, WALKED, CURSOR = range(7)
+N_WORK = 7
 OPTIMAL, UNBOUNDED, CAPPED = range(3)
+
+# Where pivots move much of the tree, a better entering arc is worth a longer search: the block grows while moving costs
+# more than scanning. A node moved, or a step along the cycle, costs about as much as MOVE_COST arcs scanned.
+REVIEW = 32  # Pivots between two looks at the balance.
+MOVE_COST = 4
+BLOCK_GROWTH_MAX = 16
 
 
 @kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
@@ -59,19 +66,29 @@ def find_entering(net: Columns, n_arcs: int, block: int, work: Int64s) -> int:
     return entering
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64[::1]))
-def shift(net: Columns, top: int, change: int, work: Int64s) -> None:
-    """Add `change` to the potential of every node below and at `top`. Time O(subtree)."""
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64, types.int64[::1]))
+def shift(net: Columns, top: int, root: int, change: int, work: Int64s) -> None:
+    """Raise the potentials at and below `top` by `change` over all others. Time O(the smaller side).
+
+    Only differences count, so where most nodes are below, the others are lowered instead; that moves the root's own
+    potential, which is kept from wandering off.
+    """
     potential, after = net.potential, net.after
+    count = net.rows[top, SIZE]
     node = top
-    for _ in range(net.rows[top, SIZE]):
+    lowered = potential[root] - change
+    if 2 * count > net.rows[root, SIZE] and -POTENTIAL_MAX < lowered < POTENTIAL_MAX:
+        node = after[net.rows[top, LAST]]
+        count = net.rows[root, SIZE] - count
+        change = -change
+    for _ in range(count):
         potential[node] += change
         node = after[node]
-    work[SHIFTED] += net.rows[top, SIZE]
+    work[SHIFTED] += count
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64[::1]))
-def pivot(net: Columns, entering: int, work: Int64s) -> int:
+@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
+def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
     """Push what fits round the cycle that `entering` closes, and swap it for the arc that blocks. Status out.
 
     Of several blocking arcs the last one leaves, seen from the cycle's top in the direction of the push: this keeps
@@ -89,7 +106,9 @@ def pivot(net: Columns, entering: int, work: Int64s) -> int:
     source_side = False
     down = source
     up = target
+    steps = 0
     while down != up:
+        steps += 1
         if rows[down, SIZE] <= rows[up, SIZE]:
             if rows[down, DOWN] < amount:
                 amount = rows[down, DOWN]
@@ -105,8 +124,9 @@ def pivot(net: Columns, entering: int, work: Int64s) -> int:
     if amount >= OPEN:
         work[CURSOR] = entering
         return UNBOUNDED
+    work[WALKED] += steps
+    top = down
     if amount > 0:
-        top = down
         down = source
         while down != top:
             rows[down, DOWN] -= amount
@@ -132,28 +152,40 @@ def pivot(net: Columns, entering: int, work: Int64s) -> int:
     parent = target if source_side else source
     reduced = net.cost[entering] + net.potential[tail[entering]] - net.potential[head[entering]]
     if tail[entering] == node:
-        graft(net, node, leaving, parent, entering, net.capacity[entering] - flow, flow)
-        shift(net, node, -reduced, work)
+        graft(net, node, leaving, parent, top, entering, net.capacity[entering] - flow, flow)
+        shift(net, node, root, -reduced, work)
     else:
-        graft(net, node, leaving, parent, entering, flow, net.capacity[entering] - flow)
-        shift(net, node, reduced, work)
+        graft(net, node, leaving, parent, top, entering, flow, net.capacity[entering] - flow)
+        shift(net, node, root, reduced, work)
     return OPTIMAL
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64, types.int64[::1]))
-def optimise(net: Columns, n_arcs: int, block: int, pivots_max: int, work: Int64s) -> None:
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64, types.int64, types.int64[::1]))
+def optimise(net: Columns, root: int, n_arcs: int, block: int, pivots_max: int, work: Int64s) -> None:
     """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle."""
     work[STATUS] = CAPPED
-    for _ in range(pivots_max):
+    smallest = block
+    scanned = work[SCANNED]
+    moved = work[SHIFTED] + work[WALKED]
+    for count in range(pivots_max):
         entering = find_entering(net, n_arcs, block, work)
         if entering < 0:
             work[STATUS] = OPTIMAL
             return
         work[PIVOTS] += 1
-        status = pivot(net, entering, work)
+        status = pivot(net, root, entering, work)
         if status != OPTIMAL:
             work[STATUS] = status
             return
+        if count % REVIEW == REVIEW - 1:
+            moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST
+            scanning = work[SCANNED] - scanned
+            if moving > 2 * scanning:
+                block = min(2 * block, BLOCK_GROWTH_MAX * smallest)
+            elif 2 * moving < scanning:
+                block = max(block // 2, smallest)
+            scanned = work[SCANNED]
+            moved = work[SHIFTED] + work[WALKED]
 
 
 @kernel(types.void(COLUMNS, types.int64, types.int64, types.int64[::1], types.int64[::1]))

@@ -46,12 +46,13 @@ class Columns(NamedTuple):
 COLUMNS: Any = types.NamedTuple([types.int64[::1]] * 9 + [types.int64[:, ::1]], Columns)  # type: ignore[no-untyped-call]
 
 
-@kernel(types.void(COLUMNS, *[types.int64] * 6))
-def graft(net: Columns, node: int, last: int, parent: int, pred: int, up: int, down: int) -> None:
+@kernel(types.void(COLUMNS, *[types.int64] * 7))
+def graft(net: Columns, node: int, last: int, parent: int, top: int, pred: int, up: int, down: int) -> None:
     """Hang `node` under `parent`, reversing the path from `node` up to `last`, whose old arc leaves the tree.
 
     The moved subtree is that of `last`, and its list becomes: all of the path's first node, then for each next node of
-    the path what it has beyond the one before, which is at most two runs of the old list. Time O(path + depth).
+    the path what it has beyond the one before, which is at most two runs of the old list. `top` is an ancestor of both
+    the old and the new parent; sizes change only below it. Time O(way from `node` and from `parent` to `top`), mostly.
     """
     rows, after, before = net.rows, net.after, net.before
     old_parent = rows[last, PARENT]
@@ -63,10 +64,12 @@ def graft(net: Columns, node: int, last: int, parent: int, pred: int, up: int, d
     after[preceding] = following
     before[following] = preceding
     above = old_parent
-    while above >= 0:
+    while above != top:
         rows[above, SIZE] -= old_size
-        if rows[above, LAST] == old_last:
-            rows[above, LAST] = preceding
+        above = rows[above, PARENT]
+    above = old_parent
+    while above >= 0 and rows[above, LAST] == old_last:
+        rows[above, LAST] = preceding
         above = rows[above, PARENT]
     # Turn it over.
     end = rows[node, LAST]
@@ -125,12 +128,13 @@ def graft(net: Columns, node: int, last: int, parent: int, pred: int, up: int, d
     before[node] = parent
     after[end] = following
     before[following] = end
-    was_leaf = rows[parent, LAST] == parent
     above = parent
-    while above >= 0:
+    while above != top:
         rows[above, SIZE] += old_size
-        if was_leaf and rows[above, LAST] == parent:
-            rows[above, LAST] = end
+        above = rows[above, PARENT]
+    above = parent
+    while above >= 0 and rows[above, LAST] == parent:
+        rows[above, LAST] = end
         above = rows[above, PARENT]
 
 
@@ -150,7 +154,7 @@ def carry(net: Columns, node: int, surplus: int) -> None:
 @kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
 def cut(net: Columns, node: int, root: int, surplus: int) -> None:
     """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth)."""
-    graft(net, node, node, root, ARTIFICIAL_UP, 0, 0)
+    graft(net, node, node, root, root, ARTIFICIAL_UP, 0, 0)
     carry(net, node, surplus)
 
 
@@ -173,10 +177,11 @@ def append(net: Columns, first: int, stop: int, root: int) -> None:
 
 @kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
 def refresh(net: Columns, root: int, big: int, out_order: Int64s) -> int:
-    """Recompute the potential of every node from the root's down; write the nodes in that order.
+    """Recompute the potential of every node from the root's, 0, down; write the nodes in that order.
 
     out_order int64[N]. Returns the number of nodes written. Time O(N).
     """
+    net.potential[root] = 0
     out_order[0] = root
     count = 1
     node = net.after[root]
