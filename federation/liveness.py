@@ -11,7 +11,7 @@ from federation.offers import drop_offer
 from federation.probing import agents_changed
 from federation.reconcile import arrived, on_birth
 from federation.reports import fail_attempt
-from federation.states import AgentState
+from federation.states import AgentState, OfferState
 from federation.wire import Birth, Death, FromAgent, Ping, Pong, Quarantine, RebirthRequest, Welcome
 
 # A skipped sequence number may only be late: it is missed after this long. Brokers reorder within a round trip or two.
@@ -307,7 +307,7 @@ def _lose(core: Core, entry: AgentEntry) -> None:
 
 def _rescind(core: Core, entry: AgentEntry) -> None:
     if drop_offer(entry):
-        core.count("offers_rescinded")
+        core.count(f"offers_{OfferState.RESCINDED}")
     core.deadlines.cancel(("offer", entry.agent_id))
 
 

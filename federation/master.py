@@ -23,7 +23,7 @@ from federation.launches import resend
 from federation.offers import drop_offer, impossible_offer, take_offer
 from federation.reports import on_command_ack, on_statuses
 from federation.requests import asked, dry_runs_timed_out
-from federation.states import TaskState
+from federation.states import OfferState, TaskState
 from federation.tasks import JobEntry
 from federation.wire import (
     AgentMessage,
@@ -189,6 +189,8 @@ class Master:
             return
         entry.broken_word = ""
         core.count("offers")
+        if entry.offer is not None:
+            core.count(f"offers_{OfferState.REPLACED}")
         if take_offer(entry, offer, core.now_us, core.config.offer_lease_us):
             core.rounds.changed = True
         assert entry.offer is not None
@@ -236,7 +238,7 @@ class Master:
         if entry.offer.expires_us > core.now_us:
             core.deadlines.set(("offer", agent_id), entry.offer.expires_us)  # It was renewed meanwhile.
         elif drop_offer(entry):
-            core.count("offers_expired")
+            core.count(f"offers_{OfferState.EXPIRED}")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from federation.core import Core
 from federation.facts import ReplicaChanged, ShardAdded, TaskStateChanged
 from federation.launches import drop_after_move, kill, order_kill
 from federation.offers import drop_offer
-from federation.states import PLACED_STATES, TERMINAL_STATES, TaskState
+from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskState
 from federation.tasks import AGAIN_REASONS, TaskEntry
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
 
@@ -129,7 +129,7 @@ def _refused(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus)
     """The agent would not take it: no fault of the task. Its offer was wrong, so it has to make a new one."""
     core.count("launches_refused")
     if drop_offer(entry):
-        core.count("offers_rescinded")
+        core.count(f"offers_{OfferState.RESCINDED}")
     if task.state is TaskState.KILLING:
         close_killed(core, task, status)
     else:
