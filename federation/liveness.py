@@ -77,7 +77,9 @@ def _is_news(core: Core, entry: AgentEntry, birth: Birth) -> bool:
         return birth.boot > life.boot or life.dead or entry.state not in HERE_STATES or _is_silent(core, entry)
     last_conn, left_us = left
     if birth.conn <= last_conn:
-        return False
+        # Late, or its disk was wiped and it counts from one again: the latter only when nobody else is there.
+        is_gone = life.dead or entry.state not in HERE_STATES
+        return is_gone and core.now_us - left_us > core.config.quarantine_us
     if core.now_us - left_us <= core.config.quarantine_us:
         quarantine(core, entry, f"boots {life.boot} and {birth.boot} speak in turns: two processes use this id")
     return True

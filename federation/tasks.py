@@ -449,6 +449,5 @@ def detach(agent: AgentEntry, task: TaskEntry) -> None:
     agent.memory_used -= needs.memory_bytes
     agent.disk_used -= needs.disk_bytes
     agent.gpus_used.difference_update(task.gpus)
-    if agent.unseen.pop(task.cmd_id, None) is None and agent.offer is not None:
-        agent.offer.give_back(needs, task.gpus)
+    agent.unseen.pop(task.cmd_id, None)
     agent.changed()

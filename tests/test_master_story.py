@@ -22,6 +22,7 @@ from federation.events import Asked, BrokerFound, BrokerLost, PlanFailed, PlanRe
 from federation.facts import JobAccepted, JobEnded, TasksAssigned, TaskStateChanged, TermBegun
 from federation.jobs import Artifact, Write
 from federation.master import Master
+from federation.states import TaskState
 from federation.wire import CommandBatch, HeldShard, Kill, Launch, MasterState, RebirthRequest, StatusAck, Welcome
 from policies.model import Amount, GpuNeed, Needs, Placement, Plan, Reason, ShardMove
 from tests.master_world import SECOND, START_US, World, group, job, needs, resources, sha
@@ -69,9 +70,7 @@ def test_from_birth_to_finished_step_by_step() -> None:
     assert fake.offer() == []
     what = job("digits", group("train", writes=(Write(name="model", path="model.npz", bytes_max=99),)))
     submitted = world.handle(Asked(request_id="r", request=SubmitJob(job=what)))
-    assert kinds(submitted) == ["Persist JobAccepted", "Reply", "Solve"], (
-        "first the fact, then the answer"
-    )
+    assert kinds(submitted) == ["Persist JobAccepted", "Reply", "Solve"], "first the fact, then the answer"
     solve = submitted[-1]
     assert isinstance(solve, Solve)
     (demand,), (node,) = solve.snapshot.demands, solve.snapshot.nodes
@@ -248,7 +247,7 @@ def test_a_plan_that_overcommits_is_applied_as_far_as_it_fits() -> None:
     world.agent(total=resources(cpu=4))
     world.ask(SubmitJob(job=job("digits", group("train", count=9))))
     world.answer(placement(world, "gw-1", count=9))
-    assert world.master.core.tasks.counts["running"] == 4
+    assert world.master.core.tasks.counts[TaskState.RUNNING] == 4
     assert world.master.counters["placements_stale"] == 5
 
 
