@@ -30,21 +30,25 @@ _RACK: Final = "rack"
 
 
 class Local:
-    """`run` starts everything and returns once everything has gone. `say` gets results, `note` gets remarks."""
+    """`run` starts everything and returns once everything has gone. `say` gets results, `note` gets remarks.
+
+    `broker` is a URL, "embedded", or "" for a private one: Mosquitto if there is one, else embedded.
+    """
 
     def __init__(
         self,
         settings: LiveConfig,
         n_agents: int,
         state_dir: Path | None,
-        broker_url: str | None,
+        broker: str,
         say: Callable[[str], None],
         note: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._n_agents = n_agents
         self._state_dir = state_dir
-        self._broker_url = broker_url
+        self._broker = broker
+        self._is_done = False
         self._say, self._note = say, note
         self._agents: dict[str, asyncio.subprocess.Process] = {}
         self._watches: list[asyncio.Task[None]] = []
@@ -58,21 +62,26 @@ class Local:
         with (self._folder / "master.log").open("a", buffering=1) as log:
             set_up_logging(self._settings.log_level, self._settings.log_format, log)
             try:
-                if self._broker_url is None:
-                    broker = await start_broker(self._folder / "broker")
+                if self._broker in ("", "embedded"):
+                    broker = await start_broker(self._folder / "broker", "amqtt" if self._broker else None)
                     self._say(f"broker   {broker.kind} at {broker.url}")
-                await self._run_master(self._broker_url or (broker.url if broker else ""))
+                await self._run_master(broker.url if broker is not None else self._broker)
+            except ConfigError:
+                self._is_done = True  # Nothing happened yet that the folder could tell.
+                raise
             except StorageError:
                 self._note(f"what happened is in {self._folder}")
                 raise
+            else:
+                self._is_done = True
             finally:
                 for watch in self._watches:
                     watch.cancel()
                 await self._stop_agents()
                 if broker is not None:
                     await broker.stop()
-        if self._state_dir is None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+                if self._is_done and self._state_dir is None:
+                    await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         self._say("stopped")
 
     async def _run_master(self, broker_url: str) -> None:

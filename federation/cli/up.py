@@ -14,7 +14,7 @@ def up(
     agents: Annotated[int, typer.Option(min=0, max=64, help="Agents to run; the first is a cloud rack.")] = 2,
     broker: Annotated[
         str | None,
-        typer.Option(help="Use this broker, as mqtt://HOST:PORT.", show_default="a private one"),
+        typer.Option(help="Use the broker at mqtt://HOST:PORT, or one `embedded` here.", show_default="a private one"),
     ] = None,
     policy: Policy = None,
     state_dir: Annotated[
@@ -38,7 +38,7 @@ def up(
     from federation.serving import warm_up
 
     overrides = {
-        "broker": broker,
+        "broker": broker if broker != "embedded" else None,
         "policy": policy,
         "recording": None if record is None else str(record),
         "log_level": log_level,
@@ -46,4 +46,4 @@ def up(
     }
     settings = read_live_config(config, {key: value for key, value in overrides.items() if value is not None})
     warm_up(settings.policy, note)
-    asyncio.run(Local(settings, agents, state_dir, broker, say, note).run())
+    asyncio.run(Local(settings, agents, state_dir, broker or "", say, note).run())
