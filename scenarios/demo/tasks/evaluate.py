@@ -17,7 +17,7 @@ def main() -> None:
     files = [path for path in sorted(Path(arguments.inputs).rglob("*")) if path.is_file()]
     model = next(loaded for path in files if isinstance(loaded := np.load(path), np.lib.npyio.NpzFile))
     table = next(loaded for path in files if isinstance(loaded := np.load(path), np.ndarray))
-    scores = lift(table[:, :-1]) @ model["coef"].T + model["intercept"]
+    scores = lift(table[:, :-1]) @ model["coef"] + model["intercept"]
     accuracy = float((scores.argmax(axis=1) == table[:, -1]).mean())
     Path(arguments.out).write_text(json.dumps({"accuracy": round(accuracy, 4), "images": len(table)}))
     print(f"accuracy {accuracy:.4f} on {len(table)} held-out images", flush=True)
