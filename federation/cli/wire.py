@@ -80,7 +80,7 @@ def _plain(value: Any, bytes_shown: int | None) -> Any:
     """The value as JSON has them: keys are text, byte strings are hexadecimal, what JSON lacks is described."""
     if isinstance(value, dict):
         return {_key(key): _plain(inner, bytes_shown) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_plain(inner, bytes_shown) for inner in value]
     if isinstance(value, bytes):
         shown = value if bytes_shown is None else value[:bytes_shown]
