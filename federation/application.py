@@ -113,9 +113,20 @@ class Application:
             where = found.template.where
             if class_id == placement.demand_id and entry.agent_id in where.agents_avoided:
                 continue
-            if may_live(where, entry.agent_id, entry.enrolled):
+            if may_live(where, entry.agent_id, entry.enrolled) and self._can_read(found, entry):
                 placed += self._place_class(found, entry, placement, placement.count - placed)
         return placed
+
+    def _can_read(self, found: DemandClass, entry: AgentEntry) -> bool:
+        """Whether everything is on the agent or can be fetched, and may live where the agent is."""
+        shards = self._core.shards
+        for shard_id in found.template.reads:
+            shard = shards.entries.get(shard_id)
+            if shard is None or (shard.sites and entry.site not in shard.sites):
+                return False
+            if shard_id not in entry.shards and not shard.in_store and not shards.is_reachable(shard):
+                return False
+        return True
 
     def _place_class(self, found: DemandClass, entry: AgentEntry, placement: Placement, at_most: int) -> int:
         needs, role, class_id = found.template.needs, found.template.role, found.demand_id

@@ -89,7 +89,7 @@ class Core:
         self.rounds = RoundState()
         self.moves = MoveBook()
         self.transfers = TransferBook()
-        self.http_url = ""
+        self.http_url = ""  # without a slash at its end
         self.started = False
         self.awaited: set[str] = set()  # agents with placed tasks, not yet born in this term
         self.recovering = False

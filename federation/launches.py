@@ -17,7 +17,6 @@ def launch(core: Core, entry: AgentEntry, tasks: list[TaskEntry]) -> None:
     """Order the launch of freshly assigned tasks."""
     commands: list[Command] = []
     for task in tasks:
-        entry.unseen[task.cmd_id] = task.group.spec.needs
         _remember_launch(core, entry, task)
         ordered = launch_of(core, entry, task)
         core.transfers.begin(entry, ordered)
@@ -32,6 +31,7 @@ def launch_again(core: Core, entry: AgentEntry, task: TaskEntry) -> Command:
 
 
 def _remember_launch(core: Core, entry: AgentEntry, task: TaskEntry) -> None:
+    entry.unseen[task.cmd_id] = task.group.spec.needs
     core.remember(
         entry,
         SentCommand(cmd_id=task.cmd_id, kind="launch", key=task.task_id, attempt=task.attempt, sent_us=core.now_us),
@@ -87,7 +87,7 @@ def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOUR
             ranked.append((other.site != entry.site, -bandwidth, agent_id))
     ranked.sort()
     sources = [
-        Source(url=f"{other.enrolled.data_url}/shards/{shard_id}", agent_id=agent_id, site=other.site)
+        Source(url=f"{other.enrolled.data_url.rstrip('/')}/shards/{shard_id}", agent_id=agent_id, site=other.site)
         for _, _, agent_id in ranked[:n_sources]
         if (other := core.agents[agent_id])
     ]

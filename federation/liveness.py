@@ -100,7 +100,6 @@ def _leave_life(core: Core, entry: AgentEntry, birth: Birth) -> frozenset[int]:
     )  # fmt: skip
     entry.sent.clear()
     core.deadlines.cancel(("resend", entry.agent_id))
-    entry.unseen.clear()
     core.moves.forget_agent(entry.agent_id)
     if life is not None and life.boot != birth.boot:
         entry.boots_left[life.boot] = (life.conn, core.now_us)

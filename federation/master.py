@@ -120,7 +120,7 @@ class Master:
         core = self.core
         assert event.term > core.term, f"term {event.term} does not exceed {core.term}"
         core.persist(TermBegun(at_us=core.now_us, term=event.term))
-        core.http_url = event.http_url
+        core.http_url = event.http_url.rstrip("/")
         core.started = True
         core.quiet_until_us = core.now_us
         liveness.watch_all(core)

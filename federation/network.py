@@ -23,12 +23,13 @@ PPM = 1_000_000
 class LinkTrack:
     """The newest samples of one directed link."""
 
-    __slots__ = ("bandwidth", "from_id", "jitter", "loss", "passive_us", "rtt", "seen_us", "to_id")
+    __slots__ = ("bandwidth", "bound_bps", "from_id", "jitter", "loss", "passive_us", "rtt", "seen_us", "to_id")
 
     def __init__(self, from_id: str, to_id: str, samples_max: int) -> None:
         self.from_id = from_id
         self.to_id = to_id
         self.bandwidth: deque[int] = deque(maxlen=samples_max)
+        self.bound_bps: int | None = None  # the way gives at least this: all there is to say before a true measurement
         self.rtt: deque[int] = deque(maxlen=samples_max)
         self.jitter: deque[int] = deque(maxlen=samples_max)
         self.loss: deque[int] = deque(maxlen=samples_max)
@@ -47,9 +48,16 @@ class LinkTrack:
 
     def _add_bandwidth(self, bps: int, is_lower_bound: bool) -> None:
         """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
-        believed = _quantile(self.bandwidth, 4)
-        if not is_lower_bound or believed is None or bps > believed:
+        measured = _quantile(self.bandwidth, 4)
+        if not is_lower_bound or (measured is not None and bps > measured):
             self.bandwidth.append(bps)
+            self.bound_bps = None
+        elif measured is None:
+            self.bound_bps = max(bps, self.bound_bps or 0)
+
+    def bandwidth_bps(self) -> int | None:
+        """The lower quartile of what was measured, or else the best lower bound."""
+        return _quantile(self.bandwidth, 4) if self.bandwidth else self.bound_bps
 
     def estimate(self, now_us: int, half_life_us: int) -> Link:
         """Bandwidth is the lower quartile, round trip and jitter the median, loss the mean of the window."""
@@ -65,7 +73,7 @@ class LinkTrack:
             rtt_us=_quantile(self.rtt, 2),
             jitter_us=_quantile(self.jitter, 2),
             loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
-            bandwidth_bps=_quantile(self.bandwidth, 4),
+            bandwidth_bps=self.bandwidth_bps(),
             confidence_ppm=faded_ppm,
             age_us=age_us,
         )
@@ -175,8 +183,8 @@ class NetworkBook:
             (self._site_end(f"agent:{from_agent}"), self._site_end(f"agent:{to_agent}")),
         ):
             track = self.tracks.get(ends)
-            if track is not None and track.bandwidth:
-                return _quantile(track.bandwidth, 4)
+            if track is not None and (found_bps := track.bandwidth_bps()) is not None:
+                return found_bps
         return None
 
     def passive_us(self, from_site: str, to_site: str) -> int:

@@ -13,7 +13,6 @@ from federation.wire import Birth, Command, HeldTask
 
 _STATE_TOLD = {"accepted": TaskState.ASSIGNED, "staging": TaskState.STAGING, "running": TaskState.RUNNING}
 _RANK = {TaskState.UNKNOWN: 0, TaskState.ASSIGNED: 1, TaskState.STAGING: 2, TaskState.RUNNING: 3}
-BIRTH_SHARDS_MAX = 2048
 
 
 def on_birth(core: Core, entry: AgentEntry, birth: Birth, acked: frozenset[int]) -> None:
@@ -75,7 +74,7 @@ def _reconcile_shards(core: Core, entry: AgentEntry, birth: Birth) -> None:
     held_now = {held.shard_id for held in birth.shards}
     for held in birth.shards:
         hold(core, entry, held)
-    if birth.shards_complete and len(birth.shards) < BIRTH_SHARDS_MAX:
+    if birth.shards_complete:
         for shard_id in [shard_id for shard_id in entry.shards if shard_id not in held_now]:
             unhold(core, entry, shard_id)
 

@@ -90,7 +90,7 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
 
 
 def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
-    outputs = tuple(held for held in status.outputs if _acceptable(core, held))
+    outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and _acceptable(core, held))
     _close(core, task, TaskState.FINISHED, status.reason, status.detail, status, outputs=outputs)
     core.count("tasks_finished")
     if status.run_us > 0:
@@ -207,6 +207,15 @@ def cancel_pending(core: Core, task: TaskEntry, reason: str, detail: str = "") -
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
+
+
+def _is_output_of(core: Core, task: TaskEntry, held: HeldShard) -> bool:
+    """Whether it goes by one of the names the task was to write: no agent may rename other work's shards."""
+    name = held.name.removeprefix(f"{task.task_id}/")
+    if name == held.name or name not in (write.name for write in task.group.spec.writes):
+        core.count("outputs_unexpected")
+        return False
+    return True
 
 
 def _acceptable(core: Core, held: HeldShard) -> bool:

@@ -25,7 +25,6 @@ class RoundState:
         self.changed = True
         self.n_solved = 0
         self.n_fruitless = 0  # plans in a row that wanted to place something and could not
-        self.solve_us = 0  # of the last round
         self.failure = ""  # of the last round, when its policy failed
         self.dry_runs: dict[int, DryRun] = {}
         self.last_dry_id = 0

@@ -136,7 +136,7 @@ def plan_ready(core: Core, event: PlanReady) -> None:
     _round_over(core)
     rounds.failure = ""
     rounds.n_solved += 1
-    rounds.solve_us = event.solve_us
+    core.count("solve_us", event.solve_us)
     if core.recovering or not core.broker_found:
         rounds.changed = True
         return

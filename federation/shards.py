@@ -104,6 +104,10 @@ class ShardBook:
         """Agents that hold it and can be expected to serve it, sorted."""
         return tuple(sorted(agent_id for agent_id in entry.replicas if self._agents.is_here(agent_id)))
 
+    def is_reachable(self, entry: ShardEntry) -> bool:
+        """Whether some agent that holds it can be expected to serve it."""
+        return any(self._agents.is_here(agent_id) for agent_id in entry.replicas)
+
     def lacking(self) -> bool:
         """Whether any shard wants more replicas than are live."""
         versions = (self.version, self._agents.version)

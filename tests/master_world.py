@@ -258,6 +258,7 @@ class World:
         self.announced: list[Any] = []
         self.auto_solve = solve
         self.term = 0
+        self.mute = False  # nothing that the master sends arrives
         self._asked = 0
         self._inbox: list[tuple[str, Any]] = []
         self._delivering = False
@@ -275,7 +276,8 @@ class World:
                 case Persist(fact=fact):
                     self.facts.append(fact)
                 case Send(agent_id=agent_id, message=message):
-                    self._inbox.append((agent_id, message))
+                    if not self.mute:
+                        self._inbox.append((agent_id, message))
                 case Solve():
                     self.solves.append(command)
                 case Reply(request_id=request_id, answer=answer):

@@ -159,6 +159,16 @@ class MasterLaws(RuleBasedStateMachine):
     def crash(self) -> None:
         self.world.crash()
 
+    @rule(n=picks)
+    def crash_before_sending(self, n: int) -> None:
+        """The facts of an event are committed, and the master dies before anything else of it leaves."""
+        self.world.mute = True
+        self.submit("plain", 1 + n % 4, 2)
+        if self.world.solves:
+            self.solve(fail=False)
+        self.world.mute = False
+        self.world.crash()
+
     @rule()
     def broker_blinks(self) -> None:
         self.world.handle(BrokerLost(detail="gone"))
