@@ -8,6 +8,7 @@ import typer
 POLICIES = ("flow", "fifo")
 SHARDS_PER_SITE = 4
 IMAGES_PER_SHARD = 12_000  # 3.1 MB a shard
+PIPE_COLUMNS = 110
 
 
 class Keep(StrEnum):
@@ -27,6 +28,7 @@ def demo(
     emulated by the agents and printed as such; times, bytes and accuracy are measured."""
     import asyncio
     import shutil
+    import sys
     import tempfile
     from pathlib import Path
 
@@ -85,6 +87,6 @@ def demo(
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode({"runs": runs}), indent=2).decode())
         return
-    out = Console()
+    out = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
     for shown in (links_table(runs[0]), placement_table(runs), result_table(runs)):
         out.print(shown)

@@ -27,14 +27,14 @@ def links_table(run: Run) -> Table:
 
 def placement_table(runs: list[Run]) -> Table:
     shown = Table(title="Where each shard was trained, and why", title_justify="left")
-    shown.add_column("shard")
+    shown.add_column("shard", no_wrap=True)
     for run in runs:
-        shown.add_column(run.policy)
-    shown.add_column(f"why {runs[0].policy} chose so (expected)")
+        shown.add_column(run.policy, no_wrap=True)
+    shown.add_column(f"why {runs[0].policy} chose so")
     others = [{placed.shard: placed for placed in run.placements} for run in runs[1:]]
     for placed in runs[0].placements:
         cells = [_where(placed), *(_where(other[placed.shard]) for other in others)]
-        shown.add_row(placed.shard, *cells, _why(placed))
+        shown.add_row(placed.shard.rsplit("/", 1)[-1], *cells, _why(placed))
     return shown
 
 
@@ -54,7 +54,7 @@ def result_table(runs: list[Run]) -> RenderableType:
 
 
 def _where(placed: Placed) -> str:
-    return "at home" if placed.site == placed.home else f"sent to {placed.site}"
+    return "at home" if placed.site == placed.home else f"→ {placed.site}"
 
 
 def _why(placed: Placed) -> str:
@@ -72,5 +72,5 @@ def _why(placed: Placed) -> str:
     ]
     text = f"{placed.agent_id}: {' + '.join(parts)}"
     if placed.next_best_us is not None:
-        text += f"; {placed.next_best} would take {about_duration(placed.next_best_us)}"
+        text += f" · {placed.next_best} {about_duration(placed.next_best_us)}"
     return text
