@@ -22,7 +22,8 @@ from policies.shard_placement import ShardPlacer
 from policies.slots import count_slots, shapes
 from policies.targets import Offered, Targets
 
-ATTEMPTS_MAX = 12  # solves of one round; each but the last places something or closes what failed
+ATTEMPTS_MAX = 4  # times what the flow promised and packing did not find room for is solved again in one round
+GANGS_MAX = 16  # gangs left out one by one in a round; past that, all that are not whole at once
 ALTERNATIVES = 3
 
 
@@ -71,13 +72,15 @@ class _Round:
         return -int(self.costs.level[c]), -demand.priority, -share, demand.oldest_us, demand.demand_id
 
     def plan(self) -> Plan:
-        for _ in range(ATTEMPTS_MAX):
+        attempts = 0
+        while attempts < ATTEMPTS_MAX:
             active = self._active()
             if not len(active) or not self.columns.n_groups:
                 break
             flows = self._solve(active)
             if self._break_gang(active, flows):
                 continue
+            attempts += 1
             if not self._pack(active, flows):
                 break
         explainer = Explainer(
@@ -180,16 +183,14 @@ class _Round:
         for share in flows.now:
             slots[active[share.a]] += share.slots
         tasks = slots // self.size[self.columns.needs_of]
-        worst: tuple[float, int, str, int] | None = None
+        short: list[tuple[float, int, str, int]] = []
         for gang_id, members in self.gangs.items():
             wanted, given = int(self.remaining[members].sum()), int(tasks[members].sum())
             if gang_id not in self.broken_gangs and wanted and given < wanted:
-                key = (given / wanted, int(self.costs.level[members].max()), gang_id, given)
-                worst = key if worst is None else min(worst, key)
-        if worst is None:
-            return False
-        self.broken_gangs[worst[2]] = worst[3]
-        return True
+                short.append((given / wanted, int(self.costs.level[members].max()), gang_id, given))
+        left_out = sorted(short)[:1] if len(self.broken_gangs) < GANGS_MAX else short
+        self.broken_gangs.update({gang_id: given for _, _, gang_id, given in left_out})
+        return bool(left_out)
 
     def _pack(self, active: Int64s, flows: Flows) -> bool:
         """Put what the flow starts now on agents; True when something did not fit and another solve may help."""
@@ -214,7 +215,7 @@ class _Round:
                 n_placed += self._pack_gang(gang.gang_id, active, shares)
         if failed and not n_placed:
             for c, share in failed:
-                self.open[c, list(share.groups)] = False
+                self.open[c, share.group] = False
         broken = any(gang in self.broken_gangs for gang in done)
         return bool(failed) or broken
 
@@ -229,7 +230,7 @@ class _Round:
         total, short = 0, []
         for share, tasks in zip(shares, whole, strict=True):
             placed = 0
-            for node, count in pack(self.columns, self.ledger, c, share.groups, tasks):
+            for node, count in pack(self.columns, self.ledger, c, share.group, tasks):
                 entry = self.placed.setdefault((c, node), [0, share.congestion_us])
                 entry[0] += count
                 placed += count
@@ -344,13 +345,13 @@ class _Round:
         return tuple(out)
 
     def _planned_wait(self, c: int) -> tuple[Candidate, Blocker]:
-        share = min(self.later[c], key=lambda s: (s.wait_us, s.groups))
-        g = share.groups[0]
+        share = min(self.later[c], key=lambda s: (s.wait_us, s.group))
+        g = share.group
         members = self.columns.members[g]
         nodes = self.columns.snapshot.nodes
         busy = [n for n in members.tolist() if nodes[n].releases]
         node = min(busy, key=lambda n: (nodes[n].releases[0].in_us, n), default=int(members[0]))
-        groups = {s.groups[0] for s in self.later[c]}
+        groups = {s.group for s in self.later[c]}
         agents = sum(len(self.columns.members[each]) for each in groups)
         terms = self._terms(c, g, share.congestion_us, share.wait_us)
         return Candidate(agent_id=nodes[node].agent_id, terms=terms), Blocker(reason=Reason.PLANNED_WAIT, agents=agents)
@@ -362,7 +363,7 @@ class _Round:
             size = int(self.size[self.columns.needs_of[c]])
             left = int(self.remaining[c])
             for share in self.later.get(c, ()):
-                key = (c, share.groups[0])
+                key = (c, share.group)
                 out[key] = out.get(key, 0) + share.slots // size
                 left -= share.slots // size
             ways = np.flatnonzero(self.costs.obstacle[c] == FREE)

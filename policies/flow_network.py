@@ -25,9 +25,10 @@ from policies.lower import COUNT_MAX, TIME_US_MAX, UNKNOWN, Bools, Int64s
 from policies.targets import Targets
 
 _GAP = 1000  # pricing ends when what is left out can improve the optimum by no more than a thousandth,
-_GAIN = 200  # or when the last targets improved it by less than a 200th
-_SINGLE_STEPS = 8  # transfers over one link that are told apart one by one; beyond, steps double
-_STEPS = np.array([*range(_SINGLE_STEPS), *(_SINGLE_STEPS << n for n in range(COUNT_MAX.bit_length() - 3))], np.int64)
+_GAIN = 100  # or when the last ones improved it by less than a hundredth: costs are not known that well
+_SINGLE_STEPS = 4  # transfers over one link that are told apart one by one; beyond, steps double
+_STEPS = np.array([*range(_SINGLE_STEPS), *(_SINGLE_STEPS << n for n in range(COUNT_MAX.bit_length() - 2))], np.int64)
+_NONE = np.zeros(0, np.int64)
 _WIDTHS = np.diff(_STEPS, append=2 * _STEPS[-1])
 
 
@@ -42,10 +43,10 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`slots` of active class `a` go to `groups`, which all cost it the same: now, or (one group) after `wait_us`."""
+    """`slots` of active class `a` go to a group: now, or after `wait_us`."""
 
     a: int
-    groups: tuple[int, ...]
+    group: int
     slots: int
     congestion_us: int
     wait_us: int = 0
@@ -172,12 +173,13 @@ class _Network:
         kinds = self._targets.kinds
         node = np.full(self._targets.n_resources * len(kinds), UNKNOWN, np.int64)
         node[used] = self._nodes(len(used)) + np.arange(len(used))
-        self._kind_groups: dict[int, tuple[int, ...]] = {}
+        tails, heads = [_NONE], [_NONE]
         for key in used.tolist():
             resource, h = divmod(key, len(kinds))
-            heads = self._group + resource * self._n_groups + kinds[h]
-            self._arcs(np.full(len(heads), node[key]), heads, UNLIMITED, 0)
-            self._kind_groups[int(node[key])] = tuple(kinds[h].tolist())
+            tails.append(np.full(len(kinds[h]), node[key]))
+            heads.append(self._group + resource * self._n_groups + kinds[h])
+        self._kind_tail, self._kind_head = np.concatenate(tails), np.concatenate(heads)
+        self._kind_first = self._arcs(self._kind_tail, self._kind_head, UNLIMITED, 0)
         return node
 
     def _waves(self) -> None:
@@ -272,8 +274,9 @@ class _Network:
     # --- not scheduled, and quotas -----------------------------------------------------------------------------------
 
     def _unscheduled(self) -> None:
-        """What a class pays for tasks that get nothing: more than anywhere it could go, so that it goes if it can."""
-        free_us = np.where(self._targets.free, self._targets.total_us, 0).max(axis=1, initial=0)
+        """What a class pays for tasks that get nothing: by its weight, the same time for all. That is more than any
+        place costs, so who can go goes, and among equals the short go before the long."""
+        free_us = int(np.where(self._targets.free, self._targets.total_us, 0).max(initial=0))
         last_wait_us = int(self._slots.wave_us[self._slots.wave > 0].max(initial=0))
         price = self._targets.weight * (2 * free_us + last_wait_us + 1_000_000)
         supply = self._targets.units.copy()
@@ -326,6 +329,8 @@ class _Network:
         flow, routes, taken = self._flow, self._routes, self._taken
         self._waiting = _Queues()  # waiting node → (wait_us, slots)
         self._waiting.fill(self._wait + self._wave_tail, self._wave_wait_us, flow[self._wave_first :])
+        self._inside = _Queues()  # kind → (group's node, slots)
+        self._inside.fill(self._kind_tail, self._kind_head, flow[self._kind_first :])
         exits = _Queues()  # link → (node, slots); what starts now comes first, its nodes being older
         exits.fill(self._link_exits[:, 0], self._link_exits[:, 1], flow[self._link_exit :])
         congestion_us = self._mean_congestion(flow)
@@ -335,10 +340,10 @@ class _Network:
         for n in used[np.argsort(routes.a[taken[used]], kind="stable")].tolist():
             a, link = int(routes.a[taken[n]]), int(routes.link[taken[n]])
             if link == UNKNOWN:
-                shares.append(self._share(a, int(routes.node[taken[n]]), int(slots[n]), 0))
+                shares += self._shares(a, int(routes.node[taken[n]]), int(slots[n]), 0)
             else:
-                drawn = exits.draw(link, int(slots[n]))
-                shares += [self._share(a, node, part, int(congestion_us[link])) for node, part in drawn]
+                for node, part in exits.draw(link, int(slots[n])):
+                    shares += self._shares(a, node, part, int(congestion_us[link]))
         now = tuple(replace(share, wait_us=0) for share in shares if share.wait_us == UNKNOWN)
         later = tuple(share for share in shares if share.wait_us != UNKNOWN)
         return Flows(now, later, self.objective, self._kernel, self._n_arcs)
@@ -353,14 +358,20 @@ class _Network:
         mean: Int64s = paid.astype(np.int64)
         return mean
 
-    def _share(self, a: int, node: int, slots: int, congestion_us: int) -> Share:
+    def _shares(self, a: int, node: int, slots: int, congestion_us: int) -> list[Share]:
+        """What `slots` of a class that enter at `node` come to."""
+        if node < self._group + len(self._slots.now):
+            return [Share(a, (node - self._group) % self._n_groups, slots, congestion_us, UNKNOWN)]
         if node < self._wait:
-            groups = self._kind_groups.get(node) or ((node - self._group) % self._n_groups,)
-            return Share(a, groups, slots, congestion_us, UNKNOWN)
+            return [
+                share
+                for group, part in self._inside.draw(node, slots)
+                for share in self._shares(a, group, part, congestion_us)
+            ]
         drawn = self._waiting.draw(node, slots)
         wait_us = sum(wait * part for wait, part in drawn) // max(1, sum(part for _, part in drawn))
         place = int(self._wait_keys[node - self._wait]) // len(self._targets.levels)
-        return Share(a, (place % self._n_groups,), slots, congestion_us, wait_us)
+        return [Share(a, place % self._n_groups, slots, congestion_us, wait_us)]
 
 
 class _Queues:

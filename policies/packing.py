@@ -1,15 +1,13 @@
 """From slots of a group to tasks on agents: what the flow says in one unit is fitted here in all kinds at once."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from policies.ledger import Ledger
-from policies.lower import Columns, Int64s
+from policies.lower import Columns
 
 
-def pack(columns: Columns, ledger: Ledger, c: int, groups: Iterable[int], count: int) -> list[tuple[int, int]]:
-    """Place up to `count` tasks of class `c` on agents of `groups` and book them; (node, tasks) in that order.
+def pack(columns: Columns, ledger: Ledger, c: int, group: int, count: int) -> list[tuple[int, int]]:
+    """Place up to `count` tasks of class `c` on agents of a group and book them; (node, tasks) in that order.
 
     Best fit: agents with the least room for such tasks first, so that what is large stays whole for those who need
     it; ties in order of id. Quotas are kept. Time O(n log n) in the agents looked at.
@@ -17,8 +15,7 @@ def pack(columns: Columns, ledger: Ledger, c: int, groups: Iterable[int], count:
     count = ledger.quota_room(c, count)
     if count <= 0:
         return []
-    parts = [columns.members[g] for g in groups]
-    nodes: Int64s = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    nodes = columns.members[group]
     room = ledger.slots(int(columns.needs_of[c]), nodes)
     some = np.flatnonzero(room)
     order = some[np.lexsort((nodes[some], room[some]))]

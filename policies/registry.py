@@ -22,7 +22,7 @@ def entry(name: str) -> EntryPoint:
     found = sorted((point for point in entry_points(group=GROUP) if point.name == name), key=lambda p: p.value)
     if not found:
         close = get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"no policy is called {name!r}{hint} Known: {', '.join(names()) or 'none'}.")
     if len({point.value for point in found}) > 1:
         values = ", ".join(point.value for point in found)

@@ -16,7 +16,7 @@ import numpy as np
 from policies.cost import CostModel, fetch_times
 from policies.kernels.mincost.network import FlowNetwork
 from policies.ledger import Ledger
-from policies.lower import SIZE_BYTES_MAX, TIME_US_MAX, Columns, clip
+from policies.lower import SIZE_BYTES_MAX, TIME_US_MAX, Columns, Int64s, clip
 from policies.model import Shard, ShardMove
 
 SHARDS_MAX = 32  # shards looked at in one round: those with most coming reads first, the others later
@@ -65,10 +65,11 @@ class ShardPlacer:
         """`readers`: (class, group) → pending tasks that will read there. `ledger` holds what the tasks left."""
         self._forget(columns)
         reads = self._reads(columns, readers)
+        afar = self._read_from_afar(columns, reads)
         wanting = [
             n
             for n, shard in enumerate(columns.shards)
-            if (shard.replicas or shard.in_store) and (self.lacking(shard) > 0 or reads.get(n))
+            if (shard.replicas or shard.in_store) and (self.lacking(shard) > 0 or n in afar)
         ]
         wanting.sort(key=lambda n: (self.lacking(columns.shards[n]) <= 0, -sum(reads.get(n, {}).values()), n))
         if not wanting or not columns.n_groups:
@@ -78,6 +79,15 @@ class ShardPlacer:
     def lacking(self, shard: Shard) -> int:
         """Replicas wanted that neither are there nor were ordered."""
         return shard.replicas_wanted - len(shard.replicas) - len(self._ordered.get(shard.shard_id, ()))
+
+    def _read_from_afar(self, columns: Columns, reads: dict[int, dict[int, int]]) -> set[int]:
+        """Shards whose coming reads take long enough that a copy could pay."""
+        shards = sorted(reads)
+        if not shards:
+            return set()
+        now_us, _ = fetch_times(columns, shards, self._model)
+        total_us = [sum(int(now_us[n, g]) * tasks for g, tasks in reads[s].items()) for n, s in enumerate(shards)]
+        return {s for s, time_us in zip(shards, total_us, strict=True) if time_us > _MARGIN_US}
 
     def ordered_to(self, shard: Shard) -> tuple[str, ...]:
         return tuple(order.to_agent for order in self._ordered.get(shard.shard_id, ()))
@@ -121,10 +131,12 @@ class _Round:
         self.placer, self.columns, self.shards, self.reads = placer, columns, shards, reads
         self.paths = SitePaths(columns, model)
         self.disk = ledger.free[:, 2].copy()
-        self.nodes_at: dict[str, list[int]] = {}
+        nodes_at: dict[str, list[int]] = {}
         for n, node in enumerate(columns.snapshot.nodes):
-            self.nodes_at.setdefault(node.site, []).append(n)
-        self.sites = sorted(self.nodes_at)
+            nodes_at.setdefault(node.site, []).append(n)
+        self.sites = sorted(nodes_at)
+        self.nodes_at = {site: np.array(nodes_at[site], np.int64) for site in self.sites}
+        self.position = {node.agent_id: n for n, node in enumerate(columns.snapshot.nodes)}
         self.site_of = {node.agent_id: node.site for node in columns.snapshot.nodes}
         self.now_us, _ = fetch_times(columns, shards, model)
 
@@ -139,7 +151,7 @@ class _Round:
             lacking = self.placer.lacking(self.columns.shards[n])
             supply[row] = max(lacking, 1)  # One that lacks none may still be worth a copy nearer to its readers.
             for column, site in enumerate(self.sites):
-                room = len(self._takers(n, site))
+                room = len(self._able(n, site))
                 if room:
                     ways.append((row, column))
                     tail.append(row)
@@ -156,7 +168,7 @@ class _Round:
             tail.append(n_shards + column)
             head.append(sink)
             # One of the largest always enters if it fits alone; what then does not fit is left to the next round.
-            capacity.append(sum(max(1, int(self.disk[n]) // largest) for n in self.nodes_at[site]))
+            capacity.append(int(np.maximum(1, self.disk[self.nodes_at[site]] // largest).sum()))
             cost.append(0)
         supply[sink] = -supply.sum()
         arrays = [np.array(each, np.int64) for each in (tail, head, capacity, cost)]
@@ -170,15 +182,21 @@ class _Round:
         ]
         return tuple(sorted(moves, key=lambda move: (move.shard_id, move.to_agent)))
 
-    def _takers(self, n: int, site: str) -> list[int]:
-        """Agents of a site that may and can take a replica: those about to read it first, then the emptiest disks."""
+    def _able(self, n: int, site: str) -> Int64s:
+        """Agents of a site that may and can take a replica."""
         shard = self.columns.shards[n]
         if shard.sites and site not in shard.sites:
-            return []
-        taken = {*shard.replicas, *self.placer.ordered_to(shard)}
-        nodes, group = self.columns.snapshot.nodes, self.columns.group
-        able = [m for m in self.nodes_at[site] if self.disk[m] >= shard.size_bytes and nodes[m].agent_id not in taken]
-        reads = self.reads.get(n, {})
+            return np.zeros(0, np.int64)
+        nodes = self.nodes_at[site]
+        able = nodes[self.disk[nodes] >= shard.size_bytes]
+        ids = (*shard.replicas, *self.placer.ordered_to(shard))
+        taken = [self.position[agent_id] for agent_id in ids if self.site_of.get(agent_id) == site]
+        return able[~np.isin(able, taken)] if taken else able
+
+    def _takers(self, n: int, site: str) -> list[int]:
+        """The same, best first: those about to read it, then the emptiest disks."""
+        reads, group = self.reads.get(n, {}), self.columns.group
+        able: list[int] = self._able(n, site).tolist()
         return sorted(able, key=lambda m: (-reads.get(int(group[m]), 0), -int(self.disk[m]), m))
 
     def _replica_sites(self, shard: Shard) -> Iterable[tuple[str, str]]:

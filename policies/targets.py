@@ -18,6 +18,7 @@ from policies.slots import Slots
 
 WAIT_GROUPS = 4  # a class may plan to wait for its so many best groups
 _FIRST = 4  # cheapest targets of a class to begin with, beside those a greedy pass would fill
+_SPREAD = 48  # targets among which a class's tasks are spread over links to begin with
 _MORE = 8  # targets of a class that one pricing adds
 
 
@@ -107,6 +108,7 @@ class Targets:
         ranks = np.argsort(cost, axis=1, kind="stable")
         chosen = np.zeros_like(self.valid)
         np.put_along_axis(chosen, ranks[:, :_FIRST], True, axis=1)
+        self._spread(chosen, ranks[:, :_SPREAD])
         groups = self.slots.now.reshape(self.n_resources, -1)
         of_kind = np.add.reduceat(groups[:, self._order], self._starts, axis=1) if self.kinds else groups
         left = np.concatenate([groups, of_kind], axis=1) if self.kinds else groups.copy()
@@ -114,6 +116,30 @@ class Targets:
             self._fill(a, rank, left[self.resource[a]], chosen[a])
         chosen &= self.valid
         return chosen
+
+    def _spread(self, chosen: Bools, ranks: Int64s) -> None:
+        """Over links that others load too, each further task of a class costs one more transfer: choose the targets
+        that are then no dearer than where its last task goes."""
+        classes = self.offered.classes
+        first = np.maximum(ranks, 0)
+        group = np.where(first < self.columns.n_groups, first, 0)
+        if self.kinds:
+            whole = np.maximum(first - self.columns.n_groups, 0)
+            group = np.where(first < self.columns.n_groups, group, np.take_along_axis(self.stands, whole, axis=1))
+        group = np.maximum(group, 0)
+        uplink = self.costs.uplink[classes[:, None], group]
+        of_link = np.bincount((uplink[:, 0] + 1), weights=self.offered.tasks, minlength=len(self.costs.uplinks) + 1)
+        crowd = np.maximum(1.0, of_link[uplink + 1] / self.offered.tasks[:, None])
+        step_us = np.where(uplink == UNKNOWN, 0.0, self.costs.transfer_us[classes[:, None], group] * crowd)
+        cost_us = np.take_along_axis(self.cost_us, ranks, axis=1).astype(np.float64)
+        room = np.take_along_axis(self.room, ranks, axis=1) // self.size[:, None]
+        rise_us = cost_us[:, :, None] - cost_us[:, None, :]  # [A, marginal, target]
+        tasks = np.where(
+            rise_us >= 0, np.minimum(room[:, None, :], 1 + rise_us / np.maximum(1.0, step_us)[:, None, :]), 0
+        )
+        enough = np.cumsum(tasks.sum(axis=2) < self.offered.tasks[:, None], axis=1) == np.arange(1, ranks.shape[1] + 1)
+        kept = chosen[np.arange(len(ranks))[:, None], ranks] | np.roll(enough, 1, axis=1)
+        np.put_along_axis(chosen, ranks, kept, axis=1)
 
     def _fill(self, a: int, rank: Int64s, left: Int64s, chosen: Bools) -> None:
         """Take the cheapest targets of class `a` with anything left until they hold its tasks."""

@@ -1,0 +1,124 @@
+"""Lumping equal tasks and equal agents, and pricing targets in, lose nothing: the plan costs what the flow over single
+tasks and single agents costs."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policies import targets
+from policies.cost import CostModel, costs
+from policies.flow import Flow
+from policies.lower import Lowerer
+from policies.model import Node, Shard, Snapshot, Where
+from tests.policy_worlds import MB, demand, links, node, snapshot
+from tests.reference import taskflow
+
+UNSCHEDULED_US = 10**9  # dearer than anything these worlds hold, as is not scheduling in the policy
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> Snapshot:
+    """Equal needs; many equal agents and classes, some told apart by data, tier or being avoided. Each shard is read by
+    one task only, so that no link is shared."""
+    sites = ("plant", "rack", "shop")
+    nodes = [
+        node(
+            f"n{n:02}",
+            draw(st.sampled_from(sites)),
+            draw(st.sampled_from(("edge", "cloud"))),
+            cpu=draw(st.integers(0, 3)),
+            speed_milli=draw(st.sampled_from((500, 1000))),
+        )
+        for n in range(draw(st.integers(1, 8)))
+    ]
+    demands, shards = [], []
+    for n in range(draw(st.integers(1, 6))):
+        reads: tuple[str, ...] = ()
+        if draw(st.booleans()):
+            holder = draw(st.sampled_from(nodes)).agent_id
+            shards.append(
+                Shard(shard_id=f"s{n}", size_bytes=draw(st.integers(1, 9)) * MB, replicas=(holder,), replicas_wanted=0)
+            )
+            reads = (f"s{n}",)
+        avoided = (draw(st.sampled_from(nodes)).agent_id,) if draw(st.booleans()) else ()
+        demands.append(
+            demand(
+                f"d{n}",
+                1 if reads else draw(st.integers(1, 6)),
+                reads=reads,
+                where=Where(tiers=draw(st.sampled_from(((), ("edge",)))), agents_avoided=avoided),
+                run_us=draw(st.integers(1, 5)) * 100_000,
+                priority=draw(st.sampled_from((50, 70))),
+            )
+        )
+    between = {("plant", "rack"): 8, ("rack", "shop"): 40}
+    # Two readers of one site would share its uplink: keep one of them.
+    seen: set[str] = set()
+    site_of = {each.agent_id: each.site for each in nodes}
+    for shard in list(shards):
+        site = site_of[shard.replicas[0]]
+        if site in seen:
+            shards.remove(shard)
+            demands = [d for d in demands if shard.shard_id not in d.reads]
+        seen.add(site)
+    return snapshot(nodes, demands, shards, links(between))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds())
+def test_the_plan_costs_what_the_task_level_optimum_costs(world: Snapshot) -> None:
+    columns = Lowerer().lower(world)
+    cost = costs(columns, CostModel())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "WAIT_GROUPS", 0)  # Nobody plans to wait: only who runs where now.
+        plan = Flow().plan(world)
+    placed = {(p.demand_id, p.agent_id): p.count for p in plan.placements}
+    best = taskflow.optimum(columns, cost, UNSCHEDULED_US)
+    assert taskflow.cost_of(columns, cost, placed, UNSCHEDULED_US) == best
+
+
+def twins(n: int) -> list[Node]:
+    return [node(f"n{k:03}", "x", cpu=2) for k in range(n)]
+
+
+def test_equal_agents_are_one_group_and_data_sets_them_apart() -> None:
+    plain = Lowerer().lower(snapshot(twins(50), [demand("d", 9)]))
+    assert plain.n_groups == 1 and plain.members[0].tolist() == list(range(50))
+    shard = Shard(shard_id="s", size_bytes=MB, replicas=("n003", "n007"), replicas_wanted=0)
+    data = Lowerer().lower(snapshot(twins(50), [demand("d", 9, reads=("s",))], [shard]))
+    assert data.n_groups == 2 and data.kind.tolist() == [0, 0]
+    assert [m.tolist() for m in data.members if 3 in m] == [[3, 7]]
+
+
+def test_what_no_demand_asks_for_does_not_split_groups() -> None:
+    nodes = [
+        node(f"n{k}", f"site-{k}", tier, labels=(("rack", str(k)),), hardware=f"h{k}")
+        for k, tier in enumerate(("edge", "cloud", "edge"))
+    ]
+    assert Lowerer().lower(snapshot(nodes, [demand("d")])).n_groups == 1
+    for where, groups in (
+        (Where(tiers=("edge",)), 2),
+        (Where(labels=(("rack", "1"),)), 2),
+        (Where(sites=("site-0",)), 2),
+    ):
+        assert Lowerer().lower(snapshot(nodes, [demand("d", where=where)])).n_groups == groups
+
+
+def test_what_is_remembered_changes_nothing() -> None:
+    lowerer, policy = Lowerer(), Flow()
+    nodes = twins(6)
+    for n in range(4):
+        nodes[n] = node(nodes[n].agent_id, "x", cpu=n, speed_milli=1000 + 500 * n)
+        world = snapshot(nodes, [demand("d", 5)], now_us=n)
+        seen, fresh = lowerer.lower(world), Lowerer().lower(world)
+        assert seen.free.tolist() == fresh.free.tolist() and seen.group.tolist() == fresh.group.tolist()
+        assert policy.plan(world) == Flow().plan(world)
+
+
+def test_thousands_of_unlike_agents_become_few_groups() -> None:
+    nodes = [node(f"n{k:04}", f"s{k % 40:02}", cpu=2, speed_milli=500 + k) for k in range(2000)]
+    shards = [Shard(shard_id="s", size_bytes=MB, replicas=("n0000",), replicas_wanted=0)]
+    fat = links({(f"s{a:02}", f"s{b:02}"): 10 + a + b for a in range(40) for b in range(a)})
+    columns = Lowerer().lower(snapshot(nodes, [demand("d", 9, reads=("s",))], shards, fat))
+    assert columns.n_groups <= 512
+    assert sum(len(members) for members in columns.members) == 2000
