@@ -1,4 +1,4 @@
-"""The min-cost-flow kernels against other solvers, in one run on one machine: `python -m benchmarks.mincost --json PATH`.
+"""The min-cost-flow kernel against other solvers, in one run on one machine: `python -m benchmarks.mincost --json PATH`.
 
 Ours and the others take turns on the same graph; medians count, compiling does not, building a solver's graph does.
 Other solvers run in processes of their own, by `--competitors PYTHON`, an interpreter that has ortools and scipy.
@@ -197,7 +197,8 @@ def main() -> None:
             last = rows[-1]
             print(
                 f"{last['family']:12} {last['agents'] or '':>6} {last['load'] or '':>4} {last['level']:8}"
-                f"churn {last['churn'] / 10:>4g} %  n {last['n']:>7} m {last['m']:>8}  ours {last['ours_s'] * 1e3:>9.2f} ms"
+                f"churn {last['churn'] / 10:>4g} %  n {last['n']:>7} m {last['m']:>8}  "
+                f"ours {last['ours_s'] * 1e3:>9.2f} ms"
                 f"  {last['best'] or 'nobody':9}{(last['best_s'] or 0) * 1e3:>9.2f} ms  ratio {last['ratio'] or 0:6.2f}"
                 f"  {'equal' if last['objective_equal'] else 'DIFFERENT'}, certificate {last['certificate']}",
                 flush=True,

@@ -238,13 +238,12 @@ class FlowNetwork:
         self._check_balance()
         if not self._node_alive.any():
             return self._finish("optimal", simplex_ran=False)
-        warm = self._planted
-        if not warm:
+        if not self._planted:
             self._plant()
         self._work[: simplex.CURSOR] = 0
         status = self._optimise()
-        if status == simplex.CAPPED and warm:  # A repaired tree is not strongly feasible and could, in theory, cycle.
-            self._plant()
+        if status == simplex.CAPPED:  # Only an all-artificial tree is sure to be strongly feasible and never to cycle.
+            self._plant(bare=True)
             status = self._optimise()
         if status == simplex.CAPPED:
             self._planted = False
@@ -254,7 +253,7 @@ class FlowNetwork:
             return self._unbounded()
         return self._finish("optimal", simplex_ran=True)
 
-    def _plant(self) -> None:
+    def _plant(self, bare: bool = False) -> None:
         """A first tree: every node hangs under the largest consumer, and no bound stays that cannot bind."""
         n_nodes, n_arcs = self._n_nodes, self._n_arcs
         self._potential, self._excess = np.zeros(n_nodes, np.int64), np.zeros(n_nodes, np.int64)
@@ -268,7 +267,7 @@ class FlowNetwork:
         self._state[self._position] = np.where(self._arc_alive, tree.LOWER, tree.DEAD)
         self._cost_max = int(np.abs(self._cost[:n_arcs]).max(initial=0))
         supply = self._supply[:n_nodes]
-        if (supply < 0).sum() == 1 and (supply > 0).sum() * _SOURCES_SPARSE >= n_nodes:
+        if not bare and (supply < 0).sum() == 1 and (supply > 0).sum() * _SOURCES_SPARSE >= n_nodes:
             crash.lean(self._columns(), supply, n_nodes, n_arcs, self._root, self._big())
         self._planted = True
 
