@@ -16,7 +16,7 @@ What their defaults would cost us, and what is done instead:
   on 3.1.1 a broker cannot say so, and only the application's own acknowledgements tell.
 - A half-open link stays silent for many minutes. A watchdog drops it.
 
-Master and agents both use this module; it imports nothing of ours.
+Master and agents both use this module; it imports nothing of ours but its own parts.
 """
 
 import asyncio
@@ -28,8 +28,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any, Final, Literal, NamedTuple, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Final, cast
 
 import aiomqtt
 from aiomqtt import ProtocolVersion
@@ -40,9 +39,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-Protocol = Literal["5", "3.1.1"]
+from federation.mqtt_parts import Inbox, Outgoing, Protocol, Will, parse_url
 
-_PROTOCOL_QUERIES: Final[dict[str, Protocol | None]] = {"": None, "protocol=5": "5", "protocol=3.1.1": "3.1.1"}
+__all__ = ["MqttLink", "Protocol", "Will", "parse_url"]
+
 # Time for TCP, TLS and the broker's answer to CONNECT and SUBSCRIBE. A GPRS modem needs several seconds to wake up.
 _ANSWER_S: Final = 10.0
 _BACKOFF_S_MIN: Final = 0.2
@@ -54,98 +54,6 @@ _GOOD_CONNECTION_S: Final = 20.0
 _SILENCE_GRACE_S: Final = 5.0
 _quiet: Final = logging.getLogger("offerflow.mqtt")
 _quiet.setLevel(logging.CRITICAL)
-
-
-class Will(NamedTuple):
-    """What the broker publishes for us when the connection breaks; `delay_s` needs MQTT 5."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-    delay_s: int = 0
-
-
-class Address(NamedTuple):
-    host: str
-    port: int
-    is_tls: bool
-    username: str | None
-    password: str | None
-    protocol: Protocol | None  # None: find out
-
-
-class _Outgoing(NamedTuple):
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    expires_s: int | None
-    expires_at: float | None  # monotonic seconds
-
-
-def parse_url(url: str) -> Address:
-    """Read `mqtt[s]://[user[:password]@]host[:port][?protocol=5|3.1.1]`. Raises `ValueError` saying what is wrong."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-        raise ValueError(f"{url!r} is not a broker: write mqtt://host:port or mqtts://host:port")
-    if parts.query not in _PROTOCOL_QUERIES:
-        raise ValueError(f"{url!r} is not a broker: after the question mark stands protocol=5 or protocol=3.1.1")
-    is_tls = parts.scheme == "mqtts"
-    return Address(
-        parts.hostname,
-        parts.port or (8883 if is_tls else 1883),
-        is_tls,
-        None if parts.username is None else unquote(parts.username),
-        None if parts.password is None else unquote(parts.password),
-        _PROTOCOL_QUERIES[parts.query],
-    )
-
-
-class _Inbox:
-    """What one connection received and its owner has not acknowledged, in order of arrival."""
-
-    def __init__(self, first_delivery: int, limit: int, send_ack: Callable[[int], None]) -> None:
-        self.next_delivery = first_delivery
-        self.arrived = asyncio.Event()
-        self._limit = limit
-        self._send_ack = send_ack
-        self._waiting: deque[MQTTMessage] = deque()
-        self._open: dict[int, int] = {}  # delivery → packet id, handed out and not acknowledged
-        self._done: set[int] = set()  # acknowledged, but an earlier one is not
-
-    def add(self, message: MQTTMessage) -> None:
-        self._waiting.append(message)
-        self.arrived.set()
-
-    def take(self) -> tuple[MQTTMessage, int] | None:
-        """The oldest message and its delivery (0: QoS 0, nothing to acknowledge)."""
-        if not self._waiting:
-            self.arrived.clear()
-            return None
-        message = self._waiting.popleft()
-        if message.qos == 0:
-            return message, 0
-        delivery = self.next_delivery
-        self.next_delivery += 1
-        self._open[delivery] = message.mid
-        return message, delivery
-
-    def ack(self, delivery: int) -> None:
-        if delivery not in self._open:
-            return  # Of an earlier connection: the broker will deliver it again.
-        self._done.add(delivery)
-        while self._open and (first := next(iter(self._open))) in self._done:
-            self._done.remove(first)
-            self._send_ack(self._open.pop(first))
-
-    def held(self) -> int:
-        return len(self._waiting) + len(self._open)
-
-    def is_full(self) -> bool:
-        return self.held() >= 2 * self._limit
-
-    def has_room(self) -> bool:
-        return self.held() <= self._limit
 
 
 class MqttLink:
@@ -195,9 +103,9 @@ class MqttLink:
         self._tls = tls or (ssl.create_default_context() if self.address.is_tls else None)
         self._protocol = self.address.protocol  # What the broker took; None until it took one.
         self._client: aiomqtt.Client | None = None  # Only while the connection stands.
-        self._inbox = _Inbox(1, receive_max, self._send_ack)
-        self._outbox: deque[_Outgoing] = deque()
-        self._in_flight: dict[int, tuple[_Outgoing, float]] = {}  # packet id → message and when it was sent
+        self._inbox = Inbox[MQTTMessage](1, receive_max, self._send_ack)
+        self._outbox: deque[Outgoing] = deque()
+        self._in_flight: dict[int, tuple[Outgoing, float]] = {}  # packet id → message and when it was sent
         self._peer_bytes_max: int | None = None
         self._is_reading = False
         self._heard_at = 0.0
@@ -240,7 +148,7 @@ class MqttLink:
             self._refused(topic, f"{len(payload)} bytes exceed the broker's limit of {self._peer_bytes_max}")
             return False
         expires_at = None if expires_s is None else monotonic() + expires_s
-        self._outbox.append(_Outgoing(topic, payload, qos, retain, expires_s, expires_at))
+        self._outbox.append(Outgoing(topic, payload, qos, retain, expires_s, expires_at))
         self._drained.clear()
         self._send_waiting()
         return True
@@ -351,11 +259,12 @@ class MqttLink:
             keepalive=self._keepalive_s,
             timeout=_ANSWER_S,
             logger=_quiet,  # Whatever matters reaches the callbacks; the driver logs it.
-            max_inflight_messages=65_000,  # The window is ours: paho knows nothing of the broker's receive maximum.
+            # The window is ours: paho does not know the broker's receive maximum, and walks its window at every PUBACK.
+            max_inflight_messages=0,
             tls_context=self._tls,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
         )
-        self._inbox = _Inbox(self._inbox.next_delivery, self._receive_max, self._send_ack)
+        self._inbox = Inbox[MQTTMessage](self._inbox.next_delivery, self._receive_max, self._send_ack)
         self._hook(client)
         return client
 
@@ -413,6 +322,7 @@ class MqttLink:
                 if not client._disconnected.done():
                     client._disconnected.set_exception(error)
 
+        self._write_directly(paho)
         self._readable = readable
         self._heard_at = monotonic()
         self._is_reading = not self._inbox.is_full()
@@ -420,6 +330,32 @@ class MqttLink:
             asyncio.get_running_loop().add_reader(cast(socket.socket, sock), readable)
         else:
             asyncio.get_running_loop().remove_reader(cast(socket.socket, sock))
+
+    def _write_directly(self, paho: Paho) -> None:
+        """Write what one turn of the loop queued at its end; watch the socket only when it takes no more. (aiomqtt
+        watches it for each packet and wakes the loop through a pipe, since it may be called from its thread.)"""
+        loop = asyncio.get_running_loop()
+        is_watched = False
+
+        def register(p: Paho, userdata: Any, sock: Any) -> None:
+            loop.call_soon(write)
+
+        def unregister(p: Paho, userdata: Any, sock: Any) -> None:
+            nonlocal is_watched
+            if is_watched:
+                is_watched = False
+                loop.remove_writer(sock)
+
+        def write() -> None:
+            nonlocal is_watched
+            with contextlib.suppress(OSError):  # The reader is told of a broken connection too.
+                paho.loop_write()
+            sock = paho.socket()
+            if sock is not None and paho.want_write() and not is_watched:
+                is_watched = True
+                loop.add_writer(cast(socket.socket, sock), write)
+
+        paho.on_socket_register_write, paho.on_socket_unregister_write = register, unregister
 
     def _read_again(self) -> None:
         if self._is_reading or self._client is None or not self._inbox.has_room():

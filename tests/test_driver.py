@@ -9,7 +9,7 @@ import pytest
 
 from federation import views
 from federation.api import JobView, Problem, SetRole, SubmitJob
-from federation.broker import Kind, find_mosquitto
+from federation.broker import Kind, find_mosquitto, free_port
 from federation.commands import Persist
 from federation.config import MasterConfig
 from federation.driver import LiveMaster
@@ -135,6 +135,37 @@ async def test_the_masters_state_is_announced_and_taken_back(tmp_path: Path) -> 
         await task
         await link.close()
         await watching
+
+
+async def test_a_broker_that_is_killed_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    """A job that comes in meanwhile is taken, and runs once the broker is back; it has forgotten everything."""
+    port = free_port()
+    first = await own_mosquitto(tmp_path, port)
+    live = LiveMaster.open(live_config(tmp_path, f"mqtt://127.0.0.1:{port}"))
+    agent = WireAgent(f"mqtt://127.0.0.1:{port}", "gw-1")
+    async with running(live), agent.running():
+        before = await submit(live, "before", 5)
+        await until(lambda: state_of(live, before.job_id) == "finished")
+        first.kill()
+        await first.wait()
+        await until(lambda: live.broker_status().startswith("lost"))
+        meanwhile = await submit(live, "meanwhile", 5)
+        second = await own_mosquitto(tmp_path, port)
+        await until(lambda: live.broker_status().startswith("connected"), 30)
+        await until(lambda: state_of(live, meanwhile.job_id) == "finished", 30)
+    runs = [(launch.task_id, launch.attempt) for launch in agent.launches]
+    assert len(set(runs)) == 10
+    second.terminate()
+    await second.wait()
+
+
+async def own_mosquitto(folder: Path, port: int) -> asyncio.subprocess.Process:
+    """Mosquitto on a port that stays the same, with what it needs and no more."""
+    binary = find_mosquitto()
+    assert binary is not None
+    conf = folder / "mosquitto.conf"
+    await asyncio.to_thread(conf.write_text, f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    return await asyncio.create_subprocess_exec(binary, "-c", str(conf), stderr=asyncio.subprocess.DEVNULL)
 
 
 async def test_the_disk_fills_up_and_the_master_steps_down(tmp_path: Path) -> None:
