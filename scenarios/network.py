@@ -1,157 +1,230 @@
 """The simulated network: flows share directed links max-min fairly, in simulated time.
 
-Flow-level model: a flow has a path of links and perhaps a cap of its own; all rates are the max-min fair ones
-(progressive filling, Bertsekas and Gallager, Data Networks, 1987, §6.5), recomputed whenever a flow starts or ends or
-a link changes. A flow begins to move bytes 1.5 round trips after it starts (connection and request), and on a lossy
-path it is bounded by the steady state of TCP (Mathis et al., 1997). Integer microseconds and bytes throughout, so that
-runs are equal bit by bit; agents *measure* this network, the master never sees it.
+Flow-level: a flow has a path of links and perhaps a cap of its own. It waits for its start-up, then moves bytes at its
+max-min fair rate, which changes only when a flow starts or ends or a link changes; the kernel works out anew only what
+such a change can reach (`policies/kernels/maxmin.py`). What TCP makes of latency, jitter and loss is the transport's
+model (`scenarios/transport.py`). Integer microseconds and bits throughout, so that runs are equal bit by bit; agents
+*measure* this network, the master never sees it.
 """
 
-import math
 from collections.abc import Iterable
 
-from policies.model import Record
+import numpy as np
 
-SECOND_US = 1_000_000
-SEGMENT_BYTES = 1460  # Ethernet's MTU less IP and TCP headers.
-MATHIS_MILLI = 1225  # √(3/2), the constant for delayed-ack-free Reno, in thousandths.
+from policies.kernels import maxmin
+from policies.kernels.jit import Int64s
+from policies.kernels.maxmin import CAPACITY, LEFT_MAX, NEVER, OUT, RATE, RATE_MAX
+from scenarios.transport import LV08, Transport
+from scenarios.transport import LinkSpec as LinkSpec  # a network's callers need no other module
 
-
-class LinkSpec(Record, frozen=True, kw_only=True):
-    """The truth about one directed link. `shared` false gives every flow the whole bandwidth (a well-sized core)."""
-
-    rtt_us: int
-    bandwidth_bps: int
-    jitter_us: int = 0
-    loss_ppm: int = 0
-    shared: bool = True
+BIT_US = 8_000_000  # one byte in bit·µs/s: rate × elapsed is then an integer
+PIECE_BYTES = LEFT_MAX // BIT_US  # the kernel's most; what is larger moves in pieces, without a gap
+SLOTS = 64  # room for flows at first; doubled when full
+HOPS = 4
 
 
 class Flow:
-    """One transfer under way. `left_bits` is exact at `updated_us`; `rate_bps` holds from then on."""
+    """One transfer. It was asked for at `asked_us` and begins to move bytes at `started_us`."""
 
-    __slots__ = ("cap_bps", "flow_id", "left_bits", "path", "rate_bps", "size_bytes", "started_us", "updated_us")
+    __slots__ = ("asked_us", "cap_bps", "flow_id", "path", "pieces_left", "size_bytes", "slot", "started_us")
 
-    def __init__(self, flow_id: int, path: tuple[str, ...], size_bytes: int, cap_bps: int | None, now_us: int) -> None:
+    def __init__(
+        self, flow_id: int, path: tuple[str, ...], size_bytes: int, cap_bps: int | None, asked_us: int, started_us: int
+    ) -> None:
         self.flow_id = flow_id
         self.path = path
         self.size_bytes = size_bytes
         self.cap_bps = cap_bps
-        self.left_bits = size_bytes * 8 * SECOND_US  # in bit·µs/s: rate × elapsed is then an integer
-        self.rate_bps = 0
-        self.started_us = now_us
-        self.updated_us = now_us
+        self.asked_us = asked_us
+        self.started_us = started_us
+        self.pieces_left = (size_bytes - 1) // PIECE_BYTES if path and size_bytes else 0
+        self.slot = -1
 
-    def end_us(self) -> int | None:
-        """When it ends at the present rate; None while it gets nothing."""
-        if self.left_bits <= 0:
-            return self.updated_us
-        return None if self.rate_bps <= 0 else self.updated_us + -(-self.left_bits // self.rate_bps)
+
+class _Path:
+    """What all flows over one path have in common, while its links stay as they are."""
+
+    __slots__ = ("limit_bps", "shared", "start_up_us", "weight")
+
+    def __init__(self, shared: Int64s, limit_bps: int, weight: int, start_up_us: int) -> None:
+        self.shared = shared  # the kernel's numbers of the links that are shared
+        self.limit_bps = limit_bps
+        self.weight = weight
+        self.start_up_us = start_up_us
 
 
 class Network:
-    """Links by id and the flows on them. Time is an argument; the player asks `next_end_us` and calls `ended`."""
+    """Links by id and the flows on them. Time is an argument and never runs backwards; the player asks `next_end_us`
+    and calls `ended` then."""
 
-    def __init__(self, links: dict[str, LinkSpec]) -> None:
-        self._links = dict(links)
+    def __init__(self, links: dict[str, LinkSpec], transport: Transport = LV08) -> None:
+        self._transport = transport
+        self._links: dict[str, LinkSpec] = {}
+        self._numbers: dict[str, int] = {}
+        self._paths: dict[tuple[str, ...], _Path] = {}
         self._flows: dict[int, Flow] = {}
+        self._in_slot: list[Flow | None] = [None] * SLOTS
+        self._free = list(range(SLOTS - 1, -1, -1))
+        self._hops_max = HOPS
+        self._tables = maxmin.tables(SLOTS, max(1, len(links)), HOPS)
         self._n_started = 0
-        self._carried: dict[str, int] = dict.fromkeys(links, 0)  # bit·µs/s, exact
+        self._carried: dict[str, int] = dict.fromkeys(links, 0)  # bytes of flows that have left
+        self._now_us = 0
+        self._is_stale = False  # something changed at `_now_us`, and rates do not tell yet
+        self._next_us = NEVER
+        for link_id, spec in links.items():
+            self._put(link_id, spec)
 
     def link(self, link_id: str) -> LinkSpec:
         return self._links[link_id]
 
     def set_link(self, link_id: str, spec: LinkSpec, now_us: int) -> None:
-        self._advance(now_us)
-        self._links[link_id] = spec
-        self._carried.setdefault(link_id, 0)
-        self._share()
+        """Change a link, or add one, under the flows that cross it."""
+        self._move_to(now_us)
+        crossing = [flow for flow in self._flows.values() if link_id in flow.path]
+        left = [self._take_off(flow) for flow in crossing]
+        self._put(link_id, spec)
+        self._paths = {path: known for path, known in self._paths.items() if link_id not in path}
+        for flow, amount in zip(crossing, left, strict=True):
+            self._put_on(flow, amount)
+        self._is_stale = True
 
     def start(self, path: Iterable[str], size_bytes: int, now_us: int, cap_bps: int | None = None) -> int:
         """Begin a flow over `path` (empty: within one machine, ends at once); returns its id."""
-        self._advance(now_us)
+        self._move_to(now_us)
         self._n_started += 1
-        flow = Flow(self._n_started, tuple(path), size_bytes, cap_bps, now_us)
-        if not flow.path:
-            flow.left_bits = 0
+        path = tuple(path)
+        flow = Flow(self._n_started, path, size_bytes, cap_bps, now_us, now_us + self._path(path).start_up_us)
         self._flows[flow.flow_id] = flow
-        self._share()
+        self._put_on(flow, (size_bytes - flow.pieces_left * PIECE_BYTES) * BIT_US if path else 0)
+        self._is_stale = True
         return flow.flow_id
 
     def cancel(self, flow_id: int, now_us: int) -> None:
-        self._advance(now_us)
-        self._flows.pop(flow_id, None)
-        self._share()
+        """Take a flow out, whatever it has moved; one that is not under way is no mistake."""
+        self._move_to(now_us)
+        flow = self._flows.pop(flow_id, None)
+        if flow is not None:
+            left = self._take_off(flow)
+            self._count(flow, _moved_bytes(flow, left))
+            self._is_stale = True
 
     def next_end_us(self) -> int | None:
-        return min((end for flow in self._flows.values() if (end := flow.end_us()) is not None), default=None)
+        """When a flow next begins to move or ends; None while nothing will."""
+        if self._is_stale:
+            self._share()
+        return None if self._next_us == NEVER else self._next_us
 
     def ended(self, now_us: int) -> list[Flow]:
-        """Take out the flows that have moved their last byte by `now_us`, in the order they started."""
-        self._advance(now_us)
-        done = [flow for flow in self._flows.values() if flow.left_bits <= 0]
-        for flow in done:
+        """Take out the flows that have moved their last byte by `now_us`, in the order they were asked for."""
+        self._move_to(now_us)
+        tables = self._tables
+        n_out = maxmin.pass_due(tables, now_us)
+        self._is_stale = True
+        done = []
+        for slot in tables.work[OUT, :n_out].tolist():
+            flow = self._in_slot[slot]
+            assert flow is not None
+            self._release(flow)
+            if flow.pieces_left:
+                flow.pieces_left -= 1
+                self._put_on(flow, LEFT_MAX)
+                continue
             del self._flows[flow.flow_id]
-        if done:
-            self._share()
+            self._count(flow, flow.size_bytes)
+            done.append(flow)
+        if len(done) > 1:
+            done.sort(key=lambda flow: flow.flow_id)
         return done
 
+    def rates_bps(self) -> dict[int, int]:
+        """What each flow moves at now, by its id; 0 while it starts up."""
+        if self._is_stale:
+            self._share()
+        return {flow_id: int(self._tables.flows[flow.slot, RATE]) for flow_id, flow in self._flows.items()}
+
     def bytes_carried(self, link_id: str) -> int:
-        return self._carried[link_id] // (8 * SECOND_US)
+        """What a link has carried so far, flows under way included."""
+        under_way = [flow for flow in self._flows.values() if link_id in flow.path]
+        left = [int(maxmin.left_at(self._tables, flow.slot, self._now_us)) for flow in under_way]
+        return self._carried[link_id] + sum(map(_moved_bytes, under_way, left))
 
     def start_up_us(self, path: tuple[str, ...]) -> int:
-        """Before the first byte: one round trip to connect, half of one for the request."""
-        return sum(self._links[link_id].rtt_us for link_id in path) * 3 // 2
+        """From asking for a flow over `path` to its first byte."""
+        return self._path(path).start_up_us
 
-    def _advance(self, now_us: int) -> None:
-        for flow in self._flows.values():
-            moved = min(flow.left_bits, flow.rate_bps * (now_us - flow.updated_us))
-            flow.left_bits -= moved
-            flow.updated_us = now_us
-            for link_id in flow.path:
-                self._carried[link_id] += moved
+    def _put(self, link_id: str, spec: LinkSpec) -> None:
+        if spec.bandwidth_bps > RATE_MAX:
+            raise ValueError(f"link {link_id} has {spec.bandwidth_bps} bit/s; the most is {RATE_MAX}")
+        number = self._numbers.setdefault(link_id, len(self._numbers))
+        if number >= len(self._tables.links):
+            self._grow(len(self._in_slot), 2 * number, self._hops_max)
+        self._links[link_id] = spec
+        self._carried.setdefault(link_id, 0)
+        self._tables.links[number, CAPACITY] = self._transport.capacity_bps(spec)
+
+    def _path(self, path: tuple[str, ...]) -> _Path:
+        known = self._paths.get(path)
+        if known is None:
+            specs = [self._links[link_id] for link_id in path]
+            shared = [self._numbers[link_id] for link_id in path if self._links[link_id].shared]
+            known = self._paths[path] = _Path(
+                np.array(shared, np.int64),
+                self._transport.limit_bps(specs),
+                self._transport.weight(specs),
+                self._transport.start_up_us(specs),
+            )
+            if len(shared) > self._hops_max:
+                self._grow(len(self._in_slot), len(self._tables.links), 2 * len(shared))
+        return known
+
+    def _put_on(self, flow: Flow, left: int) -> None:
+        """Give a flow a slot; it begins to move at its start or now, whichever is later."""
+        known = self._path(flow.path)
+        if not self._free:
+            self._grow(2 * len(self._in_slot), len(self._tables.links), self._hops_max)
+        flow.slot = self._free.pop()
+        self._in_slot[flow.slot] = flow
+        limit_bps = known.limit_bps if flow.cap_bps is None else min(flow.cap_bps, known.limit_bps)
+        now_us = self._now_us
+        maxmin.enter(
+            self._tables, flow.slot, known.shared, left, limit_bps, known.weight, max(flow.started_us, now_us), now_us
+        )
+
+    def _take_off(self, flow: Flow) -> int:
+        """Take a flow's slot; returns what it had left, in bit·µs/s."""
+        left = int(maxmin.left_at(self._tables, flow.slot, self._now_us))
+        maxmin.leave(self._tables, flow.slot)
+        self._release(flow)
+        return left
+
+    def _release(self, flow: Flow) -> None:
+        self._in_slot[flow.slot] = None
+        self._free.append(flow.slot)
+
+    def _count(self, flow: Flow, n_bytes: int) -> None:
+        for link_id in flow.path:
+            self._carried[link_id] += n_bytes
+
+    def _move_to(self, now_us: int) -> None:
+        if now_us != self._now_us:
+            assert now_us > self._now_us, "time runs backwards"
+            if self._is_stale:
+                self._share()
+            self._now_us = now_us
 
     def _share(self) -> None:
-        """Progressive filling: raise all rates together, freeze the flows of each link that fills, go on."""
-        limits: dict[int, int] = {}
-        for flow in self._flows.values():
-            own = [self._links[link_id].bandwidth_bps for link_id in flow.path if not self._links[link_id].shared]
-            if flow.cap_bps is not None:
-                own.append(flow.cap_bps)
-            own.append(tcp_bound_bps(self._links[link_id] for link_id in flow.path))
-            limits[flow.flow_id] = min(own)
-        left = {link_id: spec.bandwidth_bps for link_id, spec in self._links.items() if spec.shared}
-        users: dict[str, list[int]] = {}
-        for flow in self._flows.values():
-            for link_id in flow.path:
-                if link_id in left:
-                    users.setdefault(link_id, []).append(flow.flow_id)
-        active = {flow.flow_id: flow for flow in self._flows.values()}
-        while active:
-            fair = {
-                link_id: left[link_id] // n_active
-                for link_id, ids in users.items()
-                if (n_active := sum(flow_id in active for flow_id in ids))
-            }
-            level = min([*fair.values(), *(limits[flow_id] for flow_id in active)])
-            full = {link_id for link_id, share in fair.items() if share == level}
-            frozen = [
-                flow for flow in active.values() if limits[flow.flow_id] == level or not full.isdisjoint(flow.path)
-            ]
-            for flow in frozen:
-                flow.rate_bps = level
-                del active[flow.flow_id]
-                for link_id in flow.path:
-                    if link_id in left:
-                        left[link_id] -= level
+        self._next_us = int(maxmin.share(self._tables, self._now_us))
+        self._is_stale = False
+
+    def _grow(self, n_slots: int, n_links: int, hops_max: int) -> None:
+        n_before = len(self._in_slot)
+        self._tables = maxmin.grown(self._tables, n_slots, n_links, hops_max)
+        self._hops_max = hops_max
+        self._in_slot += [None] * (n_slots - n_before)
+        self._free += range(n_slots - 1, n_before - 1, -1)
 
 
-def tcp_bound_bps(links: Iterable[LinkSpec]) -> int:
-    """Throughput of one long TCP flow over these links: unbounded without loss, else MSS/RTT · √(3/2p)."""
-    rtt_us, loss = 0, 0.0
-    for spec in links:
-        rtt_us += spec.rtt_us
-        loss = 1 - (1 - loss) * (1 - spec.loss_ppm / 1e6)
-    if loss <= 0 or rtt_us <= 0:
-        return 2**62
-    return int(SEGMENT_BYTES * 8 * MATHIS_MILLI * 1000 / (rtt_us * math.sqrt(loss)))
+def _moved_bytes(flow: Flow, left: int) -> int:
+    """Whole bytes that a flow has moved when its piece has `left` bit·µs/s to go."""
+    return flow.size_bytes - flow.pieces_left * PIECE_BYTES - -(-left // BIT_US)

@@ -16,6 +16,7 @@ MODULES = (  # What is imported by another comes before it, so that progress is 
     "policies.kernels.mincost.crash",
     "policies.kernels.mincost.network",
     "policies.kernels.mincost.certificate",
+    "policies.kernels.maxmin",
 )
 _MARK = CACHE_FOLDER / "complete"
 
