@@ -1,4 +1,4 @@
-"""The min-cost-flow kernel against other solvers, in one run on one machine: `python -m benchmarks.mincost --json PATH`.
+"""The min-cost-flow kernel against other solvers in one run: `python -m benchmarks.mincost --json PATH`.
 
 Ours and the others take turns on the same graph; medians count, compiling does not, building a solver's graph does.
 Other solvers run in processes of their own, by `--competitors PYTHON`, an interpreter that has ortools and scipy.
@@ -155,7 +155,7 @@ def summary(rows: list[Row]) -> Row:
     rated = [row for row in rows if row["ratio"]]
     large = [row for row in rows if row["churn"] == 0 and row["agents"]]
     slope: float | None = None
-    if len(large) > 1:
+    if len({row["agents"] for row in large}) > 1:
         arcs, seconds = (np.log(np.array([row[key] for row in large], np.float64)) for key in ("m", "ours_s"))
         slope = float(np.polyfit(arcs, seconds, 1)[0])
     return {
