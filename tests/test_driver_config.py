@@ -71,3 +71,10 @@ def test_the_clock_is_the_wall_clock_otherwise() -> None:
     assert clock.now_us() == 4_000_000
     real = Clock()
     assert real.now_us() <= real.now_us()
+
+
+def test_the_documented_settings_are_settings(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "master.md").read_text()
+    path = tmp_path / "master.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    assert read_live_config(path, {}).master.roles[0].path == "vision"
