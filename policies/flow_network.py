@@ -25,7 +25,7 @@ from policies.lower import COUNT_MAX, TIME_US_MAX, UNKNOWN, Bools, Int64s
 from policies.targets import Targets
 
 _GAP = 1000  # pricing ends when what is left out can improve the optimum by no more than a thousandth,
-_GAIN = 100  # or when the last ones improved it by less than a hundredth: costs are not known that well
+_GAIN = 50  # or when the last ones improved it by less than a fiftieth: costs are not known that well
 _SINGLE_STEPS = 4  # transfers over one link that are told apart one by one; beyond, steps double
 _STEPS = np.array([*range(_SINGLE_STEPS), *(_SINGLE_STEPS << n for n in range(COUNT_MAX.bit_length() - 2))], np.int64)
 _NONE = np.zeros(0, np.int64)

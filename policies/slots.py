@@ -94,6 +94,9 @@ def count_slots(
         row = best[shapes.kind[k]]
         np.maximum(row, room * shapes.size[k], out=row)
     now = np.add.reduceat(best, starts, axis=1) if len(order) else np.zeros((shapes.n_kinds, 0), np.int64)
+    wanted = np.zeros(shapes.n_kinds, np.int64)  # More than that is never used; without it, sums could grow absurd.
+    np.add.at(wanted, shapes.kind, remaining * shapes.size)
+    now = np.minimum(now, wanted[:, None])
     later = tasks > 0
     waves = []
     for kind in range(shapes.n_kinds):
@@ -105,7 +108,7 @@ def count_slots(
     wave_us = np.zeros((n_waves, shapes.n_kinds, n_groups), np.int64)
     wave = np.zeros_like(wave_us)
     for kind, (at, slots, _) in enumerate(waves):
-        wave_us[: len(at), kind], wave[: len(at), kind] = at, slots
+        wave_us[: len(at), kind], wave[: len(at), kind] = at, np.minimum(slots, wanted[kind])
     flat = n_waves, shapes.n_kinds * n_groups
     return Slots(shapes, tasks, now.reshape(-1), wave_us.reshape(flat), wave.reshape(flat), later)
 

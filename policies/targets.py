@@ -19,7 +19,7 @@ from policies.slots import Slots
 WAIT_GROUPS = 4  # a class may plan to wait for its so many best groups
 _FIRST = 4  # cheapest targets of a class to begin with, beside those a greedy pass would fill
 _SPREAD = 48  # targets among which a class's tasks are spread over links to begin with
-_MORE = 8  # targets of a class that one pricing adds
+_MORE = 24  # targets of a class that one pricing adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ class Targets:
         return chosen
 
     def _rooms(self) -> Int64s:
-        """Slots each target has for the class alone; 0 where it is none for it. [A, T]"""
+        """Slots each target has for the class alone, no more than it wants; 0 where it is none for it. [A, T]"""
         tasks = self.slots.tasks[self.needs]
         if not self.kinds:
-            return tasks
+            return np.zeros_like(tasks)
         of_kind = np.add.reduceat(tasks[:, self._order], self._starts, axis=1)
         room = np.concatenate([tasks * self.own, of_kind * (self.stands != UNKNOWN)], axis=1)
-        return room * self.size[:, None]
+        return np.minimum(room * self.size[:, None], self.units[:, None])
 
     def first(self) -> Bools:
         """The cheapest targets of each class, and those it would get if classes took turns and no link were shared."""
