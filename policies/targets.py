@@ -99,8 +99,9 @@ class Targets:
         if not self.kinds:
             return np.zeros_like(tasks)
         of_kind = np.add.reduceat(tasks[:, self._order], self._starts, axis=1)
-        room = np.concatenate([tasks * self.own, of_kind * (self.stands != UNKNOWN)], axis=1)
-        return np.minimum(room * self.size[:, None], self.units[:, None])
+        room = np.concatenate([tasks * self.own, of_kind * (self.stands != UNKNOWN)], axis=1) * self.size[:, None]
+        bounded: Int64s = np.minimum(room, self.units[:, None])
+        return bounded
 
     def first(self) -> Bools:
         """The cheapest targets of each class, and those it would get if classes took turns and no link were shared."""
