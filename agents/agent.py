@@ -136,8 +136,8 @@ class Agent:
                 self._acknowledge(delivery, batch)
             case Measured(usable=usable):
                 self._offering.usable = usable
-            case LinksMeasured(samples=samples):
-                self._measuring.on_links_measured(samples, batch.now_us)
+            case LinksMeasured(samples=samples, busy=busy):
+                self._measuring.on_links_measured(samples, batch.now_us, busy=busy)
             case FetchEnded():
                 self._measuring.gather(event.samples, batch.now_us)
                 self._work.on_fetch_ended(batch, event)

@@ -49,6 +49,7 @@ class Measured(Record, frozen=True, kw_only=True, tag=True):
 
 class LinksMeasured(Record, frozen=True, kw_only=True, tag=True):
     samples: tuple[LinkSample, ...]
+    busy: bool = False  # A probe was put off because the way was in use: to be tried again soon.
 
 
 class FetchEnded(Record, frozen=True, kw_only=True, tag=True):

@@ -10,6 +10,10 @@ _PINGS_MAX = 16  # unanswered ones remembered; older are lost
 _SOON_US = 500_000  # a measured bandwidth matters to the next round: it is told this soon, with those around it
 _PROBE_TIMEOUT_US = 120_000_000  # a worker that never answers must not end all probing
 _HOUR_US = 3_600_000_000
+# A way in use is tried again after 1–2 s, then 2–4 s, 3–6 s …: longer than the probe of a neighbour takes, soon enough
+# that sixteen neighbours of one slow gateway are through in a minute. Then it has its next turn as all have.
+_BUSY_US = 1_000_000
+_BUSY_TRIES_MAX = 6
 
 
 class Measuring:
@@ -23,6 +27,7 @@ class Measuring:
         self._pings: dict[int, int] = {}  # nonce → sent at
         self._last_rtt_us: int | None = None
         self._peers: dict[str, tuple[Peer, int]] = {}  # agent_id → peer, next probe due
+        self._busy_tries: dict[str, int] = {}  # agent_id → tries in a row that found the way in use
         self._every_us = 0
         self._bytes_max = 0
         self._probing: tuple[str, int, int] | None = None  # agent_id, given up at, bytes taken off the budget
@@ -68,14 +73,29 @@ class Measuring:
             for peer in plan.peers
             if peer.agent_id != self._config.agent_id and peer.data_url
         }
+        self._busy_tries = {agent_id: n for agent_id, n in self._busy_tries.items() if agent_id in self._peers}
 
-    def on_links_measured(self, samples: tuple[LinkSample, ...], now_us: int) -> None:
+    def on_links_measured(self, samples: tuple[LinkSample, ...], now_us: int, *, busy: bool = False) -> None:
         """Readings of our own socket come by themselves; anything else answers the probe in flight."""
         if self._probing is not None and not (samples and all(sample.method == "tcp_info" for sample in samples)):
-            _, _, taken_bytes = self._probing
+            agent_id, _, taken_bytes = self._probing
             self._budget_bytes += max(0, taken_bytes - sum(sample.bytes for sample in samples))
             self._probing = None
+            if busy:
+                self._put_off(agent_id, now_us)
+            else:
+                self._busy_tries.pop(agent_id, None)
         self.gather(samples, now_us)
+
+    def _put_off(self, agent_id: str, now_us: int) -> None:
+        tries = self._busy_tries.get(agent_id, 0)
+        if tries == _BUSY_TRIES_MAX or agent_id not in self._peers:
+            self._busy_tries.pop(agent_id, None)
+            return
+        self._busy_tries[agent_id] = tries + 1
+        spread = spread_us(f"{self._config.agent_id}>{agent_id}", tries, _BUSY_US)
+        peer, _ = self._peers[agent_id]
+        self._peers[agent_id] = (peer, now_us + (tries + 1) * (_BUSY_US + spread))
 
     def gather(self, samples: tuple[LinkSample, ...], now_us: int) -> None:
         self._samples = [*self._samples, *samples][-_SAMPLES_MAX:]

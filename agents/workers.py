@@ -19,7 +19,7 @@ def build(config: AgentConfig, folder: Path, post: Post) -> Workers:
     """`folder` is the agent's own and exists. Raises `ConfigError`."""
     token = read_token(config.token_file)
     uplink = Uplink(config.site, config.uplink_bps)
-    client = Client(uplink=uplink, token=token, ca_file=config.tls_ca_file)
+    client = Client(uplink=uplink, agent_id=config.agent_id, token=token, ca_file=config.tls_ca_file)
     store = ShardStore(
         folder / "shards", post, bytes_max=config.shards_bytes_max, reserved_bytes=config.disk_reserved_bytes
     )

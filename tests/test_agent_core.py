@@ -1,5 +1,6 @@
 """Stories of the agent's core: events in, exact commands out. No I/O, no clock."""
 
+import itertools
 import tomllib
 from pathlib import Path
 
@@ -784,6 +785,23 @@ def test_peers_are_probed_one_at_a_time_each_in_turn() -> None:
     assert world.take(Probe) == []
     world.pass_time(10 * SECOND_US)
     assert [probe.peer.site for probe in world.take(Probe)] == ["b"]
+
+
+def test_a_way_in_use_is_probed_again_soon_and_only_so_often() -> None:
+    world = World()
+    world.boot()
+    world.say(plan("b"))
+    asked_us: list[int] = []
+    for _ in range(600):
+        if world.take(Probe):
+            asked_us.append(world.now_us)
+            echo = LinkSample(from_agent="b-1", to_agent="cam-1", method="echo", rtt_us=1000)
+            world.event(LinksMeasured(samples=(echo,), busy=True))
+        world.pass_time(SECOND_US // 4)
+    waits_s = [(after - before) / SECOND_US for before, after in itertools.pairwise(asked_us)]
+    for n, wait_s in enumerate(waits_s[:6], 1):
+        assert n <= wait_s <= 2 * n + 0.5, "1–2 s, 2–4 s, 3–6 s …"
+    assert waits_s[6] > 30, "then its turn as all have it"
 
 
 def test_probes_keep_to_the_hourly_budget_and_one_without_an_answer_is_given_up() -> None:

@@ -84,7 +84,7 @@ class Pair:
 
     def __init__(self, *, server_bps: int | None = None, client_bps: int | None = None) -> None:
         self.server = DataServer(
-            host="127.0.0.1", port=0, verified=self.nothing, read_log=lambda *_: None, uplink=Uplink("a", server_bps),
+            host="127.0.0.1", port=0, verified=self.nothing, read_log=lambda _, n_bytes: bytes(n_bytes), uplink=Uplink("a", server_bps),
             limits=ServerLimits(),
         )  # fmt: skip
         self.client = Client(uplink=Uplink("b", client_bps))
@@ -101,9 +101,9 @@ class Pair:
         await self.server.stop()
 
     async def seconds(self, client: Client, n_bytes: int) -> float:
-        """Time of a probe's body, from the answer's head on."""
+        """Time of a body, from the answer's head on. A log's: probes are served one at a time."""
         async with client.connect(self.url, "a") as exchange:
-            await exchange.get(f"/probe?bytes={n_bytes}")
+            await exchange.get(f"/logs/task/{n_bytes}")
             begun_s, got = time.monotonic(), 0
             async for block in exchange.body():
                 got += len(block)

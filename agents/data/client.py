@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import h11
 
-from agents.data.http import READ_BYTES, SITE_HEADER, Wire, headers_of
+from agents.data.http import AGENT_HEADER, OTHERS_HEADER, READ_BYTES, SITE_HEADER, Wire, headers_of
 from agents.data.rate import RateCap, Uplink
+from agents.data.traffic import Sharing, Span, Traffic
 from agents.probes.tcp_info import TcpInfo, read_tcp_info
 from federation.errors import PeerError
 from policies.model import Record
@@ -29,12 +30,13 @@ class Answer(Record, frozen=True, kw_only=True):
 
 
 class Client:
-    """How this agent asks: with its token and site, under its uplink's cap."""
+    """How this agent asks: with its token, site and name, under its uplink's cap. `traffic` is what it draws."""
 
     def __init__(
         self,
         *,
         uplink: Uplink,
+        agent_id: str = "",
         token: str = "",
         ca_file: str = "",
         limits: ClientLimits | None = None,
@@ -42,7 +44,10 @@ class Client:
     ) -> None:
         self.uplink = uplink
         self.clock_s = clock_s
-        self._token = token
+        self.traffic = Traffic(clock_s)
+        self._headers = [("User-Agent", "offerflow"), (SITE_HEADER, uplink.site), (AGENT_HEADER, agent_id)]
+        if token:
+            self._headers.append(("Authorization", f"Bearer {token}"))
         self._ca_file = ca_file
         self._limits = limits or ClientLimits()
 
@@ -62,7 +67,10 @@ class Client:
             raise PeerError("connect", f"{parts.netloc[:200]}: {_words(error)}") from None
         wire = Wire(reader, writer, client=True)
         try:
-            yield Exchange(wire, parts.netloc, self._token, self.uplink, site, self._limits)
+            yield Exchange(
+                wire, [("Host", parts.netloc), *self._headers], self._limits, cap=self.uplink.cap_from(site),
+                traffic=self.traffic, peer=parts.netloc, is_local=site == self.uplink.site,
+            )  # fmt: skip
         finally:
             await wire.close()
 
@@ -70,14 +78,27 @@ class Client:
 class Exchange:
     """Requests on one connection, one after the other: `get`, then `body` to its end, then the next `get`."""
 
-    def __init__(self, wire: Wire, host: str, token: str, uplink: Uplink, site: str, limits: ClientLimits) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        headers: list[tuple[str, str]],
+        limits: ClientLimits,
+        *,
+        cap: RateCap | None,
+        traffic: Traffic,
+        peer: str,
+        is_local: bool,
+    ) -> None:
         self._wire = wire
+        self._headers = headers
         self._limits = limits
-        self._cap: RateCap | None = uplink.cap_from(site)
-        self._read_bytes = self._cap.chunk_bytes if self._cap else READ_BYTES
-        self._headers = [("Host", host), ("User-Agent", "offerflow"), (SITE_HEADER, uplink.site)]
-        if token:
-            self._headers.append(("Authorization", f"Bearer {token}"))
+        self._cap = cap
+        self._read_bytes = cap.chunk_bytes if cap else READ_BYTES
+        self._traffic = traffic
+        self._peer = peer
+        self._is_local = is_local
+        self._span: Span | None = None  # of the newest body
+        self._others_at_start = 0  # at the sender
 
     async def get(self, target: str, *headers: tuple[str, str]) -> Answer:
         """Send a GET, return the head of its answer. Raises `PeerError("broken" | "timeout" | "http")`."""
@@ -93,6 +114,7 @@ class Exchange:
         if not isinstance(event, h11.Response):
             raise PeerError("broken", "the connection closed before an answer")
         found = headers_of(event)
+        self._others_at_start = _count(found.get(OTHERS_HEADER, ""))
         length = found.get("content-length", "")
         return Answer(
             status=event.status_code,
@@ -104,6 +126,7 @@ class Exchange:
         """The answer's body as it arrives, no faster than the cap. Raises as `get`; a body shorter than its declared
         length is `PeerError("http")`."""
         async with contextlib.AsyncExitStack() as stack:
+            self._span = stack.enter_context(self._traffic.stream(self._peer, is_local=self._is_local))
             if self._cap is not None:
                 await stack.enter_async_context(self._cap.stream())
             while True:
@@ -115,6 +138,30 @@ class Exchange:
                 if self._cap is not None:
                     await self._cap.take(len(event.data))
                 yield bytes(event.data)
+
+    def known_sharing(self) -> Sharing:
+        """What the newest body shared the way with: at our end, and at the peer's as it said when the body began."""
+        assert self._span is not None, "asked before any body"
+        sharing = self._traffic.sharing(self._span)
+        others_milli = max(sharing.others_milli, self._others_at_start)
+        return Sharing(same_milli=sharing.same_milli, others_milli=others_milli)
+
+    async def sharing(self) -> Sharing:
+        """The same over the whole time: asks the peer, unless our own end settles it. Peers that say nothing are taken
+        to have sent to us alone."""
+        assert self._span is not None, "asked before any body"
+        sharing = self._traffic.sharing(self._span)
+        if sharing.is_competed:
+            return sharing
+        known = self.known_sharing()
+        try:
+            answer = await self.get("/sharing")
+            others_milli = _count(answer.headers.get(OTHERS_HEADER, "")) if answer.status == 204 else 0
+            async for _ in self.body():
+                pass
+        except (PeerError, h11.LocalProtocolError):  # It broke, or the body was not read to its end.
+            return known
+        return Sharing(same_milli=sharing.same_milli, others_milli=max(sharing.others_milli, others_milli))
 
     def tcp_info(self) -> TcpInfo | None:
         """What the kernel knows of this connection's path."""
@@ -131,6 +178,10 @@ def _named() -> Iterator[None]:
         raise PeerError("timeout", "the peer has sent nothing for too long") from None
     except OSError as error:
         raise PeerError("broken", _words(error)) from None
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _words(error: Exception) -> str:

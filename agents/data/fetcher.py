@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from agents.data.client import Answer, Client, Exchange
 from agents.data.http import parse_content_range
+from agents.data.traffic import ALONE, Sharing
 from agents.events import FetchEnded
 from agents.logs import get_logger
 from agents.ports import Post
@@ -162,6 +163,7 @@ class Fetcher:
         """Bring what is missing from one source. Peers' faults are in the result."""
         meter = _Meter(self._client.clock_s)
         error: PeerError | None = None
+        sharing = ALONE
         rtt_us: int | None = None
         try:
             async with self._client.connect(source.url, source.site) as exchange:
@@ -169,14 +171,20 @@ class Fetcher:
                 headers = (("Range", f"bytes={at}-"),) if at else ()
                 answer = await exchange.get(_target(source.url, partial.shard_id), *headers)
                 await self._begin(partial, answer)
-                await self._take_in(partial, exchange, meter)
+                try:
+                    await self._take_in(partial, exchange, meter)
+                except PeerError:
+                    sharing = exchange.known_sharing()
+                    raise
+                if meter.is_enough and source.agent_id:
+                    sharing = await exchange.sharing()
                 info = exchange.tcp_info()
                 rtt_us = info.rtt_us_min if info else None
         except PeerError as found:
             error = found
         if error is None and partial.offset != partial.size_bytes:
             error = PeerError("length", f"sent {partial.offset} of {partial.size_bytes} bytes")
-        return _Stream(n_bytes=meter.n_bytes, sample=meter.sample(source, self._agent_id, rtt_us), error=error)
+        return _Stream(n_bytes=meter.n_bytes, sample=meter.sample(source, self._agent_id, rtt_us, sharing), error=error)
 
     async def _take_in(self, partial: Partial, exchange: Exchange, meter: "_Meter") -> None:
         """The body into the partial file; what came before a break stays. Raises `PeerError`."""
@@ -232,9 +240,13 @@ class _Meter:
             self._first_bytes = n_bytes
         self.n_bytes += n_bytes
 
-    def sample(self, source: Source, agent_id: str, rtt_us: int | None) -> LinkSample | None:
+    @property
+    def is_enough(self) -> bool:
+        return self.n_bytes >= SAMPLE_BYTES_MIN
+
+    def sample(self, source: Source, agent_id: str, rtt_us: int | None, sharing: Sharing) -> LinkSample | None:
         """None for too little to tell, and for the master's store. `bytes` counts all that came."""
-        if self._first_s is None or self.n_bytes < SAMPLE_BYTES_MIN or not source.agent_id:
+        if self._first_s is None or not self.is_enough or not source.agent_id:
             return None
         duration_us = int((self._last_s - self._first_s) * 1e6)
         if duration_us <= 0:
@@ -243,6 +255,7 @@ class _Meter:
         return LinkSample(
             from_agent=source.agent_id, to_agent=agent_id, method="transfer", rtt_us=rtt_us,
             bandwidth_bps=streamed_bytes * 8_000_000 // duration_us, bytes=self.n_bytes, duration_us=duration_us,
+            shared_milli=sharing.same_milli, is_lower_bound=sharing.is_competed,
         )  # fmt: skip
 
 

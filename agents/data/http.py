@@ -5,11 +5,14 @@ import re
 
 import h11
 
+from agents.data.traffic import Span
 from federation.errors import PeerError
 
 READ_BYTES = 64 * 1024
 HEAD_BYTES_MAX = 16 * 1024  # Request or status line with all headers: ours are below 1 KiB.
 SITE_HEADER = "x-offerflow-site"  # The asker's site: traffic within a site is not capped.
+AGENT_HEADER = "x-offerflow-agent"  # The asker: its streams are told from those of others.
+OTHERS_HEADER = "x-offerflow-others-milli"  # Streams to others beside one, in thousandths of a stream.
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -24,6 +27,7 @@ class Wire:
         self.connection = h11.Connection(h11.CLIENT if client else h11.SERVER, HEAD_BYTES_MAX)
         self._ended = False  # The peer has closed its side.
         self.head_only = False  # The request now answered is a HEAD.
+        self.span: Span | None = None  # the newest body sent over this connection
 
     async def next_event(self, read_bytes: int = READ_BYTES) -> "h11.Event | type[h11.PAUSED]":
         """The next h11 event, reading at most `read_bytes` at a time."""

@@ -1,8 +1,10 @@
 """What an agent serves to its peers: shards (Range), logs, a bandwidth probe and an echo.
 
     GET|HEAD /shards/{sha256}             200, 206, 404, 416
-    GET      /probe?bytes=N               N incompressible bytes, under the same rate cap as shards
+    GET      /probe?bytes=N               N incompressible bytes, under the same rate cap as shards; 503 while streams
+                                          to other sites run, which it would measure instead of the link
     GET      /echo                        204, for round trips
+    GET      /sharing                     204; its header tells what the newest body on this connection had beside it
     GET      /logs/{task_id}/{attempt}    captured output, text/plain
 
 Everything is bounded: connections, request heads and bodies, the time of each step. Beyond loopback a bearer token is
@@ -21,8 +23,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 
-from agents.data.http import SITE_HEADER, Wire, headers_of, parse_range
+from agents.data.http import AGENT_HEADER, OTHERS_HEADER, SITE_HEADER, Wire, headers_of, parse_range
 from agents.data.rate import RateCap, Uplink
+from agents.data.traffic import Traffic
 from agents.logs import get_logger
 from federation.errors import ConfigError, PeerError
 from policies.model import Record
@@ -33,6 +36,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Verified = Callable[[str], Awaitable[Path | None]]  # a held shard's path, its bytes known to be right
 ReadLog = Callable[[str, int], bytes | None]
+PROBE_RETRY_S = 1  # A probe of the slowest link worth one has passed by then.
+
+
+class _Asker(Record, frozen=True, kw_only=True):
+    """Who a body goes to."""
+
+    name: str
+    is_local: bool
+    cap: RateCap | None
 
 
 class ServerLimits(Record, frozen=True, kw_only=True):
@@ -76,6 +88,7 @@ class DataServer:
         self._limits = limits or ServerLimits()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self.traffic = Traffic()
         self.counters: dict[str, int] = {}  # answers by status, and "garbage", "dropped"
 
     async def start(self) -> str:
@@ -160,23 +173,31 @@ class DataServer:
             await self._refuse(wire, 405, f"{method[:16]} is not served here", ("Allow", "GET, HEAD"))
             return
         target = urlsplit(request.target.decode("latin-1"))
-        cap = self._uplink.cap_to(headers.get(SITE_HEADER, ""))
+        site = headers.get(SITE_HEADER, "")
+        asker = _Asker(
+            name=headers.get(AGENT_HEADER) or _host_of(wire), is_local=site == self._uplink.site,
+            cap=self._uplink.cap_to(site),
+        )  # fmt: skip
         match target.path.split("/")[1:]:
             case ["shards", shard_id] if _SHA256.fullmatch(shard_id):
-                await self._send_shard(wire, shard_id, headers.get("range"), cap)
+                await self._send_shard(wire, shard_id, headers.get("range"), asker)
             case ["probe"]:
-                await self._send_probe(wire, target.query, cap)
+                await self._send_probe(wire, target.query, asker)
             case ["echo"]:
                 await self._send_head(wire, 204, ())
                 await self._send_events(wire, h11.EndOfMessage())
+            case ["sharing"]:
+                others_milli = self.traffic.sharing(wire.span).others_milli if wire.span else 0
+                await self._send_head(wire, 204, ((OTHERS_HEADER, str(others_milli)),))
+                await self._send_events(wire, h11.EndOfMessage())
             case ["logs", *task_parts, attempt] if task_parts and attempt.isascii() and attempt.isdigit():
-                await self._send_log(wire, unquote("/".join(task_parts)), int(attempt[:9]), cap)
+                await self._send_log(wire, unquote("/".join(task_parts)), int(attempt[:9]), asker)
             case _:
                 await self._refuse(wire, 404, "no such path")
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    async def _send_shard(self, wire: Wire, shard_id: str, range_text: str | None, cap: RateCap | None) -> None:
+    async def _send_shard(self, wire: Wire, shard_id: str, range_text: str | None, asker: _Asker) -> None:
         path = await self._verified(shard_id)
         if path is None:
             await self._refuse(wire, 404, "this shard is not here")
@@ -185,7 +206,12 @@ class DataServer:
         try:
             size_bytes = os.fstat(file).st_size
             first, end, status = 0, size_bytes, 200
-            headers = [("Accept-Ranges", "bytes"), ("Content-Type", "application/octet-stream")]
+            n_others = self.traffic.n_others(asker.name, is_local=asker.is_local)
+            headers = [
+                ("Accept-Ranges", "bytes"),
+                ("Content-Type", "application/octet-stream"),
+                (OTHERS_HEADER, str(1000 * n_others)),
+            ]
             try:
                 span = parse_range(range_text, size_bytes) if range_text else None
             except PeerError as error:
@@ -195,7 +221,7 @@ class DataServer:
                 (first, end), status = span, 206
                 headers.append(("Content-Range", f"bytes {first}-{end - 1}/{size_bytes}"))
             await self._send_head(wire, status, (*headers, ("Content-Length", str(end - first))))
-            await self._send_body(wire, self._file_blocks(file, first, end), cap)
+            await self._send_body(wire, self._file_blocks(file, first, end), asker)
             await self._send_events(wire, h11.EndOfMessage())
         finally:
             os.close(file)
@@ -208,30 +234,35 @@ class DataServer:
             first += len(block)
             yield block
 
-    async def _send_probe(self, wire: Wire, query: str, cap: RateCap | None) -> None:
+    async def _send_probe(self, wire: Wire, query: str, asker: _Asker) -> None:
         text = parse_qs(query).get("bytes", [""])[0]
         if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) <= self._limits.probe_bytes_max):
             await self._refuse(wire, 400, f"bytes must be 0 to {self._limits.probe_bytes_max}")
             return
+        if not asker.is_local and self.traffic.n_crossing():
+            await self._refuse(wire, 503, "the way out is in use", ("Retry-After", str(PROBE_RETRY_S)))
+            return
         await self._send_head(wire, 200, (("Content-Type", "application/octet-stream"), ("Content-Length", text)))
-        await self._send_body(wire, _noise(int(text)), cap)
+        await self._send_body(wire, _noise(int(text)), asker)
         await self._send_events(wire, h11.EndOfMessage())
 
-    async def _send_log(self, wire: Wire, task_id: str, attempt: int, cap: RateCap | None) -> None:
+    async def _send_log(self, wire: Wire, task_id: str, attempt: int, asker: _Asker) -> None:
         text = await asyncio.to_thread(self._read_log, task_id, attempt)
         if text is None:
             await self._refuse(wire, 404, "no log of this attempt is here")
             return
         headers = (("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text))))
         await self._send_head(wire, 200, headers)
-        await self._send_body(wire, _once(text), cap)
+        await self._send_body(wire, _once(text), asker)
         await self._send_events(wire, h11.EndOfMessage())
 
-    async def _send_body(self, wire: Wire, blocks: AsyncIterator[bytes], cap: RateCap | None) -> None:
+    async def _send_body(self, wire: Wire, blocks: AsyncIterator[bytes], asker: _Asker) -> None:
         if wire.head_only:
             return
+        cap = asker.cap
         chunk_bytes = cap.chunk_bytes if cap else self._limits.block_bytes
         async with contextlib.AsyncExitStack() as stack:
+            wire.span = stack.enter_context(self.traffic.stream(asker.name, is_local=asker.is_local))
             if cap is not None:
                 await stack.enter_async_context(cap.stream())
             async for block in blocks:
@@ -270,6 +301,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _host_of(wire: Wire) -> str:
+    address = wire.writer.get_extra_info("peername")
+    return str(address[0]) if address else ""
 
 
 async def _noise(n_bytes: int) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from agents.data.client import Client, Exchange
+from agents.data.traffic import Sharing
 from agents.events import LinksMeasured
 from agents.logs import get_logger
 from agents.ports import Post
@@ -30,6 +31,10 @@ class Rate(Record, frozen=True, kw_only=True):
     duration_us: int
 
 
+class BusyError(Exception):
+    """The peer sends to others just now: a probe would measure its share."""
+
+
 class Prober:
     """One probe at a time: two would measure each other."""
 
@@ -41,19 +46,26 @@ class Prober:
         self._turn = asyncio.Lock()
 
     async def probe(self, peer: Peer, bytes_max: int) -> None:
-        """Always posts one `LinksMeasured`; empty when the peer cannot be reached. Bounded in time."""
+        """Always posts one `LinksMeasured`; empty when the peer cannot be reached. Bounded in time.
+
+        While other streams use the way, at either end, only the echo is told, and `busy`: ask again soon."""
         samples: list[LinkSample] = []
+        is_busy = False
         async with self._turn:
             try:
                 async with self._client.connect(peer.data_url, peer.site) as exchange:
                     round_trips = await echo(exchange, self._client.clock_s)
                     samples.append(self._echo_sample(peer, round_trips))
                     if bytes_max >= PROBE_BYTES_MIN:
-                        rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
-                        samples += self._probe_sample(peer, rate)
+                        is_busy = self._client.traffic.n_crossing() > 0
+                        if not is_busy:
+                            rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
+                            samples += self._probe_sample(peer, rate, await exchange.sharing())
+            except BusyError:
+                is_busy = True
             except PeerError as error:
                 _log.info("probe_failed", peer=peer.agent_id, url=peer.data_url, detail=error.detail)
-        await self._post(LinksMeasured(samples=tuple(samples)))
+        await self._post(LinksMeasured(samples=tuple(samples), busy=is_busy))
 
     def _echo_sample(self, peer: Peer, round_trips_us: Sequence[int]) -> LinkSample:
         return LinkSample(
@@ -62,7 +74,7 @@ class Prober:
             duration_us=sum(round_trips_us),
         )  # fmt: skip
 
-    def _probe_sample(self, peer: Peer, rate: Rate | None) -> list[LinkSample]:
+    def _probe_sample(self, peer: Peer, rate: Rate | None, sharing: Sharing) -> list[LinkSample]:
         if rate is None:
             return []
         return [
@@ -73,6 +85,7 @@ class Prober:
                 bandwidth_bps=rate.bandwidth_bps,
                 bytes=rate.n_bytes,
                 duration_us=rate.duration_us,
+                is_lower_bound=sharing.is_competed,
             )
         ]
 
@@ -100,10 +113,12 @@ def jitter_us(round_trips_us: Sequence[int]) -> int:
 async def bandwidth(
     exchange: Exchange, bytes_max: int, seconds_max: float, clock_s: Callable[[], float] = time.monotonic
 ) -> Rate | None:
-    """Read up to `bytes_max` of `/probe` for at most `seconds_max`; None when too little came. Raises `PeerError`.
+    """Read up to `bytes_max` of `/probe` for at most `seconds_max`; None when too little came.
 
-    Uses up the connection when it stops early."""
+    Raises `PeerError`, and `BusyError` where the peer sends to others. Uses up the connection when it stops early."""
     answer = await exchange.get(f"/probe?bytes={bytes_max}")
+    if answer.status == 503:
+        raise BusyError
     if answer.status != 200:
         raise PeerError("status", f"/probe answered {answer.status}")
     arrivals: list[tuple[float, int]] = []  # (time, bytes so far)
