@@ -2,22 +2,27 @@
 
 from collections.abc import Callable
 
+import msgspec
+
+from agents.data.traffic import OTHERS_MILLI_MIN
 from policies.model import Record
+from scenarios.faults import LinkFault
 from scenarios.network import Flow, LinkSpec, Network
 from scenarios.streams import noisy, stream
+from scenarios.transport import LinkSpec
 from scenarios.world import World
 
 
 class _Watch:
     """How much of the way a transfer had for itself while it ran."""
 
-    __slots__ = ("competed", "pair", "shared_us", "updated_us")
+    __slots__ = ("others_us", "pair", "shared_us", "updated_us")
 
     def __init__(self, pair: tuple[str, str], now_us: int) -> None:
         self.pair = pair
         self.shared_us = 0  # integral over time of our transfers between this pair
         self.updated_us = now_us
-        self.competed = False  # with transfers to or from others, at either end
+        self.others_us = 0  # of those that leave the same sender, or reach the same receiver, from or to others
 
 
 LOCAL = LinkSpec(rtt_us=200, bandwidth_bps=10_000_000_000)  # within a site that the world says nothing about
@@ -45,6 +50,12 @@ class Fabric:
             if spec.uplink_bps is not None:
                 for direction in ("out", "in"):
                     links[f"{spec.agent_id}:{direction}"] = LinkSpec(rtt_us=0, bandwidth_bps=spec.uplink_bps)
+        for name, outward, inward in world.access:
+            links |= {f"{name}:out": outward, f"{name}:in": inward}
+        self._access = {spec.agent_id: spec.access for spec in world.agents if spec.access}
+        self._truth = dict(self._specs)  # without faults
+        self._cuts: dict[tuple[str, str], int] = {}
+        self._link_faults: list[LinkFault] = []
         self.network = Network(links)
         self._capped = {spec.agent_id for spec in world.agents if spec.uplink_bps is not None}
         self._master_site = world.master_site
@@ -60,13 +71,19 @@ class Fabric:
         from_site, to_site = self._sites[from_agent], self._sites[to_agent]
         if (from_site, to_site) not in self._specs:
             return None
-        path = [f"{from_site}→{to_site}"]
+        outward, inward = self._access.get(from_agent, ()), self._access.get(to_agent, ())
+        core = f"{from_site}→{to_site}"
+        way: tuple[str, ...] = (core,)
         if from_site != to_site:
-            if from_agent in self._capped:
-                path.insert(0, f"{from_agent}:out")
-            if to_agent in self._capped:
-                path.append(f"{to_agent}:in")
-        return tuple(path)
+            out = (f"{from_agent}:out",) if from_agent in self._capped else ()
+            into = (f"{to_agent}:in",) if to_agent in self._capped else ()
+            way = (*out, *way, *into)
+        else:
+            while outward and inward and outward[-1] == inward[-1]:  # They meet below the core: in a pod, in a rack.
+                outward, inward, way = outward[:-1], inward[:-1], ()
+        if not outward and not inward:
+            return way or (core,)
+        return (*(f"{name}:out" for name in outward), *way, *(f"{name}:in" for name in reversed(inward)))
 
     def transfer(
         self, from_agent: str, to_agent: str, size_bytes: int, now_us: int, on_end: Callable[[int, Flow, Sight], None]
@@ -100,7 +117,7 @@ class Fabric:
                 bandwidth_bps=self._measured_bps(flow, now_us),
                 duration_us=duration_us,
                 shared_milli=max(1000, watch.shared_us * 1000 // duration_us) if duration_us else 1000,
-                is_lower_bound=watch.competed,
+                is_lower_bound=watch.others_us * 1000 >= OTHERS_MILLI_MIN * max(1, duration_us),
             )
             self._on_end.pop(flow.flow_id)(now_us, flow, sight)
 
@@ -110,9 +127,23 @@ class Fabric:
         for watch in self._watches.values():
             watch.shared_us += pairs.count(watch.pair) * (now_us - watch.updated_us)
             if now_us > watch.updated_us:
-                ends = set(watch.pair)
-                watch.competed |= any(pair != watch.pair and not ends.isdisjoint(pair) for pair in pairs)
+                watch.others_us += sum(self._compete(watch.pair, pair) for pair in pairs) * (now_us - watch.updated_us)
             watch.updated_us = now_us
+
+    def _compete(self, pair: tuple[str, str], other: tuple[str, str]) -> bool:
+        """Agents see one end each, one direction, and tell traffic within a site from traffic that leaves it."""
+        shares_an_end = pair[0] == other[0] or pair[1] == other[1]
+        return pair != other and shares_an_end and self._crosses(pair) == self._crosses(other)
+
+    def is_busy(self, from_agent: str, to_agent: str) -> bool:
+        """Whether a probe would measure its share only: transfers between sites leave one end or reach the other."""
+        return any(
+            self._crosses(pair) and (pair[0] == from_agent or pair[1] == to_agent)
+            for pair in (watch.pair for watch in self._watches.values())
+        )
+
+    def _crosses(self, pair: tuple[str, str]) -> bool:
+        return self._sites[pair[0]] != self._sites[pair[1]]
 
     def start_up_us(self, from_agent: str, to_agent: str) -> int:
         path = self.path(from_agent, to_agent)
@@ -132,11 +163,71 @@ class Fabric:
         duration_us = max(1, now_us - flow.started_us)
         return noisy(flow.size_bytes * 8 * 1_000_000 // duration_us, self._noise_ppm, self._noise)
 
-    def control_delay_us(self, agent_id: str) -> int | None:
+    def control_delay_us(self, agent_id: str, *, to_agent: bool = False) -> int | None:
         """One way between an agent and the master; None while there is no path. Control bytes are too few to queue."""
         site = self._sites[agent_id]
-        spec = self._specs.get((site, self._master_site))
-        return None if spec is None else spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+        way = (self._master_site, site) if to_agent else (site, self._master_site)
+        spec = self._specs.get(way)
+        if spec is None or (self._cuts and way in self._cuts):
+            return None
+        return spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+
+    def reaches_master(self, agent_id: str) -> bool:
+        """Both ways: a connection needs them."""
+        site = self._sites[agent_id]
+        ways = ((site, self._master_site), (self._master_site, site))
+        return all(way in self._specs and way not in self._cuts for way in ways)
+
+    # --- what breaks -------------------------------------------------------------------------------------------------
+
+    def cut(self, way: tuple[str, str], now_us: int) -> None:
+        """No bytes pass from one site to another; cuts nest."""
+        self._cuts[way] = self._cuts.get(way, 0) + 1
+        self._refresh(way, now_us)
+
+    def mend(self, way: tuple[str, str], now_us: int) -> None:
+        self._cuts[way] -= 1
+        if not self._cuts[way]:
+            del self._cuts[way]
+        self._refresh(way, now_us)
+
+    def is_cut(self, from_agent: str, to_agent: str) -> bool:
+        return (self._sites[from_agent], self._sites[to_agent]) in self._cuts
+
+    def begin_fault(self, fault: LinkFault, now_us: int) -> None:
+        self._link_faults.append(fault)
+        for way in fault.ways:
+            self._refresh(way, now_us)
+
+    def end_fault(self, fault: LinkFault, now_us: int) -> None:
+        self._link_faults.remove(fault)
+        for way in fault.ways:
+            self._refresh(way, now_us)
+
+    def vary(self, way: tuple[str, str], spec: LinkSpec, now_us: int) -> None:
+        """The truth itself changes, as measured links do."""
+        self._truth[way] = spec
+        self._refresh(way, now_us)
+
+    def _refresh(self, way: tuple[str, str], now_us: int) -> None:
+        spec = self._truth.get(way)
+        if spec is None:
+            return  # There was no path before.
+        for fault in self._link_faults:
+            if way in fault.ways:
+                changes = {name: value for name in ("bandwidth_bps", "rtt_us", "jitter_us", "loss_ppm")
+                           if (value := getattr(fault, name)) is not None}  # fmt: skip
+                spec = msgspec.structs.replace(spec, **changes)
+        self._specs[way] = spec
+        if way in self._cuts:
+            spec = msgspec.structs.replace(spec, bandwidth_bps=0, shared=True)
+        self._watch(now_us)
+        self.network.set_link(f"{way[0]}→{way[1]}", spec, now_us)
+
+    def bytes_by_link(self) -> dict[str, int]:
+        """What each link carried that carried anything."""
+        carried = {f"{a}→{b}": self.network.bytes_carried(f"{a}→{b}") for a, b in self._specs}
+        return {name: n_bytes for name, n_bytes in carried.items() if n_bytes}
 
     def bytes_between_sites(self) -> int:
         """All bytes carried by links whose ends are different sites."""

@@ -29,7 +29,7 @@ from federation.strictyaml import (
     read_text,
 )
 from policies.model import TIERS, Gpu, Resources, Tier
-from scenarios.network import LinkSpec
+from scenarios.transport import LinkSpec
 from scenarios.world import AgentSpec, Arrival, ShardSpec, World
 
 SCHEMA = "offerflow/scenario/v1"

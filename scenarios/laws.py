@@ -4,26 +4,58 @@ It trusts nothing of the master's books. Whatever it can tell from events, facts
 what needs the whole run, `at_end`. `broken` holds one sentence per breach, the law's number first.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
 from federation import commands, events, facts
 from federation.api import JobView
 from federation.config import MasterConfig
+from federation.durable import DurableState
 from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import Birth, CommandBatch, Launch, Offer
-from policies.model import Needs, Resources
+from policies.model import Amount, Needs, Resources, Where
+from policies.resources import amount_of, kinds, role_chain
 
 BROKEN_MAX = 100  # A master that breaks a law at every step need not fill the memory.
+# A running task that nobody authorised is found by the next birth and killed: a connection, a reconciliation, a lost
+# message or two and the kill's grace take less than this.
+ORPHAN_US = 60_000_000
+SETTLED_US = 60_000_000  # An assignment that nobody acknowledged was re-sent five times by then.
+KINDS = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
+Key = tuple[str, int]
+
+
+class Process(Protocol):
+    """An agent's process as the laws see it: its core (None: gone) and the tasks that run on its device."""
+
+    @property
+    def boot(self) -> int | None: ...
+    @property
+    def tasks(self) -> Iterable[Key]: ...
+
+
+class Connections(Protocol):
+    """The broker as the laws see it."""
+
+    @property
+    def is_harming(self) -> bool: ...
+    def is_connected(self, agent_id: str) -> bool: ...
 
 
 class _Group:
     """Tasks of one group: how many there are, how many finished, and whom they come after."""
 
-    __slots__ = ("after", "n_finished", "needs", "task_ids")
+    __slots__ = ("after", "attempts_max", "n_finished", "needs", "role", "task_ids")
 
-    def __init__(self, needs: Needs, after: tuple[str, ...], task_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self, needs: Needs, after: tuple[str, ...], task_ids: tuple[str, ...], role: str, attempts_max: int
+    ) -> None:
         self.needs = needs
         self.after = after
         self.task_ids = task_ids
+        self.role = role
+        self.attempts_max = attempts_max
         self.n_finished = 0
 
 
@@ -54,6 +86,16 @@ class Laws:
         self._totals: dict[str, Resources] = {}
         self._agents: dict[str, AgentState] = {}
         self._offers: dict[str, tuple[Offer, int]] = {}  # agent id → last offer, when it lapses
+        self._term = 0
+        self._ended_jobs: set[str] = set()
+        self._acknowledged: set[str] = set()
+        self._n_failed: dict[str, int] = {}  # attempts of a task that failed
+        self._quotas: dict[str, Amount | None] = {role.path: role.quota for role in config.roles}
+        self._used: dict[
+            str, list[int]
+        ] = {}  # role → cpu, memory, disk, GPUs of its open attempts, and of its children
+        self._processes: dict[Key, str] = {}  # (task id, attempt) → the agent on which its process runs
+        self._orphans: dict[tuple[str, Key], int] = {}  # unauthorised processes: seen since
 
     def after_step(self, event: events.Event, wanted: list[commands.Command], now_us: int) -> None:
         if isinstance(event, events.AgentSpoke):
@@ -65,21 +107,125 @@ class Laws:
                     self._learn(fact)
                 case commands.Reply(answer=JobView(job_id=job_id)):
                     self._check(job_id in self._jobs, f"L1 job {job_id} was acknowledged before it was durable")
-                case commands.Send(agent_id=agent_id, message=CommandBatch(commands=batch)):
+                case commands.Send(agent_id=agent_id, message=CommandBatch(term=term, commands=batch)):
+                    self._check(self._term in (0, term), f"L3 commands of term {term} were sent in term {self._term}")
                     for item in batch:
                         if isinstance(item, Launch):
                             self._check_launch(agent_id, item)
                 case _:
                     pass
 
-    def at_end(self, master: Master, now_us: int) -> None:
-        """L2: every task ended, or is owned, or waits with a reason. L7: the facts alone rebuild the durable state."""
+    # --- a master comes and goes -------------------------------------------------------------------------------------
+
+    def acknowledged(self, job_id: str) -> None:
+        """Whoever submitted it has been told so."""
+        self._acknowledged.add(job_id)
+
+    def on_death(self) -> None:
+        """The master's process is gone, and with it every offer."""
+        self._offers.clear()
+
+    def on_recovery(self, durable: DurableState) -> None:
+        """L1: what was acknowledged is known to the next master, until it ended and was forgotten."""
+        known = {job.accepted.job_id for job in durable.jobs}
+        lost = sorted(self._acknowledged - known - self._ended_jobs)
+        self._check(not lost, f"L1 job {lost[0] if lost else ''} was acknowledged and is gone after a restart")
+        self._check(durable.term == self._term, f"L7 the journal ends in term {durable.term}, not {self._term}")
+
+    # --- processes on devices ----------------------------------------------------------------------------------------
+
+    def process_began(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
+        other = self._processes.get((task_id, attempt))
+        self._check(other is None, f"L3 attempt {attempt} of {task_id} runs on {other} and on {agent_id} at {now_us}")
+        self._processes[task_id, attempt] = agent_id
+
+    def process_ended(self, task_id: str, attempt: int) -> None:
+        self._processes.pop((task_id, attempt), None)
+
+    def look(self, master: Master | None, agents: Mapping[str, Process], broker: Connections, now_us: int) -> None:
+        """Now and then: no orphan lives long (L9), books and queues are bounded (L10)."""
+        serving = master is not None and master.core.started and not master.core.recovering
+        seen: set[tuple[str, Key]] = set()
+        for key, agent_id in self._processes.items() if serving and not broker.is_harming else ():
+            attempt = self._open.get(key[0])
+            authorised = attempt is not None and (attempt.agent_id, attempt.attempt) == (agent_id, key[1])
+            here = self._agents.get(agent_id) is AgentState.ONLINE and broker.is_connected(agent_id)
+            if not authorised and here and agents[agent_id].boot is not None:
+                seen.add((agent_id, key))
+        self._orphans = {each: self._orphans.get(each, now_us) for each in sorted(seen)}
+        for (agent_id, (task_id, number)), since_us in self._orphans.items():
+            late_us = now_us - since_us
+            self._check(late_us < ORPHAN_US, f"L9 attempt {number} of {task_id} runs unauthorised on {agent_id}")
+        if master is not None:
+            self._check_bounds(master)
+
+    def _check_bounds(self, master: Master) -> None:
+        core, config = master.core, self._config
+        sizes = {
+            "demand classes": (len(core.tasks.demands), config.demands_max),
+            "agents": (len(core.agents), config.agents_max),
+            "shards": (len(core.shards), config.shards_max),
+            "roles": (len(core.shares.roles), config.roles_max),
+            "moves in flight": (len(core.moves.in_flight), config.moves_in_flight_max),
+        }
+        for what, (size, most) in sizes.items():
+            self._check(size <= most, f"L10 the master keeps {size} {what}; the bound is {most}")
+
+    def converged(self, master: Master, agents: Mapping[str, Process], broker: Connections, now_us: int) -> None:
+        """L13, after a quiet time: everyone is in service, both sides agree, and what could run does not wait."""
+        for agent_id in sorted(agents):
+            boot = agents[agent_id].boot
+            if boot is None or not broker.is_connected(agent_id):
+                continue
+            state = self._agents.get(agent_id)
+            self._check(state is AgentState.ONLINE, f"L13 agent {agent_id} is {state} long after all was mended")
+        for task_id, task_state in self._tasks.items():
+            task = master.core.tasks.tasks.get(task_id)
+            if task_state in (TaskState.UNKNOWN, TaskState.ASSIGNED, TaskState.KILLING) and task is not None:
+                since_us = now_us - task.since_us
+                agent = self._open[task_id].agent_id if task_id in self._open else ""
+                gone = agent in agents and agents[agent].boot is None
+                self._check(since_us < SETTLED_US or gone, f"L13 task {task_id} is {task_state} for {since_us} us")
+        self._check_progress(master, now_us)
+
+    def _check_progress(self, master: Master, now_us: int) -> None:
+        """With nothing placed anywhere, a task that fits an agent in service must not wait."""
+        core = master.core
+        if self._open:
+            return
+        for task_id, state in self._tasks.items():
+            task = core.tasks.tasks.get(task_id)
+            if state is not TaskState.PENDING or task is None or now_us - task.since_us < SETTLED_US:
+                continue
+            job_id, name = self._groups[task_id]
+            spec, group = task.group.spec, self._jobs[job_id][name]
+            if spec.gang or spec.needs.links or spec.where != Where() or self._over_quota(group) or task.failed_on:
+                continue
+            room = [
+                agent_id
+                for agent_id, total in self._totals.items()
+                if self._agents.get(agent_id) is AgentState.ONLINE
+                and spec.needs.gpu is None
+                and core.agents[agent_id].mode == "active"
+                and spec.needs.cpu_milli <= total.cpu_milli
+                and spec.needs.memory_bytes <= total.memory_bytes
+                and spec.needs.disk_bytes <= total.disk_bytes
+            ]
+            self._check(not room, f"L13 task {task_id} waits while {room[0] if room else ''} is idle and would fit it")
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def at_end(self, master: Master | None, now_us: int) -> None:
+        """L2: every task ended, or is owned, or waits with a reason. L7: the facts alone rebuild the durable state.
+        Without a master there is no live state to compare."""
         for task_id, state in self._tasks.items():
             owned = state in PLACED_STATES and task_id in self._open
             waits = state in (TaskState.PENDING, TaskState.WAITING)
             self._check(
                 state in TERMINAL_STATES or owned or waits, f"L2 task {task_id} is {state} and nobody's at {now_us}"
             )
+        if master is None:
+            return
         replayed = Master(self._config, self._policy_name)
         for fact in self._facts:
             replayed.apply(fact)
@@ -100,6 +246,13 @@ class Laws:
 
     def _learn(self, fact: facts.Fact) -> None:
         match fact:
+            case facts.TermBegun(term=term):
+                self._check(term > self._term, f"L3 term {term} began after term {self._term}")
+                self._term = term
+            case facts.RoleSet(path=path, quota=quota):
+                self._quotas[path] = quota
+            case facts.AgentForgotten(agent_id=agent_id):
+                self._agents.pop(agent_id, None)
             case facts.AgentEnrolled(agent_id=agent_id, total=total):
                 self._totals[agent_id] = total
                 self._agents.setdefault(agent_id, AgentState.ONLINE)
@@ -111,6 +264,7 @@ class Laws:
                 self._cancel(job_id)
             case facts.JobEnded(job_id=job_id):
                 self._end(job_id)
+                self._ended_jobs.add(job_id)
             case facts.TasksAssigned(at_us=at_us, assignments=assignments):
                 for assignment in assignments:
                     self._check_offer(assignment.agent_id, at_us)
@@ -129,7 +283,7 @@ class Laws:
         for spec in fact.job.tasks:
             count = len(fact.each[spec.name]) if spec.for_each is not None else spec.count
             task_ids = tuple(f"{fact.job_id}/{spec.name}/{index}" for index in range(count))
-            groups[spec.name] = _Group(spec.needs, spec.after, task_ids)
+            groups[spec.name] = _Group(spec.needs, spec.after, task_ids, fact.job.role, spec.attempts_max)
             self._groups |= dict.fromkeys(task_ids, (fact.job_id, spec.name))
             self._tasks |= dict.fromkeys(task_ids, TaskState.WAITING if spec.after else TaskState.PENDING)
 
@@ -188,6 +342,9 @@ class Laws:
         self._open[task_id] = _Attempt(agent_id, attempt, self._jobs[job_id][group].needs, gpus)
         self._held.setdefault(agent_id, set()).add(task_id)
         self._check_room(agent_id)
+        self._use(self._jobs[job_id][group], 1)
+        over = self._over_quota(self._jobs[job_id][group], 0)
+        self._check(not over, f"L6 {over} after {task_id} was assigned")
 
     def _check_offer(self, agent_id: str, now_us: int) -> None:
         _, lapses_us = self._offers.get(agent_id, (None, 0))
@@ -216,10 +373,38 @@ class Laws:
         if after not in PLACED_STATES and fact.task_id in self._open:
             attempt = self._open.pop(fact.task_id)
             self._held[attempt.agent_id].discard(fact.task_id)
+            job_id, name = self._groups[fact.task_id]
+            self._use(self._jobs[job_id][name], -1)
+        if fact.attempt_failed:
+            self._count_failure(fact.task_id)
         if after is TaskState.FINISHED:
             job_id, group = self._groups[fact.task_id]
             self._jobs[job_id][group].n_finished += 1
             self._release(job_id)
+
+    def _count_failure(self, task_id: str) -> None:
+        job_id, name = self._groups[task_id]
+        most = self._jobs[job_id][name].attempts_max
+        n_failed = self._n_failed[task_id] = self._n_failed.get(task_id, 0) + 1
+        self._check(n_failed <= most, f"L11 task {task_id} failed {n_failed} times; {most} attempts were allowed")
+
+    def _use(self, group: _Group, sign: int) -> None:
+        for amounts in (self._used.setdefault(path, [0, 0, 0, 0]) for path in role_chain(group.role)):
+            for kind, amount in enumerate(kinds(amount_of(group.needs))):
+                amounts[kind] += sign * amount
+
+    def _over_quota(self, group: _Group, more: int = 1) -> str:
+        """What is past a quota with so many tasks more of this group; "" where all fits."""
+        wanted = kinds(amount_of(group.needs))
+        for path in role_chain(group.role):
+            quota = self._quotas.get(path)
+            used = self._used.get(path, [0, 0, 0, 0])
+            if quota is None:
+                continue
+            for kind, limit in enumerate(kinds(quota)):
+                if limit and used[kind] + more * wanted[kind] > limit:
+                    return f"role {path} uses {used[kind]} {KINDS[kind]} of {limit}"
+        return ""
 
     def _check_launch(self, agent_id: str, launch: Launch) -> None:
         attempt = self._open.get(launch.task_id)

@@ -8,24 +8,42 @@ share links. Nothing in the cores knows. Same world, policy and code: same diges
 import hashlib
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import msgspec
 
-from agents.events import Event as AgentEvent
-from federation import commands, events
-from federation.api import JobView, Problem, SubmitJob
+from federation import events
+from federation.api import Answer, JobView, Problem, SubmitJob
 from federation.config import MasterConfig
-from federation.facts import Fact
+from federation.facts import Fact, JobAccepted, JobEnded
 from federation.master import Master
+from federation.wire import HeldShard
 from policies.api import Policy
+from scenarios.broker import Broker
 from scenarios.fabric import Fabric
+from scenarios.injection import Incident, Injector
 from scenarios.laws import Laws
-from scenarios.simulated_agent import SimulatedAgent
-from scenarios.world import World
+from scenarios.simulated_agent import Overseer, SimulatedAgent, shard_id_of
+from scenarios.simulated_master import SimulatedMaster
+from scenarios.world import Arrival, Behaviour, World
 
 START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: digests hold no wall clock.
 EVENTS_MAX = 50_000_000  # A run that needs more has a loop in it.
+CHECK_US = 10_000_000  # How often the laws look at what only the whole world shows.
+TAIL_EVENTS = 40  # what is kept to show how a law came to be broken
+CALL = "!"  # the target of what is no agent's and not the master's
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an arrival: `job_id` "" where the master refused it or never answered. Times from the start."""
+
+    arrival: int
+    job_id: str
+    asked_us: int
+    problem: Problem | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +60,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     bytes_between_sites: int
     refused: tuple[tuple[str, Problem], ...]  # jobs that the master did not take
     broken_laws: tuple[str, ...]
+    submissions: tuple[Submission, ...] = ()
+    incidents: tuple[Incident, ...] = ()
+    bytes_by_link: dict[str, int] = {}
+    tail: tuple[str, ...] = ()  # the last events before the first broken law
+    n_messages_harmed: int = 0
 
 
 def play(
@@ -51,13 +74,14 @@ def play(
     *,
     config: MasterConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    stop_at_breach: bool = True,
 ) -> Outcome:
-    """Run `world` until all its jobs have ended (or its duration is over). `on_progress(at_us, duration_us)` is called
-    about once every simulated second."""
-    return Player(world, policy, policy_name, config or MasterConfig(), on_progress).run()
+    """Run `world` until all its jobs have ended and all its faults are over (or its duration is). `on_progress(at_us,
+    duration_us)` is called about once every simulated second. The first broken law ends the run."""
+    return Player(world, policy, policy_name, config or MasterConfig(), on_progress, stop_at_breach).run()
 
 
-class Player:
+class Player(Overseer):
     def __init__(
         self,
         world: World,
@@ -65,42 +89,86 @@ class Player:
         policy_name: str,
         config: MasterConfig,
         on_progress: Callable[[int, int], None] | None,
+        stop_at_breach: bool = True,
     ) -> None:
+        if world.roles:
+            named = {role.path for role in world.roles}
+            kept = tuple(role for role in config.roles if role.path not in named)
+            config = msgspec.structs.replace(config, roles=(*kept, *world.roles))
         self._world = world
-        self._policy = policy
         self._policy_name = policy_name
         self._on_progress = on_progress
-        self._master = Master(config, policy_name)
-        self._laws = Laws(config, policy_name)
-        self._facts: list[Fact] = []
+        self._stop_at_breach = stop_at_breach
         self._digest = hashlib.blake2b(digest_size=16)
         self._encoder = msgspec.msgpack.Encoder(order="deterministic")
-        self._queue: list[tuple[int, int, str, events.Event | AgentEvent | None]] = []
+        self._queue: list[tuple[int, int, str, object]] = []
         self._serial = itertools.count()  # Breaks ties: first scheduled, first handled.
         self._due_us: dict[str, int] = {}  # the deadline already in the queue, per core ("" is the master)
         self._fabric = Fabric(world)
-        self._agents = {
-            spec.agent_id: SimulatedAgent(spec, world, self._fabric, self._schedule) for spec in world.agents
-        }
-        self._n_rounds = 0
+        self._laws = Laws(config, policy_name)
+        self._broker = Broker(world.seed, self._fabric, self)
+        self._master = SimulatedMaster(config, policy, policy_name, world, self._broker, self, self._laws, self._note)
+        self._agents: dict[str, SimulatedAgent] = {}
+        for spec in world.agents:
+            self._agents[spec.agent_id] = SimulatedAgent(
+                spec, world, self._fabric, self._broker, self, self._agents, self
+            )
+        self._injector = Injector(world, self._fabric, self._broker, self._master, self._agents, self)
         self._n_jobs_open = 0
-        self._refused: list[tuple[str, Problem]] = []
-        self._requests: dict[str, str] = {}  # request id → job name
         self._arrivals_left = len(world.arrivals)
+        self._submissions: list[Submission] = []
+        self._behaviours: dict[str, dict[str, Behaviour]] = {}  # by job id
+        self._recent: deque[tuple[int, events.Event | Fact]] = deque(maxlen=TAIL_EVENTS)
+
+    # --- the queue ---------------------------------------------------------------------------------------------------
+
+    def schedule(self, at_us: int, target: str, event: object) -> None:
+        """`target` "" is the master, else an agent id; `event` None is the core's deadline."""
+        heapq.heappush(self._queue, (at_us, next(self._serial), target, event))
+
+    def call(self, at_us: int, action: Callable[[int], None]) -> None:
+        heapq.heappush(self._queue, (at_us, next(self._serial), CALL, action))
 
     def run(self) -> Outcome:
-        self._schedule(START_US, "", events.Started(term=1))
-        self._schedule(START_US, "", events.BrokerFound())
+        self._master.start(START_US)
         for agent in self._agents.values():
             agent.start(START_US)
         for index, arrival in enumerate(self._world.arrivals):
-            request_id = f"arrival-{index}"
-            self._requests[request_id] = arrival.job.name
-            asked = events.Asked(request_id=request_id, request=SubmitJob(job=arrival.job))
-            self._schedule(START_US + arrival.at_us, "", asked)
+            self.call(START_US + arrival.at_us, partial(self._arrive, index, arrival))
+        self._injector.begin(START_US)
+        self.call(START_US + CHECK_US, self._look)
+        n_events, now_us = self._play()
+        self._laws.at_end(self._master.core, now_us)
+        if self._master.core is not None and self._is_quiet(now_us):
+            self._laws.converged(self._master.core, self._agents, self._broker, now_us)
+        return Outcome(
+            world=self._world,
+            policy=self._policy_name,
+            master=self._master.last,
+            facts=tuple(self._master.facts),
+            digest=self._digest.hexdigest(),
+            ended_us=now_us - START_US,
+            n_events=n_events,
+            n_rounds=self._master.n_rounds,
+            bytes_between_sites=self._fabric.bytes_between_sites(),
+            refused=tuple(
+                (self._world.arrivals[each.arrival].job.name, each.problem)
+                for each in self._submissions
+                if each.problem is not None
+            ),
+            broken_laws=tuple(self._laws.broken),
+            submissions=tuple(self._submissions),
+            incidents=self._injector.incidents(),
+            bytes_by_link=self._fabric.bytes_by_link(),
+            tail=self._tail() if self._laws.broken else (),
+            n_messages_harmed=self._broker.n_harmed,
+        )
+
+    def _play(self) -> tuple[int, int]:
+        """Handle what is queued until nothing is left to be seen; how many events, and the time then."""
         n_events, now_us, shown_us = 0, START_US, START_US
         end_us = START_US + self._world.duration_us
-        while self._queue and not self._all_done():
+        while self._queue and not self._all_done(now_us):
             flow_end_us = self._fabric.next_end_us()
             if flow_end_us is not None and flow_end_us < self._queue[0][0]:
                 now_us = max(now_us, flow_end_us)
@@ -108,57 +176,41 @@ class Player:
                 continue
             at_us, _, target, event = heapq.heappop(self._queue)
             if at_us > end_us:
+                now_us = end_us
                 break
             now_us = at_us
             self._step(target, event, now_us)
             n_events += 1
             assert n_events < EVENTS_MAX, "the run does not end"
+            if self._laws.broken and self._stop_at_breach:
+                break
             if self._on_progress is not None and now_us - shown_us >= 1_000_000:
                 shown_us = now_us
                 self._on_progress(now_us - START_US, self._world.duration_us)
-        self._laws.at_end(self._master, now_us)
-        return Outcome(
-            world=self._world,
-            policy=self._policy_name,
-            master=self._master,
-            facts=tuple(self._facts),
-            digest=self._digest.hexdigest(),
-            ended_us=now_us - START_US,
-            n_events=n_events,
-            n_rounds=self._n_rounds,
-            bytes_between_sites=self._fabric.bytes_between_sites(),
-            refused=tuple(self._refused),
-            broken_laws=tuple(self._laws.broken),
-        )
+        return n_events, now_us
 
-    def _all_done(self) -> bool:
-        return self._arrivals_left == 0 and self._n_jobs_open == 0
+    def _all_done(self, now_us: int) -> bool:
+        if self._world.to_the_end or self._arrivals_left or self._n_jobs_open:
+            return False
+        return now_us >= START_US + self._injector.over_us
 
-    def _schedule(self, at_us: int, target: str, event: events.Event | AgentEvent | None) -> None:
-        """`target` "" is the master, else an agent id; `event` None is the core's deadline."""
-        heapq.heappush(self._queue, (at_us, next(self._serial), target, event))
-
-    def _step(self, target: str, event: events.Event | AgentEvent | None, now_us: int) -> None:
+    def _step(self, target: str, event: object, now_us: int) -> None:
+        if target == CALL:
+            cast(Callable[[int], None], event)(now_us)
+            if self._master.core is not None:
+                self._arm("", self._master.next_deadline_us(), now_us)
+            return
         if event is None:
             if self._due_us.get(target) != now_us:
                 return  # an earlier deadline took its place, or it was met already
             del self._due_us[target]
         if target == "":
-            self._step_master(event, now_us)
+            self._master.handle(cast("events.Event | None", event), now_us)
+            self._arm("", self._master.next_deadline_us(), now_us)
         else:
             agent = self._agents[target]
             agent.handle(event, now_us)
             self._arm(target, agent.next_deadline_us(), now_us)
-
-    def _step_master(self, event: events.Event | AgentEvent | None, now_us: int) -> None:
-        handled = events.DeadlinePassed() if event is None else event
-        assert isinstance(handled, events.Event)
-        self._note(now_us, handled)
-        wanted = self._master.handle(handled, now_us)
-        self._laws.after_step(handled, wanted, now_us)
-        for command in wanted:
-            self._carry_out(command, now_us)
-        self._arm("", self._master.next_deadline_us(), now_us)
 
     def _arm(self, target: str, due_us: int | None, now_us: int) -> None:
         if due_us is None:
@@ -167,41 +219,68 @@ class Player:
         armed_us = self._due_us.get(target)
         if armed_us is None or due_us < armed_us:
             self._due_us[target] = due_us
-            self._schedule(due_us, target, None)
+            self.schedule(due_us, target, None)
 
-    def _carry_out(self, command: commands.Command, now_us: int) -> None:
-        sent_us = now_us + self._world.commit_us
-        match command:
-            case commands.Persist(fact=fact):
-                self._facts.append(fact)
-                self._note(now_us, fact)
-                self._count(fact)
-            case commands.Send(agent_id=agent_id, message=message):
-                agent = self._agents.get(agent_id)
-                if agent is not None:
-                    agent.deliver(message, sent_us)
-            case commands.Announce(state=state):
-                for agent in self._agents.values():
-                    agent.deliver(state, sent_us)
-            case commands.Solve(round_id=round_id, snapshot=snapshot):
-                self._n_rounds += 1
-                plan = self._policy.plan(snapshot)
-                ready = events.PlanReady(round_id=round_id, plan=plan, solve_us=self._world.solve_us)
-                self._schedule(now_us + self._world.solve_us, "", ready)
-            case commands.Reply(request_id=request_id, answer=answer):
-                self._arrivals_left -= 1
-                if isinstance(answer, Problem):
-                    self._refused.append((self._requests[request_id], answer))
-                else:
-                    assert isinstance(answer, JobView)
+    # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def _count(self, fact: Fact) -> None:
-        kind = type(fact).__name__
-        if kind == "JobAccepted":
-            self._n_jobs_open += 1
-        elif kind == "JobEnded":
-            self._n_jobs_open -= 1
+    def _arrive(self, index: int, arrival: Arrival, now_us: int) -> None:
+        for shard in arrival.shards:
+            held = HeldShard(shard_id=shard_id_of(shard.name), size_bytes=shard.size_bytes, name=shard.name)
+            self._agents[shard.agent_id].find(held, now_us)
+
+        def answered(answer: Answer, at_us: int) -> None:
+            self._arrivals_left -= 1
+            problem = answer if isinstance(answer, Problem) else None
+            job_id = answer.job_id if isinstance(answer, JobView) else ""
+            if job_id:
+                self._laws.acknowledged(job_id)
+            self._submissions.append(
+                Submission(arrival=index, job_id=job_id, asked_us=now_us - START_US, problem=problem)
+            )
+
+        self._master.ask(SubmitJob(job=arrival.job, submission_id=str(index)), now_us, answered)
+
+    def behaviour_of(self, task_id: str) -> Behaviour | None:
+        job_id, group, _ = task_id.rsplit("/", 2)
+        known = self._behaviours.get(job_id)
+        return None if known is None else known.get(group)
+
+    # --- processes, for the laws -------------------------------------------------------------------------------------
+
+    def began(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
+        self._laws.process_began(agent_id, task_id, attempt, now_us)
+
+    def ended(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
+        self._laws.process_ended(task_id, attempt)
+
+    def _look(self, now_us: int) -> None:
+        self._laws.look(self._master.core, self._agents, self._broker, now_us)
+        self.call(now_us + CHECK_US, self._look)
+
+    def _is_quiet(self, now_us: int) -> bool:
+        return not self._laws.broken and now_us - START_US - self._injector.over_us >= max(self._world.quiet_tail_us, 1)
+
+    # --- the record --------------------------------------------------------------------------------------------------
 
     def _note(self, now_us: int, value: events.Event | Fact) -> None:
+        encoded = self._encoder.encode(value)
         self._digest.update(now_us.to_bytes(8, "big"))
-        self._digest.update(self._encoder.encode(value))
+        self._digest.update(encoded)
+        if not self._laws.broken:
+            self._recent.append((now_us, value))
+        if isinstance(value, JobAccepted):
+            self._n_jobs_open += 1
+            arrival = self._world.arrivals[int(value.submission_id)]
+            if arrival.behaviours:
+                self._behaviours[value.job_id] = arrival.behaviours
+        elif isinstance(value, JobEnded):
+            self._n_jobs_open -= 1
+
+    def _tail(self) -> tuple[str, ...]:
+        """The last events before the first broken law, for people."""
+        shown = []
+        for at_us, value in self._recent:
+            text = msgspec.json.encode(value).decode()
+            cut = f"{text[:400]}…" if len(text) > 400 else text
+            shown.append(f"{(at_us - START_US) / 1e6:.6f} s {type(value).__name__} {cut}")
+        return tuple(shown)

@@ -1,12 +1,17 @@
-"""A world as the player needs it: sites, agents, links, what lies where, and which jobs come when."""
+"""A world as the player needs it: sites, agents, links, what lies where, which jobs come when, and what breaks."""
 
+from federation.config import RoleConfig
 from federation.jobs import Job
 from policies.model import Record, Resources, Tier
-from scenarios.network import LinkSpec
+from scenarios.faults import Fault
+from scenarios.transport import LinkSpec
 
 
 class AgentSpec(Record, frozen=True, kw_only=True):
-    """One simulated agent. `uplink_bps` caps what it sends to and receives from other sites, each direction."""
+    """One simulated agent. `uplink_bps` caps what it sends to and receives from other sites, each direction.
+
+    `access` names the links between it and its site's core, its own first: a rack, a pod. `total` is what it claims;
+    `real` is what it has, where that is less: its tasks then share it, and run slower."""
 
     agent_id: str
     site: str
@@ -17,24 +22,50 @@ class AgentSpec(Record, frozen=True, kw_only=True):
     speed_milli: int = 1000
     price_microusd_per_cpu_hour: int = 0
     uplink_bps: int | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    access: tuple[str, ...] = ()
+    real_cpu_milli: int | None = None
+    group: str = ""  # the name it was counted under in the file
 
 
 class ShardSpec(Record, frozen=True, kw_only=True):
-    """A shard that an agent holds from the start; its id is derived from its name."""
+    """A shard that an agent holds from the start, or from a job's arrival; its id is derived from its name."""
 
     name: str
     size_bytes: int
     agent_id: str
 
 
+class Behaviour(Record, frozen=True, kw_only=True):
+    """What really happens to the tasks of a group, besides their run time: nobody tells the master."""
+
+    fails_ppm: int = 0  # of attempts end with exit code 1
+    crashes_agent: bool = False  # … and take their agent's process with them
+    steps: int = 0  # of a gang: it communicates this often, evenly over its run
+
+
 class Arrival(Record, frozen=True, kw_only=True):
+    """`origin` names the generator or trace that made it. `shards` appear at their agents as it arrives."""
+
     at_us: int
     job: Job
+    origin: str = ""
+    behaviours: dict[str, Behaviour] = {}  # by task group
+    shards: tuple[ShardSpec, ...] = ()
+
+
+class Variation(Record, frozen=True, kw_only=True):
+    """From `at_us` on the directed link is this; how measured link traces are replayed."""
+
+    at_us: int
+    from_site: str
+    to_site: str
+    spec: LinkSpec
 
 
 class World(Record, frozen=True, kw_only=True):
     """Everything a run depends on besides the policy. `links` maps (from site, to site) to the truth; a site's own
-    network is (site, site)."""
+    network is (site, site). `access` holds the links between agents and their site's core: id, outward, inward."""
 
     name: str
     purpose: str
@@ -45,6 +76,13 @@ class World(Record, frozen=True, kw_only=True):
     master_site: str
     shards: tuple[ShardSpec, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
+    roles: tuple[RoleConfig, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    variations: tuple[Variation, ...] = ()
+    access: tuple[tuple[str, LinkSpec, LinkSpec], ...] = ()
+    quiet_tail_us: int = 0  # the end of the run in which nothing breaks, for L13
+    to_the_end: bool = False  # run for the whole duration, even when all jobs have ended
     solve_us: int = 5_000  # how long a round is taken to compute; declared, because a replay must not depend on our CPU
     commit_us: int = 1_000  # journal commit before anything is sent
     noise_ppm: int = 30_000  # standard deviation of a bandwidth measurement
+    notes: tuple[str, ...] = ()  # what a reader of the results has to know: sources, licences, skipped rows
