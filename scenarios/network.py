@@ -119,7 +119,7 @@ class Network:
         """Take out the flows that have moved their last byte by `now_us`, in the order they were asked for."""
         self._move_to(now_us)
         tables = self._tables
-        n_out = maxmin.pass_due(tables, now_us)
+        n_out = maxmin.pass_due(*tables, now_us)
         self._is_stale = True
         done = []
         for slot in tables.work[OUT, :n_out].tolist():
@@ -146,7 +146,7 @@ class Network:
     def bytes_carried(self, link_id: str) -> int:
         """What a link has carried so far, flows under way included."""
         under_way = [flow for flow in self._flows.values() if link_id in flow.path]
-        left = [int(maxmin.left_at(self._tables, flow.slot, self._now_us)) for flow in under_way]
+        left = [int(maxmin.left_at(self._tables.flows, flow.slot, self._now_us)) for flow in under_way]
         return self._carried[link_id] + sum(map(_moved_bytes, under_way, left))
 
     def start_up_us(self, path: tuple[str, ...]) -> int:
@@ -188,13 +188,13 @@ class Network:
         limit_bps = known.limit_bps if flow.cap_bps is None else min(flow.cap_bps, known.limit_bps)
         now_us = self._now_us
         maxmin.enter(
-            self._tables, flow.slot, known.shared, left, limit_bps, known.weight, max(flow.started_us, now_us), now_us
+            *self._tables, flow.slot, known.shared, left, limit_bps, known.weight, max(flow.started_us, now_us), now_us
         )
 
     def _take_off(self, flow: Flow) -> int:
         """Take a flow's slot; returns what it had left, in bit·µs/s."""
-        left = int(maxmin.left_at(self._tables, flow.slot, self._now_us))
-        maxmin.leave(self._tables, flow.slot)
+        left = int(maxmin.left_at(self._tables.flows, flow.slot, self._now_us))
+        maxmin.leave(*self._tables, flow.slot)
         self._release(flow)
         return left
 
@@ -214,7 +214,7 @@ class Network:
             self._now_us = now_us
 
     def _share(self) -> None:
-        self._next_us = int(maxmin.share(self._tables, self._now_us))
+        self._next_us = int(maxmin.share(*self._tables, self._now_us))
         self._is_stale = False
 
     def _grow(self, n_slots: int, n_links: int, hops_max: int) -> None:

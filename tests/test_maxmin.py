@@ -31,7 +31,7 @@ def made(capacities: list[int]) -> Tables:
 
 def enter(tables: Tables, slot: int, flow: reference.Flow, left: int = LEFT_MAX, at_us: int = 0) -> None:
     path, limit, weight = flow
-    maxmin.enter(tables, slot, np.array(path, np.int64), left, limit, weight, at_us, at_us)
+    maxmin.enter(*tables, slot, np.array(path, np.int64), left, limit, weight, at_us, at_us)
 
 
 def rates(tables: Tables, slots: list[int]) -> list[int]:
@@ -51,13 +51,13 @@ def test_rates_equal_the_obvious_filling_after_any_history(
             if isinstance(change, int):
                 if under_way:
                     slot = list(under_way)[change % len(under_way)]
-                    maxmin.leave(tables, slot)
+                    maxmin.leave(*tables, slot)
                     del under_way[slot]
             elif len(under_way) < N_SLOTS:
                 slot = min(set(range(N_SLOTS)) - set(under_way))
                 enter(tables, slot, change)
                 under_way[slot] = change
-        maxmin.share(tables, 0)
+        maxmin.share(*tables, 0)
         assert rates(tables, list(under_way)) == reference.rates(capacities, list(under_way.values()))
 
 
@@ -68,7 +68,7 @@ def test_rates_are_weighted_max_min_fair(capacities: list[int], some: list[refer
     tables = made(capacities)
     for slot, flow in enumerate(some):
         enter(tables, slot, flow)
-    maxmin.share(tables, 0)
+    maxmin.share(*tables, 0)
     got = rates(tables, list(range(len(some))))
     users = [[f for f, (path, _, _) in enumerate(some) if link in path] for link in range(N_LINKS)]
     for link, capacity in enumerate(capacities):
@@ -89,10 +89,10 @@ def test_ends_come_in_order_and_all_bits_move(sizes: list[tuple[int, int]]) -> N
     for slot, (size, link) in enumerate(sizes):
         enter(tables, slot, ([link % 3, (link + 1) % 3], RATE_MAX, ONE), size)
     now_us, out = 0, []
-    while (next_us := maxmin.share(tables, now_us)) != NEVER:
+    while (next_us := maxmin.share(*tables, now_us)) != NEVER:
         assert next_us >= now_us
         now_us = next_us
-        n_out = maxmin.pass_due(tables, now_us)
+        n_out = maxmin.pass_due(*tables, now_us)
         assert n_out > 0
         out += tables.work[OUT, :n_out].tolist()
     assert sorted(out) == list(range(len(sizes)))
@@ -105,18 +105,18 @@ def test_the_bounds_of_magnitudes_hold() -> None:
     tables = made([RATE_MAX] * N_LINKS)
     for slot in range(N_SLOTS):
         enter(tables, slot, ([0, 1], RATE_MAX, ONE if slot % 2 else 1))
-    assert 0 < maxmin.share(tables, 0) < NEVER
+    assert 0 < maxmin.share(*tables, 0) < NEVER
     assert sum(rates(tables, list(range(N_SLOTS)))) <= RATE_MAX
     tables = made([1] * N_LINKS)
     enter(tables, 0, ([0], RATE_MAX, ONE), at_us=2 * 10**15)
-    assert maxmin.share(tables, 2 * 10**15) == 2 * 10**15 + LEFT_MAX
+    assert maxmin.share(*tables, 2 * 10**15) == 2 * 10**15 + LEFT_MAX
 
 
 def test_a_wrong_dtype_is_refused() -> None:
     tables = made([1] * N_LINKS)
     if hasattr(maxmin.share, "signatures"):  # compiled
         with pytest.raises(TypeError):
-            maxmin.share(tables._replace(heap=tables.heap.astype(np.int32)), 0)
+            maxmin.share(*tables._replace(heap=tables.heap.astype(np.int32)), 0)
 
 
 @given(some_capacities, st.lists(flows, max_size=8), st.lists(flows, max_size=4))
@@ -130,5 +130,5 @@ def test_grown_tables_go_on_where_the_old_ones_were(
     tables = maxmin.grown(tables, 2 * N_SLOTS, N_LINKS + 1, HOPS + 2)
     for slot, flow in enumerate(after, len(before)):
         enter(tables, slot, flow)
-    maxmin.share(tables, 0)
+    maxmin.share(*tables, 0)
     assert rates(tables, list(range(len(before) + len(after)))) == reference.rates(capacities, before + after)
