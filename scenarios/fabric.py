@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from agents.data.traffic import OTHERS_MILLI_MIN
 from policies.model import Record
+from scenarios.faults import LinkFault
 from scenarios.network import Flow, LinkSpec, Network
 from scenarios.streams import noisy, stream
+from scenarios.transport import LinkSpec
 from scenarios.world import World
 
 
@@ -46,6 +50,12 @@ class Fabric:
             if spec.uplink_bps is not None:
                 for direction in ("out", "in"):
                     links[f"{spec.agent_id}:{direction}"] = LinkSpec(rtt_us=0, bandwidth_bps=spec.uplink_bps)
+        for name, outward, inward in world.access:
+            links |= {f"{name}:out": outward, f"{name}:in": inward}
+        self._access = {spec.agent_id: spec.access for spec in world.agents if spec.access}
+        self._truth = dict(self._specs)  # without faults
+        self._cuts: dict[tuple[str, str], int] = {}
+        self._link_faults: list[LinkFault] = []
         self.network = Network(links)
         self._capped = {spec.agent_id for spec in world.agents if spec.uplink_bps is not None}
         self._master_site = world.master_site
@@ -61,13 +71,19 @@ class Fabric:
         from_site, to_site = self._sites[from_agent], self._sites[to_agent]
         if (from_site, to_site) not in self._specs:
             return None
-        path = [f"{from_site}→{to_site}"]
+        outward, inward = self._access.get(from_agent, ()), self._access.get(to_agent, ())
+        core = f"{from_site}→{to_site}"
+        way: tuple[str, ...] = (core,)
         if from_site != to_site:
-            if from_agent in self._capped:
-                path.insert(0, f"{from_agent}:out")
-            if to_agent in self._capped:
-                path.append(f"{to_agent}:in")
-        return tuple(path)
+            out = (f"{from_agent}:out",) if from_agent in self._capped else ()
+            into = (f"{to_agent}:in",) if to_agent in self._capped else ()
+            way = (*out, *way, *into)
+        else:
+            while outward and inward and outward[-1] == inward[-1]:  # They meet below the core: in a pod, in a rack.
+                outward, inward, way = outward[:-1], inward[:-1], ()
+        if not outward and not inward:
+            return way or (core,)
+        return (*(f"{name}:out" for name in outward), *way, *(f"{name}:in" for name in reversed(inward)))
 
     def transfer(
         self, from_agent: str, to_agent: str, size_bytes: int, now_us: int, on_end: Callable[[int, Flow, Sight], None]
@@ -147,11 +163,71 @@ class Fabric:
         duration_us = max(1, now_us - flow.started_us)
         return noisy(flow.size_bytes * 8 * 1_000_000 // duration_us, self._noise_ppm, self._noise)
 
-    def control_delay_us(self, agent_id: str) -> int | None:
+    def control_delay_us(self, agent_id: str, *, to_agent: bool = False) -> int | None:
         """One way between an agent and the master; None while there is no path. Control bytes are too few to queue."""
         site = self._sites[agent_id]
-        spec = self._specs.get((site, self._master_site))
-        return None if spec is None else spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+        way = (self._master_site, site) if to_agent else (site, self._master_site)
+        spec = self._specs.get(way)
+        if spec is None or (self._cuts and way in self._cuts):
+            return None
+        return spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+
+    def reaches_master(self, agent_id: str) -> bool:
+        """Both ways: a connection needs them."""
+        site = self._sites[agent_id]
+        ways = ((site, self._master_site), (self._master_site, site))
+        return all(way in self._specs and way not in self._cuts for way in ways)
+
+    # --- what breaks -------------------------------------------------------------------------------------------------
+
+    def cut(self, way: tuple[str, str], now_us: int) -> None:
+        """No bytes pass from one site to another; cuts nest."""
+        self._cuts[way] = self._cuts.get(way, 0) + 1
+        self._refresh(way, now_us)
+
+    def mend(self, way: tuple[str, str], now_us: int) -> None:
+        self._cuts[way] -= 1
+        if not self._cuts[way]:
+            del self._cuts[way]
+        self._refresh(way, now_us)
+
+    def is_cut(self, from_agent: str, to_agent: str) -> bool:
+        return (self._sites[from_agent], self._sites[to_agent]) in self._cuts
+
+    def begin_fault(self, fault: LinkFault, now_us: int) -> None:
+        self._link_faults.append(fault)
+        for way in fault.ways:
+            self._refresh(way, now_us)
+
+    def end_fault(self, fault: LinkFault, now_us: int) -> None:
+        self._link_faults.remove(fault)
+        for way in fault.ways:
+            self._refresh(way, now_us)
+
+    def vary(self, way: tuple[str, str], spec: LinkSpec, now_us: int) -> None:
+        """The truth itself changes, as measured links do."""
+        self._truth[way] = spec
+        self._refresh(way, now_us)
+
+    def _refresh(self, way: tuple[str, str], now_us: int) -> None:
+        spec = self._truth.get(way)
+        if spec is None:
+            return  # There was no path before.
+        for fault in self._link_faults:
+            if way in fault.ways:
+                changes = {name: value for name in ("bandwidth_bps", "rtt_us", "jitter_us", "loss_ppm")
+                           if (value := getattr(fault, name)) is not None}  # fmt: skip
+                spec = msgspec.structs.replace(spec, **changes)
+        self._specs[way] = spec
+        if way in self._cuts:
+            spec = msgspec.structs.replace(spec, bandwidth_bps=0, shared=True)
+        self._watch(now_us)
+        self.network.set_link(f"{way[0]}→{way[1]}", spec, now_us)
+
+    def bytes_by_link(self) -> dict[str, int]:
+        """What each link carried that carried anything."""
+        carried = {f"{a}→{b}": self.network.bytes_carried(f"{a}→{b}") for a, b in self._specs}
+        return {name: n_bytes for name, n_bytes in carried.items() if n_bytes}
 
     def bytes_between_sites(self) -> int:
         """All bytes carried by links whose ends are different sites."""

@@ -1,41 +1,98 @@
-"""The production agent core in a simulated device: processes are durations, transfers and probes are flows."""
+"""The production agent core in a simulated device: processes are durations, transfers and probes are flows.
+
+What survives what is as in life: the journal and the shards outlast everything; tasks outlast the agent's process and
+are adopted when it starts again, unless the whole device lost power.
+"""
 
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from agents import commands, events
 from agents.agent import Agent
 from agents.config import AgentConfig
 from agents.facts import Fact
-from federation import events as master_events
-from federation.wire import HeldShard, Launch, LinkSample, MasterMessage
+from federation.wire import Death, HeldShard, Launch, LinkSample, Source
+from policies.model import Resources
+from scenarios.broker import Broker, Delivery, Timetable
 from scenarios.fabric import Fabric, Sight
+from scenarios.faults import KillPoint
 from scenarios.network import Flow
-from scenarios.world import AgentSpec, World
-
-Schedule = Callable[[int, str, "master_events.Event | events.Event | None"], None]
+from scenarios.streams import stream
+from scenarios.world import AgentSpec, Behaviour, World
 
 PROBE_TIMEOUT_US = 10_000_000  # what the live prober allows itself
+STALL_US = 30_000_000  # A fetch that gets no bytes for this long tries its next source, as the live one does.
+RESTART_US = 10_000_000  # A supervisor starts a crashed agent again after this long.
+FACTS_MAX = 20_000  # Journals are compacted past this, as the live one is.
+PPM = 1_000_000
+
+Key = tuple[str, int]
+
+
+class Local(NamedTuple):
+    """Something that happened to one process; void when that is gone. `life` counts its starts."""
+
+    event: events.Event
+    life: int
+
+
+class ProcessEnded(NamedTuple):
+    """A task's process tree ended by itself; void when the device lost power meanwhile."""
+
+    event: events.TaskEnded
+    power: int
+
+
+class Overseer:
+    """What the player wants to know of processes; the laws listen."""
+
+    def began(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
+        """A task's process runs from now on."""
+
+    def ended(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
+        """It does not any more."""
+
+    def behaviour_of(self, task_id: str) -> Behaviour | None:
+        """What the file says of tasks like this one."""
+        return None
 
 
 class SimulatedAgent:
-    """Carries out the commands of one `Agent`. `schedule(at_us, target, event)` is the player's queue."""
+    """Carries out the commands of one `Agent`. `peers` are all agents by id, this one included."""
 
-    def __init__(self, spec: AgentSpec, world: World, fabric: Fabric, schedule: Schedule) -> None:
-        config = AgentConfig(
+    def __init__(
+        self,
+        spec: AgentSpec,
+        world: World,
+        fabric: Fabric,
+        broker: Broker,
+        timetable: Timetable,
+        peers: "dict[str, SimulatedAgent]",
+        overseer: Overseer,
+    ) -> None:
+        self._config = AgentConfig(
             agent_id=spec.agent_id,
             site=spec.site,
             tier=spec.tier,
             region=spec.region,
+            labels=dict(spec.labels),
             hardware=spec.hardware,
             speed_milli=spec.speed_milli,
             price_microusd_per_cpu_hour=spec.price_microusd_per_cpu_hour,
         )
         self.facts: list[Fact] = []  # its journal
-        self._spec = spec
+        self.spec = spec
+        self._seed = world.seed
         self._fabric = fabric
-        self._schedule = schedule
-        self._core = Agent(config, ())
+        self._broker = broker
+        self._timetable = timetable
+        self._peers = peers
+        self._overseer = overseer
+        self._may_break = bool(world.faults)
+        self.core: Agent | None = None  # None: no process runs
         self._store = {
             shard_id_of(shard.name): HeldShard(
                 shard_id=shard_id_of(shard.name), size_bytes=shard.size_bytes, name=shard.name
@@ -43,53 +100,189 @@ class SimulatedAgent:
             for shard in world.shards
             if shard.agent_id == spec.agent_id
         }
-        self._ends: dict[tuple[str, int], tuple[int, Launch]] = {}  # running attempts: when they end
-        self._inbound_us = 0  # MQTT keeps the order of a connection, whatever the jitter
-        self._outbound_us = 0
+        self.running: dict[Key, Launch] = {}  # tasks whose process is alive
+        self._life = 0
+        self._power = 0
+        self._paused = False
+        self._backlog: list[object] = []  # what came while it was paused
+        self._doom: tuple[KillPoint, Callable[[int], None]] | None = None
+        self._clock_us = 0  # how far the running process's clock is off
+        self._wall_us = 0  # how far the wall clock is off: what the next process begins with
+        self._serving: dict[int, Callable[[int], None]] = {}  # flows out of here → what to do when they break
+        self._fetching: dict[int, SimulatedAgent] = {}  # flows to here → who serves them
+        self.disk_is_full = False
+        self.bandwidth_ppm = PPM  # what it multiplies the bandwidths by that it reports
+
+    @property
+    def boot(self) -> int | None:
+        """Of the process that runs; None: there is none, or it is stopped."""
+        return None if self.core is None or self._paused else self.core.boot
+
+    @property
+    def tasks(self) -> tuple[Key, ...]:
+        return tuple(self.running)
+
+    # --- the process -------------------------------------------------------------------------------------------------
 
     def start(self, now_us: int) -> None:
+        if self.core is not None:
+            return
+        self._life += 1
+        self._clock_us = self._wall_us
+        self.core = Agent(self._config, self.facts)
+        self.facts = self.core.facts()
         shards = tuple(self._store[key] for key in sorted(self._store))
-        started = events.Started(total=self._spec.total, shards=shards, data_url=f"sim://{self._spec.agent_id}")
-        self._schedule(now_us, self._spec.agent_id, started)
-        self._schedule(now_us, self._spec.agent_id, events.Connected())
+        running = tuple(handle_of(key) for key in self.running)
+        self._post(
+            now_us,
+            events.Started(
+                total=self.spec.total, shards=shards, running=running, data_url=f"sim://{self.spec.agent_id}"
+            ),
+        )
+        self._broker.arrive(self.spec.agent_id, self, now_us)
+
+    def kill(self, now_us: int, *, power: bool = False) -> None:
+        """End the process without warning; with `power`, the device and its tasks too."""
+        if power:
+            self._power += 1
+            for task_id, attempt in list(self.running):
+                self._end_process((task_id, attempt), now_us)
+        if self.core is None:
+            return
+        self.core = None
+        self._life += 1
+        self._paused = False
+        self._backlog.clear()
+        self._doom = None
+        for flow_id, server in list(self._fetching.items()):
+            self._fabric.cancel(flow_id, now_us)
+            server._serving.pop(flow_id, None)
+        self._fetching.clear()
+        for flow_id, broken in list(self._serving.items()):
+            self._fabric.cancel(flow_id, now_us)
+            broken(now_us)
+        self._serving.clear()
+        self._broker.leave(self.spec.agent_id, now_us, silently=power)
+
+    def kill_at(self, point: KillPoint, now_us: int, then: Callable[[int], None], *, power: bool = False) -> None:
+        """Kill it at that point of its work; `then` is told when it happened."""
+
+        def doom(at_us: int) -> None:
+            self.kill(at_us, power=power)
+            then(at_us)
+
+        if point == "now" or self.core is None:
+            doom(now_us)
+        else:
+            self._doom = (point, doom)
+
+    def pause(self, now_us: int) -> None:
+        if self.core is not None and not self._paused:
+            self._paused = True
+            self._broker.stall(self.spec.agent_id, now_us)
+
+    def resume(self, now_us: int) -> None:
+        if not self._paused:
+            return
+        self._paused = False
+        waited, self._backlog = self._backlog, []
+        for event in waited:
+            self._timetable.schedule(now_us, self.spec.agent_id, event)
+        self._timetable.schedule(now_us, self.spec.agent_id, Local(events.DeadlinePassed(), self._life))
+        self._broker.unstall(self.spec.agent_id, now_us)
+
+    def jump_clock(self, jump_us: int) -> None:
+        self._wall_us += jump_us
+
+    def find(self, shard: HeldShard, now_us: int) -> None:
+        """Someone put a shard into the device's store; the agent learns of it when it runs."""
+        self._store[shard.shard_id] = shard
+        self._post(now_us, events.ShardFound(shard=shard))
 
     def next_deadline_us(self) -> int | None:
-        return self._core.next_deadline_us()
+        due_us = self.core.next_deadline_us() if self.core is not None and not self._paused else None
+        return None if due_us is None else due_us - self._clock_us
 
-    def deliver(self, message: MasterMessage, sent_us: int) -> None:
-        delay_us = self._fabric.control_delay_us(self._spec.agent_id)
-        if delay_us is not None:
-            self._inbound_us = max(self._inbound_us, sent_us + delay_us)
-            self._schedule(self._inbound_us, self._spec.agent_id, events.MasterSpoke(message=message))
+    # --- the broker's client -----------------------------------------------------------------------------------------
 
-    def handle(self, event: master_events.Event | events.Event | None, now_us: int) -> None:
-        handled = events.DeadlinePassed() if event is None else event
-        assert isinstance(handled, events.Event)
-        if isinstance(handled, events.TaskEnded):
-            if self._ends.pop((handled.task_id, handled.attempt), None) is None:
-                return  # it was stopped before it came to its end
-            self._store |= {shard.shard_id: shard for shard in handled.outputs}
-        for command in self._core.handle(handled, now_us):
-            self._carry_out(command, now_us)
+    def will(self) -> Death:
+        assert self.core is not None, "a process that is gone wants no connection"
+        return self.core.will()
+
+    def connected(self, now_us: int) -> None:
+        self._post(now_us, events.Connected())
+
+    def disconnected(self, now_us: int) -> None:
+        self._post(now_us, events.Disconnected())
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def handle(self, happened: object, now_us: int) -> None:
+        if self._paused and happened is not None and not isinstance(happened, ProcessEnded):
+            self._backlog.append(happened)
+            return
+        event: events.Event
+        match happened:
+            case None:
+                event = events.DeadlinePassed()
+            case Delivery(event=carried, life=life):
+                if not self._broker.is_connected(self.spec.agent_id, life):
+                    return
+                event = carried
+            case Local(event=local, life=life):
+                if life != self._life:
+                    return
+                event = local
+            case ProcessEnded(event=ended, power=power):
+                launch = self._end_process((ended.task_id, ended.attempt), now_us) if power == self._power else None
+                if launch is None:
+                    return  # it was stopped before it came to its end
+                behaviour = self._overseer.behaviour_of(ended.task_id)
+                if behaviour is not None and behaviour.crashes_agent and ended.exit_code:
+                    self.kill(now_us)
+                    self._timetable.call(now_us + RESTART_US, self.start)
+                event = self._ended(launch, ended)
+                if self._paused:
+                    self._backlog.append(Local(event, self._life))
+                    return
+            case _:
+                raise AssertionError(f"{happened!r} is no event of an agent")
+        if self.core is None or self._paused:
+            return
+        self._carry_out_all(self.core.handle(event, now_us + self._clock_us), now_us)
 
     def _post(self, at_us: int, event: events.Event) -> None:
-        self._schedule(at_us, self._spec.agent_id, event)
+        self._timetable.schedule(at_us, self.spec.agent_id, Local(event, self._life))
+
+    def _carry_out_all(self, wanted: list[commands.Command], now_us: int) -> None:
+        point, doom = self._doom if self._doom is not None else (None, None)
+        has_facts = any(isinstance(command, commands.Persist) for command in wanted)
+        others = [command for command in wanted if not isinstance(command, commands.Persist | commands.Measure)]
+        strikes = point is not None and has_facts and (point == "before-journal" or bool(others))
+        if strikes and point == "before-journal":
+            wanted = []
+        elif strikes:
+            sent = others[: len(others) // 2] if point == "half-sent" else []
+            wanted = [*(command for command in wanted if isinstance(command, commands.Persist)), *sent]
+        for command in wanted:
+            self._carry_out(command, now_us)
+        if strikes and doom is not None:
+            doom(now_us)
 
     def _carry_out(self, command: commands.Command, now_us: int) -> None:
         match command:
             case commands.Persist(fact=fact):
                 self.facts.append(fact)
+                if len(self.facts) > FACTS_MAX and self.core is not None and self._doom is None:
+                    self.facts = self.core.facts()
             case commands.Publish(message=message):
-                delay_us = self._fabric.control_delay_us(self._spec.agent_id)
-                if delay_us is not None:
-                    self._outbound_us = max(self._outbound_us, now_us + delay_us)
-                    self._schedule(self._outbound_us, "", master_events.AgentSpoke(message=message))
+                self._broker.to_master(self.spec.agent_id, message, now_us)
             case commands.Fetch():
                 self._fetch(command, now_us)
             case commands.StartTask(launch=launch):
                 self._start_task(launch, now_us)
             case commands.StopTask(task_id=task_id, attempt=attempt, reason=reason):
-                if (task_id, attempt) in self._ends:
+                if self._end_process((task_id, attempt), now_us):
                     ended = events.TaskEnded(task_id=task_id, attempt=attempt, reason=reason, exit_code=-15)
                     self._post(now_us, ended)
             case commands.RemoveShard(shard_id=shard_id):
@@ -98,70 +291,167 @@ class SimulatedAgent:
             case commands.Probe(peer=peer, bytes_max=bytes_max):
                 self._probe(peer.agent_id, bytes_max, now_us)
             case commands.Measure():
-                self._post(now_us, events.Measured(usable=self._spec.total))
+                self._post(now_us, events.Measured(usable=self._usable()))
             case commands.Acknowledge() | commands.Leave():
-                pass  # There is no broker to acknowledge to, and the player ends the run.
+                pass  # The simulated broker keeps nothing that could be acknowledged, and the player ends the run.
+
+    def _usable(self) -> Resources:
+        return replace(self.spec.total, disk_bytes=0) if self.disk_is_full else self.spec.total
+
+    # --- shards ------------------------------------------------------------------------------------------------------
 
     def _fetch(self, command: commands.Fetch, now_us: int) -> None:
         wanted = command.fetch
         shard = HeldShard(shard_id=wanted.shard_id, size_bytes=wanted.size_bytes, name=wanted.name)
         if wanted.shard_id in self._store:
             self._post(now_us, events.FetchEnded(fetch_id=command.fetch_id, shard=shard, ok=True))
-            return
+        elif self.disk_is_full:
+            self._fail_fetch(command.fetch_id, shard, "disk_full", "no space left on the device", now_us)
+        else:
+            self._fetch_from(command.fetch_id, shard, wanted.sources, now_us)
+
+    def _fail_fetch(self, fetch_id: int, shard: HeldShard, reason: str, detail: str, now_us: int) -> None:
+        self._post(now_us, events.FetchEnded(fetch_id=fetch_id, shard=shard, ok=False, reason=reason, detail=detail))
+
+    def _fetch_from(self, fetch_id: int, shard: HeldShard, sources: tuple[Source, ...], now_us: int) -> None:
+        """Try these in order; a source that fails midway leaves its turn to the next."""
+        for index, source in enumerate(sources):
+            server = self._peers.get(source.agent_id)
+            if server is None or server.core is None or shard.shard_id not in server._store:
+                continue
+            later = sources[index + 1 :]
+            flow_id = self._transfer(fetch_id, shard, server, later, now_us)
+            if flow_id is not None:
+                return
+        self._fail_fetch(fetch_id, shard, "fetch", "no source has a path to here", now_us)
+
+    def _transfer(
+        self, fetch_id: int, shard: HeldShard, server: "SimulatedAgent", later: tuple[Source, ...], now_us: int
+    ) -> int | None:
+        own_id, source, life = self.spec.agent_id, server.spec.agent_id, self._life
 
         def arrived(ended_us: int, flow: Flow, sight: Sight) -> None:
+            self._fetching.pop(flow.flow_id, None)
+            server._serving.pop(flow.flow_id, None)
+            if life != self._life:
+                return
+            if self.disk_is_full:
+                self._fail_fetch(fetch_id, shard, "disk_full", "no space left on the device", ended_us)
+                return
             self._store[shard.shard_id] = shard
-            ended_us += self._fabric.start_up_us(source, self._spec.agent_id)
-            sample = LinkSample(
-                from_agent=source,
-                to_agent=self._spec.agent_id,
-                method="transfer",
-                bandwidth_bps=sight.bandwidth_bps,
-                bytes=flow.size_bytes,
-                duration_us=sight.duration_us,
-                shared_milli=sight.shared_milli,
-                is_lower_bound=sight.is_lower_bound,
+            sample = self._reported(
+                LinkSample(
+                    from_agent=source,
+                    to_agent=own_id,
+                    method="transfer",
+                    bandwidth_bps=sight.bandwidth_bps,
+                    bytes=flow.size_bytes,
+                    duration_us=sight.duration_us,
+                    shared_milli=sight.shared_milli,
+                    is_lower_bound=sight.is_lower_bound,
+                )
             )
             fetched = events.FetchEnded(
-                fetch_id=command.fetch_id, shard=shard, ok=True, fetched_bytes=flow.size_bytes, samples=(sample,)
+                fetch_id=fetch_id, shard=shard, ok=True, fetched_bytes=flow.size_bytes, samples=(sample,)
             )
             self._post(ended_us, fetched)
 
-        for source in (candidate.agent_id for candidate in wanted.sources if candidate.agent_id):
-            if self._fabric.transfer(source, self._spec.agent_id, wanted.size_bytes, now_us, arrived) is not None:
+        flow_id = self._fabric.transfer(source, own_id, shard.size_bytes, now_us, arrived)
+        if flow_id is None:
+            return None
+
+        def broken(at_us: int) -> None:
+            self._fetching.pop(flow_id, None)
+            if life == self._life:
+                self._fetch_from(fetch_id, shard, later, at_us)
+
+        self._fetching[flow_id] = server
+        server._serving[flow_id] = broken
+        if self._may_break:
+            self._watch_stall(flow_id, server, broken, now_us)
+        return flow_id
+
+    def _watch_stall(self, flow_id: int, server: "SimulatedAgent", broken: Callable[[int], None], now_us: int) -> None:
+        def check(at_us: int) -> None:
+            if flow_id not in self._fetching:
                 return
-        failed = events.FetchEnded(
-            fetch_id=command.fetch_id, shard=shard, ok=False, reason="fetch", detail="no source has a path to here"
-        )
-        self._post(now_us, failed)
+            if self._fabric.is_cut(server.spec.agent_id, self.spec.agent_id):
+                self._fabric.cancel(flow_id, at_us)
+                server._serving.pop(flow_id, None)
+                broken(at_us)
+            else:
+                self._timetable.call(at_us + STALL_US, check)
+
+        self._timetable.call(now_us + STALL_US, check)
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
 
     def _start_task(self, launch: Launch, now_us: int) -> None:
         key = (launch.task_id, launch.attempt)
-        run_us = (launch.simulated_run_us or 1) * 1000 // self._spec.speed_milli
-        self._ends[key] = (now_us + run_us, launch)
-        self._post(now_us, events.TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle="simulated"))
+        run_us = (launch.simulated_run_us or 1) * 1000 // self.spec.speed_milli
+        if self.spec.real_cpu_milli is not None:  # It claims more cores than it has: they are shared.
+            load_milli = launch.needs.cpu_milli + sum(each.needs.cpu_milli for each in self.running.values())
+            run_us = run_us * max(load_milli, self.spec.real_cpu_milli) // self.spec.real_cpu_milli
+        self.running[key] = launch
+        self._overseer.began(self.spec.agent_id, launch.task_id, launch.attempt, now_us)
+        self._post(now_us, events.TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=handle_of(key)))
+        limit_us = launch.time_limit_us
+        if limit_us is not None and limit_us < run_us:
+            reason, exit_code, run_us = "time_limit", -9, limit_us
+        else:
+            reason, exit_code = "exit", 1 if self._fails(launch) else 0
+        ended = events.TaskEnded(
+            task_id=launch.task_id, attempt=launch.attempt, reason=reason, exit_code=exit_code, run_us=run_us
+        )
+        self._timetable.schedule(now_us + run_us, self.spec.agent_id, ProcessEnded(ended, self._power))
+
+    def _fails(self, launch: Launch) -> bool:
+        behaviour = self._overseer.behaviour_of(launch.task_id)
+        if behaviour is None or not behaviour.fails_ppm:
+            return False
+        chance = stream(self._seed, f"failures/{launch.task_id}/{launch.attempt}")
+        return chance.randrange(PPM) < behaviour.fails_ppm
+
+    def _end_process(self, key: Key, now_us: int) -> Launch | None:
+        """None where there was none to be ended."""
+        launch = self.running.pop(key, None)
+        if launch is not None:
+            self._overseer.ended(self.spec.agent_id, *key, now_us)
+        return launch
+
+    def _ended(self, launch: Launch, ended: events.TaskEnded) -> events.TaskEnded:
+        """With its outputs in the store, where it finished and there is room."""
+        if ended.reason != "exit" or ended.exit_code != 0 or not launch.outputs:
+            return ended
+        if self.disk_is_full:
+            return replace(ended, reason="disk_full", exit_code=None)
         outputs = tuple(
             HeldShard(shard_id=shard_id_of(name), size_bytes=output.bytes_max, name=name)
             for output in launch.outputs
             if (name := f"{launch.task_id}/{output.name}")
         )
-        limit_us = launch.time_limit_us
-        if limit_us is not None and limit_us < run_us:
-            ended = events.TaskEnded(
-                task_id=launch.task_id, attempt=launch.attempt, reason="time_limit", exit_code=-9, run_us=limit_us
-            )
-            self._post(now_us + limit_us, ended)
-            return
-        ended = events.TaskEnded(
-            task_id=launch.task_id, attempt=launch.attempt, reason="exit", exit_code=0, outputs=outputs, run_us=run_us
-        )
-        self._post(now_us + run_us, ended)
+        self._store |= {shard.shard_id: shard for shard in outputs}
+        return replace(ended, outputs=outputs)
+
+    # --- probes ------------------------------------------------------------------------------------------------------
+
+    def _reported(self, sample: LinkSample) -> LinkSample:
+        """As it tells the master: a liar multiplies."""
+        if self.bandwidth_ppm == PPM or sample.bandwidth_bps is None:
+            return sample
+        return replace(sample, bandwidth_bps=max(1, sample.bandwidth_bps * self.bandwidth_ppm // PPM))
 
     def _probe(self, peer_id: str, bytes_max: int, now_us: int) -> None:
-        own_id = self._spec.agent_id
+        own_id, life = self.spec.agent_id, self._life
         rtt_us = self._fabric.rtt_us(own_id, peer_id)
+        server = self._peers.get(peer_id)
 
         def measured(ended_us: int, flow: Flow, sight: Sight) -> None:
+            self._fetching.pop(flow.flow_id, None)
+            if server is not None:
+                server._serving.pop(flow.flow_id, None)
+            if life != self._life:
+                return
             echo = LinkSample(from_agent=own_id, to_agent=peer_id, method="echo", rtt_us=rtt_us)
             probe = LinkSample(
                 from_agent=peer_id,
@@ -174,15 +464,36 @@ class SimulatedAgent:
                 shared_milli=sight.shared_milli,
                 is_lower_bound=sight.is_lower_bound,
             )
-            self._post(ended_us, events.LinksMeasured(samples=(echo, probe)))
+            self._post(ended_us, events.LinksMeasured(samples=(echo, self._reported(probe))))
 
-        if rtt_us is not None and self._fabric.is_busy(peer_id, own_id):
-            echo = LinkSample(from_agent=own_id, to_agent=peer_id, method="echo", rtt_us=rtt_us)
-            self._post(now_us + rtt_us, events.LinksMeasured(samples=(echo,), busy=True))
-        elif rtt_us is None or self._fabric.transfer(peer_id, own_id, bytes_max, now_us, measured) is None:
+        flow_id = None
+        if rtt_us is not None and server is not None and server.core is not None:
+            if self._fabric.is_busy(peer_id, own_id):
+                echo = LinkSample(from_agent=own_id, to_agent=peer_id, method="echo", rtt_us=rtt_us)
+                self._post(now_us + rtt_us, events.LinksMeasured(samples=(echo,), busy=True))
+                return
+            flow_id = self._fabric.transfer(peer_id, own_id, bytes_max, now_us, measured)
+        if flow_id is None or server is None:
             self._post(now_us + PROBE_TIMEOUT_US, events.LinksMeasured(samples=()))
+            return
+
+        def give_up(at_us: int) -> None:
+            if self._fetching.pop(flow_id, None) is not None:
+                server._serving.pop(flow_id, None)
+                self._fabric.cancel(flow_id, at_us)
+                self._post(at_us, events.LinksMeasured(samples=()))
+
+        self._fetching[flow_id] = server
+        server._serving[flow_id] = give_up
+        if self._may_break:
+            self._timetable.call(now_us + PROBE_TIMEOUT_US, give_up)
 
 
 def shard_id_of(name: str) -> str:
     """The id of a simulated shard: a hash of its name, since it has no bytes."""
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+def handle_of(key: Key) -> str:
+    """What stands for a process id."""
+    return f"{key[0]}#{key[1]}"
