@@ -7,7 +7,7 @@ import msgspec
 from agents.data.traffic import OTHERS_MILLI_MIN
 from policies.model import Record
 from scenarios.faults import LinkFault
-from scenarios.network import Flow, LinkSpec, Network
+from scenarios.network import Flow, Network
 from scenarios.streams import noisy, stream
 from scenarios.transport import LinkSpec
 from scenarios.world import World
@@ -16,12 +16,12 @@ from scenarios.world import World
 class _Watch:
     """How much of the way a transfer had for itself while it ran."""
 
-    __slots__ = ("others_us", "pair", "shared_us", "updated_us")
+    __slots__ = ("begun_us", "others_us", "pair", "shared_us", "updated_us")
 
     def __init__(self, pair: tuple[str, str], now_us: int) -> None:
         self.pair = pair
         self.shared_us = 0  # integral over time of our transfers between this pair
-        self.updated_us = now_us
+        self.begun_us = self.updated_us = now_us
         self.others_us = 0  # of those that leave the same sender, or reach the same receiver, from or to others
 
 
@@ -113,11 +113,12 @@ class Fabric:
         for flow in self.network.ended(now_us):
             watch = self._watches.pop(flow.flow_id)
             duration_us = now_us - flow.started_us
+            watched_us = max(1, now_us - watch.begun_us)  # with its start-up
             sight = Sight(
                 bandwidth_bps=self._measured_bps(flow, now_us),
                 duration_us=duration_us,
-                shared_milli=max(1000, watch.shared_us * 1000 // duration_us) if duration_us else 1000,
-                is_lower_bound=watch.others_us * 1000 >= OTHERS_MILLI_MIN * max(1, duration_us),
+                shared_milli=max(1000, watch.shared_us * 1000 // watched_us),
+                is_lower_bound=watch.others_us * 1000 >= OTHERS_MILLI_MIN * watched_us,
             )
             self._on_end.pop(flow.flow_id)(now_us, flow, sight)
 
