@@ -10,8 +10,17 @@ from typing import Annotated, Literal
 import msgspec
 
 from federation.jobs import Job, RolePath
+from federation.market.protocol import CallTaken
 from policies.model import (
-    Amount, Blocker, Candidate, CostTerms, Link, Plan, Record, Resources, Tier,
+    Amount,
+    Blocker,
+    Candidate,
+    CostTerms,
+    Link,
+    Plan,
+    Record,
+    Resources,
+    Tier,
 )  # fmt: skip
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -224,4 +233,4 @@ class Done(Record, frozen=True, kw_only=True, omit_defaults=False):
     detail: str = ""
 
 
-Answer = JobView | TaskView | AgentView | RoleView | ShardView | PlanView | Done | Problem
+Answer = JobView | TaskView | AgentView | RoleView | ShardView | PlanView | Done | Problem | CallTaken

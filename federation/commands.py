@@ -2,6 +2,7 @@
 
 from federation.api import Answer
 from federation.facts import Fact
+from federation.market.protocol import StreamEvent
 from federation.wire import CommandBatch, Control, MasterState
 from policies.model import Record, Snapshot
 
@@ -35,4 +36,14 @@ class Reply(Record, frozen=True, kw_only=True, tag=True):
     answer: Answer
 
 
-Command = Persist | Send | Announce | Solve | Reply
+class Emit(Record, frozen=True, kw_only=True, tag=True):
+    """To a framework's stream, in order; dropped when that stream is gone. `close`: nothing follows, end it (after a
+    pause: clients that see an error and a closed socket at once resubscribe thousands of times a second)."""
+
+    framework_id: str
+    stream_id: str
+    event: StreamEvent
+    close: bool = False
+
+
+Command = Persist | Send | Announce | Solve | Reply | Emit

@@ -1,6 +1,7 @@
 """What can happen to the master: everything it ever learns arrives as one of these, with the time beside it."""
 
 from federation.api import Request
+from federation.market.protocol import Call
 from federation.wire import AgentMessage
 from policies.model import Plan, Record
 
@@ -40,6 +41,28 @@ class Asked(Record, frozen=True, kw_only=True, tag=True):
     principal: str = ""
 
 
+class FrameworkCalled(Record, frozen=True, kw_only=True, tag=True):
+    """A framework calls. Answered by exactly one `Reply` with the same `request_id`: `CallTaken` or a `Problem` (a call
+    held back by its principal's rate limit is answered when its turn comes).
+
+    `stream_id` is the caller's `Mesos-Stream-Id`; for a `Subscribe` it names the stream that is being opened (unique
+    over all streams, made by the transport). `framework_id` is "" only for a first `Subscribe`.
+    """
+
+    request_id: str
+    framework_id: str
+    stream_id: str
+    principal: str = ""
+    call: Call
+
+
+class StreamClosed(Record, frozen=True, kw_only=True, tag=True):
+    """A framework's stream has ended, from whichever side; late news of an earlier stream changes nothing."""
+
+    framework_id: str
+    stream_id: str
+
+
 class PlanReady(Record, frozen=True, kw_only=True, tag=True):
     round_id: int
     plan: Plan
@@ -58,5 +81,6 @@ class DeadlinePassed(Record, frozen=True, kw_only=True, tag=True):
 
 
 Event = (
-    Started | AgentSpoke | GarbageArrived | BrokerFound | BrokerLost | Asked | PlanReady | PlanFailed | DeadlinePassed
-)
+    Started | AgentSpoke | GarbageArrived | BrokerFound | BrokerLost | Asked | FrameworkCalled | StreamClosed
+    | PlanReady | PlanFailed | DeadlinePassed
+)  # fmt: skip
