@@ -1,0 +1,69 @@
+"""What a model's forecasts were worth: the factors that make them quantiles, and the loss they have had of late.
+
+The factors follow the quantiles of actual ÷ forecast by quantile tracking, the online form of conformal prediction: up
+a little after each outcome on the right side, down nine times as far after one on the wrong side. The share on the
+right side then tends to the target for *any* sequence, without assuming anything of it: I. Gibbs and E. Candès,
+Adaptive Conformal Inference Under Distribution Shift, NeurIPS 2021; A. Angelopoulos, E. Candès and R. Tibshirani,
+Conformal PID Control for Time Series Prediction, NeurIPS 2023 (the quantile tracker). Multiplied, not added: the
+errors of a rate are relative to it.
+"""
+
+from policies.forecast.api import Numbers
+
+STEP = 0.02  # long-run step: a factor halves in 40 bad outcomes and doubles in 350 good ones
+STEP_FIRST = 0.5  # earlier outcomes teach more, falling as 1/n
+# The smallest ratio of nine is passed by nine tenths of what comes, if what comes is like what was: split conformal
+# prediction in its smallest form. From then on the factors track.
+FIRST = 9
+LOSSES = 200  # a loss is the mean of so many outcomes, older ones fading
+LOSS_SHARE = 1.0 / LOSSES
+FACTOR_MIN = 0.01
+FACTOR_MAX = 4.0
+
+
+class Band:
+    """A lower and an upper factor (`low` ≤ `high`) for a model's forecasts, and the mean pinball loss of the lower."""
+
+    __slots__ = ("_quantile", "high", "loss", "low", "n")
+
+    def __init__(self, quantile: float, low: float, high: float) -> None:
+        self._quantile = quantile
+        self.low = low
+        self.high = high
+        self.loss = 0.0
+        self.n = 0
+
+    def learn(self, level: float, actual: float) -> None:
+        """What the model had said, and the mean rate that came."""
+        quantile = self._quantile
+        self.n += 1
+        error = actual - self.low * level
+        loss = quantile * error if error >= 0.0 else (quantile - 1.0) * error
+        share = LOSS_SHARE if self.n > LOSSES else 1.0 / self.n
+        self.loss += share * (loss - self.loss)
+        if self.n <= FIRST:
+            self._begin(level, actual)
+            return
+        # Comparisons, not min() and max(): this runs for every model at every sample, and calls are what costs.
+        step = STEP_FIRST / self.n
+        if step < STEP:
+            step = STEP
+        good, bad = 1.0 + step * quantile, 1.0 + step * (1.0 - quantile)
+        low = self.low * good if error >= 0.0 else self.low / bad
+        high = self.high / good if actual <= self.high * level else self.high * bad
+        low = FACTOR_MIN if low < FACTOR_MIN else FACTOR_MAX if low > FACTOR_MAX else low
+        self.low = low
+        self.high = low if high < low else FACTOR_MAX if high > FACTOR_MAX else high
+
+    def _begin(self, level: float, actual: float) -> None:
+        if level <= 0.0:
+            return  # Nothing was forecast: no factor makes anything of it.
+        ratio = min(FACTOR_MAX, max(FACTOR_MIN, actual / level))
+        self.low, self.high = (ratio, ratio) if self.n == 1 else (min(self.low, ratio), max(self.high, ratio))
+
+    def state(self) -> Numbers:
+        return (self.low, self.high, self.loss, self.n)
+
+    def restore(self, state: Numbers) -> None:
+        self.low, self.high, self.loss = float(state[0]), float(state[1]), float(state[2])
+        self.n = int(state[3])
