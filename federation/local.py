@@ -66,7 +66,7 @@ class Local:
                     broker = await start_broker(self._folder / "broker", "amqtt" if self._broker else None)
                     self._say(f"broker   {broker.kind} at {broker.url}")
                 await self._run_master(broker.url if broker is not None else self._broker)
-            except ConfigError:
+            except (ConfigError, asyncio.CancelledError):
                 self._is_done = True  # Nothing happened yet that the folder could tell.
                 raise
             except StorageError:
