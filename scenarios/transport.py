@@ -55,7 +55,7 @@ class Transport(Record, frozen=True, kw_only=True):
         limit = min([RATE_MAX, *(self.capacity_bps(spec) for spec in path if not spec.shared)])
         rtt_us = round_trip_us(path)
         if self.window_bytes is not None and rtt_us > 0:
-            limit = min(limit, self.window_bytes * 8_000_000 // rtt_us)
+            limit = min(limit, self.window_bytes * 8 * self.bandwidth_ppm // rtt_us)  # headers count in it too
         return min(limit, tcp_bound_bps(path))
 
     def weight(self, path: Sequence[LinkSpec]) -> int:
