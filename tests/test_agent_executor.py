@@ -311,6 +311,22 @@ async def test_a_flood_of_output_is_bounded_and_keeps_both_ends(tmp_path: Path) 
     assert ended.log_tail.endswith("last\n") and len(ended.log_tail) <= 4096
 
 
+async def test_no_byte_is_lost_where_a_segment_of_the_log_ends(tmp_path: Path) -> None:
+    """A write that does not fit in what is left of a segment goes on in the next."""
+    bench = Bench(tmp_path, log_bytes_max=3 * 64 * 1024)
+    await bench.store.open()
+    script = "import os\nfor n in range(20): os.write(1, b'%02d' % n * 1024 + b'\\n')\nos.write(1, b'last\\n')"
+    written = b"".join(b"%02d" % n * 1024 + b"\n" for n in range(20)) + b"last\n"
+    ended = await bench.run(python(script))
+    assert ended.reason == "exit" and bench.executor.read_log("job/train/0", 1) == written
+    flood = "import os\nfor n in range(1000): os.write(1, b'%05d' % n * 800 + b'\\n')\nos.write(1, b'last\\n')"
+    await bench.run(python(flood, attempt=2))
+    head, _, tail = (bench.executor.read_log("job/train/0", 2) or b"").partition(b"\n[... output left out ...]\n")
+    written = b"".join(b"%05d" % n * 800 + b"\n" for n in range(1000)) + b"last\n"
+    assert written.startswith(head) and written.endswith(tail)
+    assert len(head) >= 0.7 * 64 * 1024 and 0.7 * 64 * 1024 <= len(tail) <= 128 * 1024
+
+
 async def test_outputs_that_break_their_word(bench: Bench) -> None:
     def wants(path: str, bytes_max: int = 10) -> tuple[Output, ...]:
         return (Output(name="model", path=path, bytes_max=bytes_max),)

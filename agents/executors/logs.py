@@ -1,8 +1,8 @@
 """Captured output on disk, bounded however much a task writes: its head, and the two latest segments of the rest.
 
-The writer is the supervisor's shell (see `process.py`): `cat` into a file that may not grow past a segment; when it
-breaks off, the segment is renamed and the next begins. So the bound holds while no agent runs, and a running task's
-log is complete up to its last write.
+The writer is the supervisor's shell (see `process.py`): `dd` appends to a file until that is a full segment, which is
+renamed, and the next begins. So the bound holds while no agent runs, a running task's log is complete up to its last
+write, and nothing is missing between one segment and the next.
 """
 
 import contextlib
@@ -21,8 +21,11 @@ _NAMES = ("log.head", "log.0", "log.1")
 _GAP = b"\n[... output left out ...]\n"
 
 
-def segment_bytes(log_bytes_max: int) -> int:
-    return max(SEGMENT_BYTES_MIN, log_bytes_max // SEGMENTS)
+def segment_blocks(log_bytes_max: int) -> tuple[int, int]:
+    """Bytes of a block, blocks of a segment: enough of them that a process started for a quarter moves many."""
+    segment_bytes = max(SEGMENT_BYTES_MIN, log_bytes_max // SEGMENTS)
+    block_bytes = min(4096, segment_bytes // 128)
+    return block_bytes, segment_bytes // block_bytes
 
 
 def read_log(folder: Path) -> bytes | None:

@@ -32,22 +32,29 @@ from policies.model import Record
 
 _log = get_logger("agents.process")
 
-# $1: the attempt's folder, $2: bytes of a log segment in blocks of 512, the rest: the command.
+# $1: the attempt's folder, $2, $3: a block of the log in bytes, blocks of a segment; the rest: the command. `dd` moves
+# each byte as it comes and reads none that it does not write. It counts short blocks too, so a segment is filled in
+# several goes, and has ended once three quarters are full: else its last blocks would cost a process each.
 SUPERVISOR = r"""
-folder=$1 blocks=$2
-shift 2
+folder=$1 block=$2 blocks=$3
+shift 3
 IFS= read -r word && [ "$word" = go ] || exit 125
 exec </dev/null
 trap : TERM INT HUP
+fill() {
+  had=0
+  while left=$((blocks - (had + block - 1) / block)) && [ $((left * 4)) -ge "$blocks" ]; do
+    dd bs="$block" count="$left" 2>/dev/null >>"$1" || { cat >/dev/null; return 1; }
+    has=$(wc -c <"$1") && [ "$has" -gt "$had" ] || return 1
+    had=$has
+  done
+}
 keep() {
-  trap '' TERM INT HUP XFSZ
-  ulimit -f "$blocks"
-  cat >"$folder/log.head" && return
-  while true >"$folder/log.1"; do
-    cat >"$folder/log.1" && return
+  trap '' TERM INT HUP
+  fill "$folder/log.head" || return
+  while fill "$folder/log.1"; do
     mv "$folder/log.1" "$folder/log.0"
   done
-  cat >/dev/null
 }
 {
   trap : TERM INT HUP
@@ -213,10 +220,11 @@ class ProcessExecutor:
         return command, task_environment(folder, launch, self._agent_id, self._site, attempt.mark) | env
 
     def _spawn(self, attempt: Attempt, command: list[str], env: dict[str, str]) -> None:
-        blocks = logs.segment_bytes(self._log_bytes_max) // 512
+        block_bytes, blocks = logs.segment_blocks(self._log_bytes_max)
         shell = shutil.which("sh", path="/bin:/usr/bin") or "/bin/sh"
         attempt.process = subprocess.Popen(
-            [shell, "-c", SUPERVISOR, "offerflow-task", str(attempt.folder.path), str(blocks), *command],
+            [shell, "-c", SUPERVISOR, "offerflow-task", str(attempt.folder.path), str(block_bytes),
+             str(blocks), *command],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             cwd=attempt.folder.work, env=env | {"OFFERFLOW_RUN": attempt.mark}, start_new_session=True, bufsize=0,
         )  # fmt: skip
