@@ -10,7 +10,7 @@ errors of a rate are relative to it.
 
 from policies.forecast.api import Numbers
 
-STEP = 0.02  # long-run step: a factor halves in 40 bad outcomes and doubles in 350 good ones
+STEP = 0.04  # long-run step: a factor halves in 20 bad outcomes and doubles in 170 good ones
 STEP_FIRST = 0.5  # earlier outcomes teach more, falling as 1/n
 # The smallest ratio of nine is passed by nine tenths of what comes, if what comes is like what was: split conformal
 # prediction in its smallest form. From then on the factors track.
@@ -24,7 +24,7 @@ FACTOR_MAX = 4.0
 class Band:
     """A lower and an upper factor (`low` ≤ `high`) for a model's forecasts, and the mean pinball loss of the lower."""
 
-    __slots__ = ("_quantile", "high", "loss", "low", "n")
+    __slots__ = ("_least", "_most", "_quantile", "high", "loss", "low", "n")
 
     def __init__(self, quantile: float, low: float, high: float) -> None:
         self._quantile = quantile
@@ -32,6 +32,7 @@ class Band:
         self.high = high
         self.loss = 0.0
         self.n = 0
+        self._least, self._most = FACTOR_MAX, FACTOR_MIN  # of the first ratios
 
     def learn(self, level: float, actual: float) -> None:
         """What the model had said, and the mean rate that came."""
@@ -56,14 +57,17 @@ class Band:
         self.high = low if high < low else FACTOR_MAX if high > FACTOR_MAX else high
 
     def _begin(self, level: float, actual: float) -> None:
-        if level <= 0.0:
-            return  # Nothing was forecast: no factor makes anything of it.
-        ratio = min(FACTOR_MAX, max(FACTOR_MIN, actual / level))
-        self.low, self.high = (ratio, ratio) if self.n == 1 else (min(self.low, ratio), max(self.high, ratio))
+        """The factors are the extreme ratios: until there are nine the first guess counts as one more."""
+        if level > 0.0:  # Else nothing was forecast, and no factor makes anything of it.
+            ratio = min(FACTOR_MAX, max(FACTOR_MIN, actual / level))
+            self._least, self._most = min(self._least, ratio), max(self._most, ratio)
+        self.low, self.high = min(self.low, self._least), max(self.high, self._most)
+        if self.n == FIRST and self._least <= self._most:
+            self.low, self.high = self._least, self._most
 
     def state(self) -> Numbers:
-        return (self.low, self.high, self.loss, self.n)
+        return (self.low, self.high, self.loss, self.n, self._least, self._most)
 
     def restore(self, state: Numbers) -> None:
         self.low, self.high, self.loss = float(state[0]), float(state[1]), float(state[2])
-        self.n = int(state[3])
+        self.n, self._least, self._most = int(state[3]), float(state[4]), float(state[5])

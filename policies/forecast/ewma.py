@@ -8,25 +8,25 @@ from policies.forecast.api import Numbers
 
 
 class Ewma:
-    """Within the smallest and the largest rate seen."""
+    """Within the smallest and the largest rate seen, but for rounding."""
 
-    __slots__ = ("_begun", "_level", "_share")
+    __slots__ = ("_level", "_n", "_samples", "_share")
 
-    def __init__(self, share: float) -> None:
-        """`share` in (0, 1]: what a new sample counts for; about the last 2/share samples matter."""
-        self._share = share
+    def __init__(self, samples: int) -> None:
+        """About the last `samples` matter: the plain mean of the first so many, from then on older ones fade."""
+        self._samples = samples
+        self._share = 1.0 / samples
         self._level = 0.0
-        self._begun = False
+        self._n = 0
 
     def update(self, rate: float, at_us: int) -> float:
-        if self._begun:
-            self._level += self._share * (rate - self._level)
-        else:
-            self._level, self._begun = rate, True
+        self._n += 1
+        share = self._share if self._n > self._samples else 1.0 / self._n
+        self._level += share * (rate - self._level)
         return self._level
 
     def state(self) -> Numbers:
-        return (self._level, int(self._begun))
+        return (self._level, self._n)
 
     def restore(self, state: Numbers) -> None:
-        self._level, self._begun = float(state[0]), bool(state[1])
+        self._level, self._n = float(state[0]), int(state[1])

@@ -7,7 +7,7 @@ Learning, and Games, Cambridge 2006, section 2.1); averages of quantiles lose le
 being convex. A model four times worse than the best counts 1/256.
 
 Rates and times are integers at the edges, bits per second and microseconds. State is bounded and makes a `Record`.
-Cost: O(models) an update, about 15 µs; a forecast is as much again less the learning, and kept until the next sample.
+Cost: O(models) an update, about 10 µs with a forecast after it (docs/forecast.md). A forecast is made only when asked.
 """
 
 from collections import deque
@@ -28,17 +28,19 @@ HORIZON_US = 30_000_000
 QUANTILE_PPM = 100_000  # the planner pays for risk: nine times in ten the link gives at least this
 PPM = 1_000_000
 # At most this many forecasts of one horizon await their outcome; samples between are not judged, only learned from.
-PENDING_PER_HORIZON = 16
+PENDING_PER_HORIZON = 4
 # A sample this many times the robust level is a broken clock, not a link; small rates and the first samples pass.
 OUTLIER_FACTOR = 32.0
 OUTLIER_BPS_MIN = 1_000_000.0
 OUTLIER_SAMPLES_MIN = 8
+# A lower bound this many times the robust level is not believed before the robust level has followed.
+LOW_RISE_MAX = 2.0
 RATE_BPS_MAX = 1 << 44
 # Of a model whose forecasts nobody has judged yet.
-LOW_FIRST, HIGH_FIRST = 0.7, 1.3
+LOW_FIRST, HIGH_FIRST = 0.9, 1.1
 
-MODELS: Final = ("last", "ewma_slow", "ewma", "ewma_quick", "harmonic", "power_mean", "holt_winters", "regression")
-_SLOW, _QUICK, _ROBUST = MODELS.index("ewma_slow"), MODELS.index("ewma_quick"), MODELS.index("power_mean")
+MODELS: Final = ("last", "ewma_long", "ewma", "ewma_quick", "harmonic", "power_mean", "holt_winters", "regression")
+_SLOW, _QUICK, _ROBUST = MODELS.index("ewma"), MODELS.index("ewma_quick"), MODELS.index("power_mean")
 _REGRESSION = MODELS.index("regression")
 
 
@@ -99,9 +101,9 @@ class Forecaster:
         self._step_us = horizon_us // PENDING_PER_HORIZON
         self._models: tuple[LevelModel, ...] = (
             LastValue(),
-            Ewma(0.1),
-            Ewma(0.25),
-            Ewma(0.5),
+            Ewma(200),
+            Ewma(10),
+            Ewma(2),
             Harmonic(),
             PowerMean(),
             HoltWinters(horizon_us),
@@ -173,7 +175,8 @@ class Forecaster:
             high += weight * band.high * self._levels[index]
             if weight > most:
                 most, chosen = weight, index
-        low_bps = min(self._most_bps, int(low / total))
+        low = min(low / total, LOW_RISE_MAX * self._levels[_ROBUST])
+        low_bps = min(self._most_bps, int(low))
         return Forecast(
             low_bps=low_bps,
             high_bps=max(low_bps, min(self._most_bps, int(high / total))),

@@ -12,7 +12,7 @@ from policies.forecast.api import Numbers
 SAMPLES = 20
 # A stalled second would make the mean nothing at all for twenty samples: below 1 kbit/s a link counts as 1 kbit/s.
 FLOOR_BPS = 1000
-_UNIT = 10**18  # Inverses are kept as integers, so that a running sum is exact however long it runs.
+_UNIT = 10**21  # Inverses are kept as integers, so that a running sum is exact however long it runs.
 
 
 class Harmonic:

@@ -1,0 +1,249 @@
+"""Forecasts of link rates, judged by rolling origin over recorded and generated series.
+
+    python -m benchmarks.forecast --data FOLDER --json PATH [--horizon 30]
+
+FOLDER is searched for `*.csv` with columns DL_bitrate and/or UL_bitrate (kbit/s, one row a second; `Timestamp` where
+there is one, as in github.com/uccmisl/5Gdataset) and `*.npz` of round trips [slices, hosts, hosts] in tenths of a
+millisecond, 0 = missing (github.com/uofa-rzhu3/NetLatency-Data). Generated diurnal traffic is always added.
+
+After every sample, from the first on, each method forecasts the lower decile of the mean rate over the horizon; the
+samples that then lie in it decide. Round trips are forecast as their inverse, round trips a second: low is bad there
+too, so the lower decile is the one to plan by. Losses are pinball losses at 0.1 ÷ the series' mean, averaged over the
+series of a data set; the figures at the top average the data sets, each counting the same.
+
+- `pinball_last`, `pinball_harmonic`: the point forecasts a planner would take at face value (harmonic mean of the last
+  20 samples; of 5 as `pinball_harmonic_5`).
+- `…_banded`: the same with our own calibration put on top. What the mix of models adds is seen against these.
+- `update_us`: median of taking in a sample and asking for the forecast, selection included.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.forecast.api import LevelModel
+from policies.forecast.bands import Band
+from policies.forecast.forecaster import HIGH_FIRST, LOW_FIRST, PPM, QUANTILE_PPM, Forecaster
+from policies.forecast.harmonic import Harmonic
+from policies.forecast.last_value import LastValue
+
+SECOND_US = 1_000_000
+QUANTILE = QUANTILE_PPM / PPM
+SLICE_US = 3600 * SECOND_US  # the slices' true spacing is not recorded
+PAIRS = 1000  # host pairs taken from a matrix of round trips, evenly spread
+DIURNAL_LINKS, DIURNAL_DAYS, DIURNAL_STEP_US = 4, 7, 300 * SECOND_US
+DIURNAL_HORIZON_US = 1800 * SECOND_US
+
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    dataset: str
+    at_us: Int64s
+    bps: Int64s
+    horizon_us: int
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path, horizon_us: int) -> Iterator[Series]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".csv":
+            yield from _load_rates(path, horizon_us)
+        elif path.suffix == ".npz":
+            yield from _load_round_trips(path)
+
+
+def _load_rates(path: Path, horizon_us: int) -> Iterator[Series]:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        columns = [name for name in ("DL_bitrate", "UL_bitrate") if name in (reader.fieldnames or ())]
+        if not columns:
+            return
+        rows = list(reader)
+    times = [_seconds(row.get("Timestamp"), n) for n, row in enumerate(rows)]
+    for column in columns:
+        kept = [(at, rate) for at, row in zip(times, rows, strict=True) if (rate := _number(row[column])) is not None]
+        if len(kept) > 1:
+            table = np.array(kept, np.float64)
+            at_us = np.maximum.accumulate((table[:, 0] * SECOND_US).astype(np.int64))
+            yield Series(f"mobile_{column[:2]}", at_us, (table[:, 1] * 1000).astype(np.int64), horizon_us)
+
+
+def _seconds(stamp: str | None, row: int) -> float:
+    """Of `2019.12.16_07.22.43` or an ISO time; the row's number where there is neither."""
+    for parse in (lambda text: datetime.strptime(text, "%Y.%m.%d_%H.%M.%S"), datetime.fromisoformat):
+        try:
+            return parse(stamp or "").replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            continue
+    return float(row)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None  # "-" stands for no reading
+    return value if value >= 0 else None
+
+
+def _load_round_trips(path: Path) -> Iterator[Series]:
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            tenths_ms = arrays[name]
+            if tenths_ms.ndim != 3:
+                continue
+            _, rows, columns = tenths_ms.shape
+            for pair in range(0, rows * columns, max(1, rows * columns // PAIRS)):
+                values = tenths_ms[:, pair // columns, pair % columns].astype(np.int64)
+                seen = values > 0
+                if pair // columns != pair % columns and seen.sum() > 1:
+                    rate = 10**12 // (values[seen] * 100)  # round trips a second, × 10⁶
+                    yield Series("round_trips", np.flatnonzero(seen) * SLICE_US, rate, SLICE_US)
+
+
+def generate() -> Iterator[Series]:
+    """Days of a shared uplink: full in the evening, quiet at night, noise that lingers, now and then an outage."""
+    for link in range(DIURNAL_LINKS):
+        rng = np.random.default_rng(link)
+        n = int(DIURNAL_DAYS * 86_400 * SECOND_US // DIURNAL_STEP_US)
+        at_us = np.arange(n, dtype=np.int64) * DIURNAL_STEP_US
+        day = 2 * np.pi * at_us / (86_400 * SECOND_US)
+        idle = 0.55 + 0.35 * np.sin(day + link) + 0.08 * np.sin(2 * day + 2 * link)
+        lingering = np.zeros(n)
+        for k in range(1, n):
+            lingering[k] = 0.9 * lingering[k - 1] + rng.normal(0, 0.08)
+        rate = 80e6 * idle * np.exp(lingering + rng.normal(0, 0.1, n))
+        rate[rng.random(n) < 0.01] *= 0.1
+        yield Series("diurnal", at_us, rate.astype(np.int64), DIURNAL_HORIZON_US)
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+def actuals(series: Series) -> Floats:
+    """The mean of the samples within the horizon after each; NaN where there is none or the series ends before."""
+    sums = np.concatenate([[0], np.cumsum(series.bps)])
+    first = np.arange(1, len(series.bps) + 1)
+    last = np.searchsorted(series.at_us, series.at_us + series.horizon_us, side="right")
+    means: Floats = (sums[last] - sums[first]) / np.maximum(1, last - first)
+    means[(last <= first) | (series.at_us + series.horizon_us > series.at_us[-1])] = np.nan
+    return means
+
+
+def ours(series: Series, spent_us: list[float]) -> tuple[Floats, Floats]:
+    forecaster = Forecaster(horizon_us=series.horizon_us)
+    low, high = np.empty(len(series.bps)), np.empty(len(series.bps))
+    for n, (bps, at_us) in enumerate(zip(series.bps.tolist(), series.at_us.tolist(), strict=True)):
+        began = time.perf_counter_ns()
+        forecaster.update(bps, at_us)
+        forecast = forecaster.forecast()
+        spent_us.append((time.perf_counter_ns() - began) / 1000)
+        assert forecast is not None
+        low[n], high[n] = forecast.low_bps, forecast.high_bps
+    return low, high
+
+
+def plain(series: Series, model: LevelModel) -> Floats:
+    return np.array([model.update(float(bps), 0) for bps in series.bps.tolist()])
+
+
+def banded(series: Series, levels: Floats, actual: Floats) -> Floats:
+    """The point forecasts times a factor learned from all outcomes known by then, as our own models get."""
+    band = Band(QUANTILE, LOW_FIRST, HIGH_FIRST)
+    known = 0  # outcomes learned: those of origins whose horizon had passed before this sample
+    out = np.empty(len(levels))
+    for n, at_us in enumerate(series.at_us.tolist()):
+        while known < n and series.at_us[known] + series.horizon_us < at_us:
+            if not np.isnan(actual[known]):
+                band.learn(float(levels[known]), float(actual[known]))
+            known += 1
+        out[n] = band.low * levels[n]
+    return out
+
+
+def judge(series: Series, spent_us: list[float]) -> dict[str, float]:
+    actual = actuals(series)
+    judged = ~np.isnan(actual)
+    low, high = ours(series, spent_us)
+    methods: dict[str, Floats] = {"pinball": low}
+    baselines: tuple[tuple[str, Callable[[], LevelModel]], ...] = (
+        ("last", LastValue),
+        ("harmonic", Harmonic),
+        ("harmonic_5", lambda: Harmonic(5)),
+    )
+    for name, make in baselines:
+        levels = plain(series, make())
+        methods[f"pinball_{name}"] = levels
+        methods[f"pinball_{name}_banded"] = banded(series, levels, actual)
+    seen = actual[judged]
+    scale = max(1.0, float(seen.mean()))
+    figures = {name: _pinball(forecast[judged], seen) / scale for name, forecast in methods.items()}
+    figures["p10_coverage"] = float((seen >= low[judged]).mean())
+    figures["p90_coverage"] = float((seen <= high[judged]).mean())
+    return figures
+
+
+def _pinball(forecast: Floats, actual: Floats) -> float:
+    error = actual - forecast
+    return float(np.where(error >= 0, QUANTILE * error, (QUANTILE - 1) * error).mean())
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def measure(every: list[Series]) -> dict[str, object]:
+    spent_us: list[float] = []
+    found: dict[str, list[dict[str, float]]] = {}
+    for series in every:
+        if not np.isnan(actuals(series)).all():
+            found.setdefault(series.dataset, []).append(judge(series, spent_us))
+    datasets: dict[str, dict[str, float]] = {}
+    for name, judged in found.items():
+        datasets[name] = {key: round(statistics.fmean(one[key] for one in judged), 5) for key in judged[0]}
+        datasets[name]["p10_coverage_min"] = round(min(one["p10_coverage"] for one in judged), 5)
+        datasets[name]["p10_coverage_max"] = round(max(one["p10_coverage"] for one in judged), 5)
+        datasets[name]["series"] = len(judged)
+    shared = next(iter(found.values()))[0]
+    overall = {key: round(statistics.fmean(one[key] for one in datasets.values()), 5) for key in shared}
+    return {
+        **overall,
+        "update_us": round(statistics.median(spent_us), 2),
+        "update_us_p99": round(statistics.quantiles(spent_us, n=100)[98], 2),
+        "updates": len(spent_us),
+        "datasets": datasets,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--horizon", type=float, default=30.0, help="seconds, for series of rates (default 30)")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(f"--data: no folder {options.data}")
+    horizon_us = int(options.horizon * SECOND_US)
+    if horizon_us <= 0:
+        parser.error("--horizon: must be above zero")
+    figures = measure([*load(options.data, horizon_us), *generate()])
+    figures["horizon_s"] = options.horizon
+    options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
