@@ -64,7 +64,7 @@ def tree(n_hosts: int, fan_out: int = 10) -> Platform:
             links |= {f"{level}-up-{number}": spec, f"{level}-down-{number}": spec}
 
     def route(a: int, b: int) -> tuple[str, ...]:
-        way = (f"up-{a}", f"down-{b}")
+        way: tuple[str, ...] = (f"up-{a}", f"down-{b}")
         for level, below in (("rack", fan_out), ("row", fan_out**2)):
             if a // below == b // below:
                 break
@@ -148,7 +148,7 @@ def described(platform: Platform, transfers: list[Transfer], options: dict[str, 
 
 
 def _access(n_hosts: int, source: random.Random) -> dict[str, LinkSpec]:
-    links = {}
+    links: dict[str, LinkSpec] = {}
     for host in range(n_hosts):
         spec = _link(source.randint(100, 40_000), source.choice(ACCESS_MBIT))
         links |= {f"up-{host}": spec, f"down-{host}": spec}
