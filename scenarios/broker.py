@@ -1,4 +1,4 @@
-"""The simulated broker and its connections: what it carries in order, loses, holds back, and says when a client is gone.
+"""The simulated broker and its connections: what it carries in order, loses and holds back; when a client is gone.
 
 One session an agent. While no bytes pass between an agent and the broker (which stands at the master's site), messages
 wait as in TCP's buffers; past the keep-alive the session ends, what waited is lost, the agent's will is published and

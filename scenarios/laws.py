@@ -86,6 +86,7 @@ class Laws:
         self._totals: dict[str, Resources] = {}
         self._agents: dict[str, AgentState] = {}
         self._offers: dict[str, tuple[Offer, int]] = {}  # agent id → last offer, when it lapses
+        self._lives: dict[str, tuple[int, int]] = {}  # agent id → boot and connection of its newest birth
         self._term = 0
         self._ended_jobs: set[str] = set()
         self._acknowledged: set[str] = set()
@@ -124,6 +125,7 @@ class Laws:
     def on_death(self) -> None:
         """The master's process is gone, and with it every offer."""
         self._offers.clear()
+        self._lives.clear()
 
     def on_recovery(self, durable: DurableState) -> None:
         """L1: what was acknowledged is known to the next master, until it ended and was forgotten."""
@@ -237,10 +239,17 @@ class Laws:
 
     def _hear(self, event: events.AgentSpoke, now_us: int) -> None:
         match event.message:
-            case Birth(agent_id=agent_id):
-                self._offers.pop(agent_id, None)
-            case Offer(agent_id=agent_id, expires_in_us=expires_in_us) as offer:
-                self._offers[agent_id] = (offer, now_us + expires_in_us)
+            case Birth(agent_id=agent_id, boot=boot, conn=conn):
+                known = self._lives.get(agent_id)
+                if known is None or (boot, conn) > known:  # An earlier one comes late, the same says more.
+                    self._lives[agent_id] = (boot, conn)
+                    self._offers.pop(agent_id, None)
+            case Offer(agent_id=agent_id, boot=boot, conn=conn) as offer:
+                last = self._offers.get(agent_id)
+                is_of_now = self._lives.get(agent_id, (boot, conn)) == (boot, conn)
+                if is_of_now and (last is None or offer.seq >= last[0].seq):
+                    lease_us = min(offer.expires_in_us, self._config.offer_lease_us)
+                    self._offers[agent_id] = (offer, now_us + lease_us)
             case _:
                 pass  # A death counts only if its life is the current one; the master's fact tells.
 
@@ -326,6 +335,8 @@ class Laws:
         legal = state == before or state in AGENT_EDGES[before]
         self._check(legal, f"L8 agent {agent_id} went from {before} to {state}")
         self._agents[agent_id] = state
+        if state is not AgentState.ONLINE:
+            self._offers.pop(agent_id, None)  # rescinded
         if state is AgentState.DISCONNECTED:
             self._lose_sight(agent_id)
 

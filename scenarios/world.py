@@ -1,5 +1,7 @@
 """A world as the player needs it: sites, agents, links, what lies where, which jobs come when, and what breaks."""
 
+import msgspec
+
 from federation.config import RoleConfig
 from federation.jobs import Job
 from policies.model import Record, Resources, Tier
@@ -50,7 +52,7 @@ class Arrival(Record, frozen=True, kw_only=True):
     at_us: int
     job: Job
     origin: str = ""
-    behaviours: dict[str, Behaviour] = {}  # by task group
+    behaviours: dict[str, Behaviour] = msgspec.field(default_factory=dict)  # by task group
     shards: tuple[ShardSpec, ...] = ()
 
 

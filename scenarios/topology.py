@@ -1,0 +1,411 @@
+"""The `topology` section: sites, agents, racks and trees, links, and sites and links that come from measured sets."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import msgspec
+
+from federation import units
+from federation.jobfile import read_duration, read_identifier, read_size
+from federation.strictyaml import (
+    Fields,
+    FileError,
+    Mapping,
+    Node,
+    Scalar,
+    as_mapping,
+    choice,
+    integer_between,
+    list_of,
+    mapping_of,
+    one_or_more,
+    quantity,
+    read_flag,
+    read_text,
+    suggest,
+)
+from policies.model import TIERS, Gpu, Resources, Tier
+from scenarios.preparing import merge
+from scenarios.traces.folder import Traces
+from scenarios.traces.networks import Measured, read_measured, variations_of
+from scenarios.transport import LinkSpec
+from scenarios.world import AgentSpec, Variation
+
+TOPOLOGY_KEYS = ("master", "templates", "sites", "from", "links")
+SITE_KEYS = ("tier", "region", "agents", "racks", "network")
+AGENT_KEYS = (
+    "like", "count", "cpu", "memory", "disk", "gpus", "speed", "price", "hardware", "uplink", "labels", "claims",
+)  # fmt: skip
+CLAIM_KEYS = ("cpu", "memory")
+GPU_KEYS = ("count", "memory")
+RACK_KEYS = ("count", "agents", "bandwidth", "rtt")
+TREE_KEYS = ("fanout", "bandwidth", "rtt")
+FAT_TREE_KEYS = ("k", "bandwidth", "rtt")
+LINK_KEYS = ("between", "within", "from", "to", "rtt", "jitter", "bandwidth", "loss", "shared", "varies")
+AGENTS_MAX = 100_000
+
+Access = tuple[str, LinkSpec, LinkSpec]
+
+
+class Site(NamedTuple):
+    name: str
+    agents: tuple[AgentSpec, ...]
+
+
+class Topology(NamedTuple):
+    sites: dict[str, Site]
+    links: tuple[tuple[str, str, LinkSpec], ...]
+    access: tuple[Access, ...]
+    master_site: str
+    variations: tuple[Variation, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def agents(self) -> tuple[AgentSpec, ...]:
+        return tuple(spec for site in self.sites.values() for spec in site.agents)
+
+
+def read_topology(node: Node, duration_us: int, traces: Traces) -> Topology:
+    fields = Fields(node, '"topology"', TOPOLOGY_KEYS)
+    templates = as_mapping(fields.required("templates", as_is), '"templates"') if "templates" in fields else None
+    reader = _Reader(templates)
+    sites: dict[str, Site] = {}
+    links: list[tuple[str, str, LinkSpec]] = []
+    notes: list[str] = []
+    if "from" in fields:
+        for kind, value in as_mapping(fields.required("from", as_is), '"from"').entries.items():
+            measured = read_measured(kind, value, traces)
+            notes += measured.notes
+            links += measured.links
+            for name, agents in measured.agents.items():
+                sites[name] = reader.site(name, _measured_site(measured, name, agents))
+    if "sites" in fields:
+        for name, value in as_mapping(fields.required("sites", as_is), '"sites"').entries.items():
+            read_identifier(Scalar(value.place, name, plain=False))
+            sites[name] = reader.site(name, value)
+    _check_agents(node, sites)
+    variations: list[Variation] = []
+    if "links" in fields:
+        for own in list_of(as_is, '"links"')(fields.required("links", as_is)):
+            pairs, varied = _read_link(own, sites, duration_us, traces)
+            links += pairs
+            variations += varied
+    master_site = fields.required("master", read_identifier)
+    if master_site not in sites:
+        raise FileError(fields.place_of("master"), no_site(master_site, sites))
+    return Topology(sites, _once(links, fields), tuple(reader.access), master_site, tuple(variations), tuple(notes))
+
+
+def as_is(node: Node) -> Node:
+    return node
+
+
+def no_site(name: str, sites: dict[str, Site]) -> str:
+    some = ", ".join(list(sites)[:12]) + (", …" if len(sites) > 12 else "")
+    return f'no site is called "{name}"{suggest(name, sites)}; the file has {some}'
+
+
+def _check_agents(node: Node, sites: dict[str, Site]) -> None:
+    ids = [spec.agent_id for site in sites.values() for spec in site.agents]
+    if not ids:
+        raise FileError(node.place, "the topology has no agents")
+    if len(ids) > AGENTS_MAX:
+        raise FileError(node.place, f"the topology has {len(ids)} agents; the limit is {AGENTS_MAX}")
+    seen: set[str] = set()
+    for agent_id in ids:
+        if agent_id in seen:
+            raise FileError(node.place, f'agent "{agent_id}" is there twice; name the groups of agents differently')
+        seen.add(agent_id)
+
+
+def _measured_site(measured: Measured, name: str, agents: Node) -> Node:
+    """A site of a measured set, as if a person had written it."""
+    place = agents.place
+    entries: dict[str, Node] = {
+        "tier": Scalar(place, measured.tier, plain=True),
+        "region": Scalar(place, measured.regions.get(name, ""), plain=False),
+        "agents": agents,
+    }
+    return Mapping(place, entries, dict.fromkeys(entries, place))
+
+
+# --- sites and agents ------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    def __init__(self, templates: Mapping | None) -> None:
+        self._templates = templates
+        self.access: list[Access] = []
+
+    def site(self, name: str, node: Node) -> Site:
+        fields = Fields(node, f'site "{name}"', SITE_KEYS)
+        tier = cast(Tier, fields.required("tier", choice(*TIERS)))
+        region = fields.optional("region", read_text, "")
+        if ("agents" in fields) + ("racks" in fields) != 1:
+            raise FileError(node.place, f'site "{name}" has either agents: or racks:')
+        if "racks" in fields:
+            if "network" in fields:
+                raise FileError(fields.place_of("network"), "racks bring their own network; leave the key out")
+            return Site(name, tuple(self._racks(name, fields.required("racks", as_is), tier, region)))
+        agents: list[AgentSpec] = []
+        for prefix, group in as_mapping(
+            fields.required("agents", as_is), f'the agents of site "{name}"'
+        ).entries.items():
+            agents += self._agents(prefix, group, name, tier, region)
+        if "network" in fields:
+            agents = self._network(name, fields.required("network", as_is), agents)
+        return Site(name, tuple(agents))
+
+    def _racks(self, site: str, node: Node, tier: Tier, region: str) -> list[AgentSpec]:
+        """Racks of equal agents, `<site>-r1-<agents>-1` …; what leaves a rack shares its uplink."""
+        fields = Fields(node, '"racks"', RACK_KEYS)
+        spec = _access_link(fields)
+        agents: list[AgentSpec] = []
+        for number in range(1, fields.required("count", integer_between(1, 10_000)) + 1):
+            rack = f"{site}-r{number}"
+            self.access.append((rack, spec, spec))
+            groups = as_mapping(fields.required("agents", as_is), '"agents"')
+            for prefix, group in groups.entries.items():
+                agents += [
+                    msgspec.structs.replace(each, access=(rack,), labels=(*each.labels, ("rack", rack)), group=prefix)
+                    for each in self._agents(f"{rack}-{prefix}", group, site, tier, region)
+                ]
+        return agents
+
+    def _network(self, site: str, node: Node, agents: list[AgentSpec]) -> list[AgentSpec]:
+        """A tree or a fat-tree between the site's agents, who are dealt to its leaves in order."""
+        kinds = as_mapping(node, '"network"')
+        if len(kinds.entries) != 1 or next(iter(kinds.entries)) not in ("tree", "fat_tree"):
+            raise FileError(node.place, "a network is {tree: …} or {fat_tree: …}")
+        ((kind, value),) = kinds.entries.items()
+        levels = _tree_levels(value) if kind == "tree" else _fat_tree_levels(value)
+        return self._hang(site, levels, agents)
+
+    def _hang(self, site: str, levels: list[tuple[int, LinkSpec]], agents: list[AgentSpec]) -> list[AgentSpec]:
+        """`levels` from the core down: how many children each node has, and the link from a child to its parent."""
+        paths: list[tuple[str, ...]] = [()]
+        for depth, (fanout, spec) in enumerate(levels, start=1):
+            below: list[tuple[str, ...]] = []
+            for path in paths:
+                for child in range(1, fanout + 1):
+                    name = f"{path[0] if path else site}.{child}"
+                    if depth < len(levels) or len(below) < len(agents):
+                        self.access.append((name, spec, spec))
+                        below.append((name, *path))
+            paths = below
+        leaves = len(paths)
+        if leaves < len(agents):
+            per_leaf = -(-len(agents) // leaves)
+            paths = [path for path in paths for _ in range(per_leaf)]
+        return [msgspec.structs.replace(each, access=path) for each, path in zip(agents, paths, strict=False)]
+
+    def _agents(self, prefix: str, node: Node, site: str, tier: Tier, region: str) -> list[AgentSpec]:
+        fields = Fields(self._like(node, prefix, ()), f'agents "{prefix}"', AGENT_KEYS)
+        count = fields.optional("count", integer_between(1, AGENTS_MAX), None)
+        total = Resources(
+            cpu_milli=fields.required("cpu", quantity(units.parse_cpu_milli)),
+            memory_bytes=fields.required("memory", read_size),
+            disk_bytes=fields.optional("disk", read_size, 100 * 10**9),
+        )
+        real_cpu_milli = None
+        if "claims" in fields:
+            claims = Fields(fields.required("claims", as_is), '"claims"', CLAIM_KEYS)
+            real_cpu_milli = total.cpu_milli
+            total = msgspec.structs.replace(
+                total,
+                cpu_milli=claims.optional("cpu", quantity(units.parse_cpu_milli), total.cpu_milli),
+                memory_bytes=claims.optional("memory", read_size, total.memory_bytes),
+            )
+        gpus = as_mapping(fields.required("gpus", as_is), '"gpus"').entries if "gpus" in fields else {}
+        kinds = [(model, *_read_gpu(model, value)) for model, value in gpus.items()]
+        template = AgentSpec(
+            agent_id=prefix,
+            site=site,
+            tier=tier,
+            region=region,
+            total=total,
+            hardware=fields.optional("hardware", read_text, prefix),
+            speed_milli=fields.optional("speed", quantity(units.parse_cpu_milli), 1000),
+            price_microusd_per_cpu_hour=fields.optional("price", quantity(units.parse_price_microusd_per_hour), 0),
+            uplink_bps=fields.optional("uplink", quantity(units.parse_bandwidth_bps), None),
+            labels=tuple(sorted(fields.optional("labels", mapping_of(read_text, '"labels"'), {}).items())),
+            real_cpu_milli=real_cpu_milli,
+            group=prefix,
+        )
+        specs: list[AgentSpec] = []
+        for index in range(1, 2 if count is None else count + 1):
+            agent_id = prefix if count is None else f"{prefix}-{index}"
+            own = tuple(
+                Gpu(
+                    uuid=f"{agent_id}-{model}-{number}",
+                    model=model,
+                    memory_bytes=memory_bytes,
+                    memory_kind="dedicated",
+                    isolation="whole",
+                )
+                for model, n_gpus, memory_bytes in kinds
+                for number in range(n_gpus)
+            )
+            specs.append(
+                msgspec.structs.replace(
+                    template, agent_id=agent_id, total=msgspec.structs.replace(total, gpus=own) if own else total
+                )
+            )
+        return specs
+
+    def _like(self, node: Node, prefix: str, above: tuple[str, ...]) -> Node:
+        """With what its template says beneath it."""
+        mapping = as_mapping(node, f'agents "{prefix}"')
+        like = mapping.entries.get("like")
+        if like is None:
+            return mapping
+        name = read_text(like)
+        known = self._templates.entries if self._templates is not None else {}
+        if name not in known:
+            has = f"; known: {', '.join(known)}" if known else "; the file has none (templates:)"
+            raise FileError(like.place, f'no template is called "{name}"{suggest(name, known)}{has}')
+        if name in above:
+            raise FileError(like.place, f'template "{name}" is like itself')
+        own = {key: value for key, value in mapping.entries.items() if key != "like"}
+        bare = Mapping(mapping.place, own, {key: mapping.keys[key] for key in own})
+        return merge(self._like(known[name], name, (*above, name)), bare)
+
+
+def _read_gpu(model: str, node: Node) -> tuple[int, int]:
+    """Count and bytes of memory each."""
+    fields = Fields(node, f'GPU "{model}"', GPU_KEYS)
+    return fields.required("count", integer_between(1, 1024)), fields.required("memory", read_size)
+
+
+def _access_link(fields: Fields) -> LinkSpec:
+    return LinkSpec(
+        bandwidth_bps=fields.required("bandwidth", quantity(units.parse_bandwidth_bps)),
+        rtt_us=fields.optional("rtt", quantity(units.parse_duration_us), 0),
+    )
+
+
+def _tree_levels(node: Node) -> list[tuple[int, LinkSpec]]:
+    fields = Fields(node, '"tree"', TREE_KEYS)
+    fanouts = fields.required("fanout", list_of(integer_between(1, 10_000), '"fanout"'))
+    bandwidths = fields.required("bandwidth", list_of(quantity(units.parse_bandwidth_bps), '"bandwidth"'))
+    rtts = fields.optional("rtt", list_of(quantity(units.parse_duration_us), '"rtt"'), (0,) * len(fanouts))
+    if not len(fanouts) == len(bandwidths) == len(rtts) or not fanouts:
+        raise FileError(node.place, "fanout, bandwidth and rtt need one value each per level, the core's first")
+    return [
+        (fanout, LinkSpec(bandwidth_bps=bps, rtt_us=rtt))
+        for fanout, bps, rtt in zip(fanouts, bandwidths, rtts, strict=True)
+    ]
+
+
+def _fat_tree_levels(node: Node) -> list[tuple[int, LinkSpec]]:
+    """A k-ary fat-tree (Al-Fares, Loukissas, Vahdat, SIGCOMM 2008) with ideal multipath: k pods, k/2 edge switches
+    each, k/2 hosts each; towards the core no level is narrower than all below it."""
+    fields = Fields(node, '"fat_tree"', FAT_TREE_KEYS)
+    k = fields.required("k", integer_between(2, 64))
+    if k % 2:
+        raise FileError(fields.place_of("k"), f"k is the number of ports of a switch and even, not {k}")
+    bps = fields.required("bandwidth", quantity(units.parse_bandwidth_bps))
+    rtt_us = fields.optional("rtt", quantity(units.parse_duration_us), 0)
+    half = k // 2
+    return [
+        (k, LinkSpec(bandwidth_bps=bps * half * half, rtt_us=rtt_us)),
+        (half, LinkSpec(bandwidth_bps=bps * half, rtt_us=rtt_us)),
+        (half, LinkSpec(bandwidth_bps=bps, rtt_us=rtt_us)),
+    ]
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+def _read_link(
+    node: Node, sites: dict[str, Site], duration_us: int, traces: Traces
+) -> tuple[list[tuple[str, str, LinkSpec]], list[Variation]]:
+    fields = Fields(node, "a link", LINK_KEYS)
+    ways = _ways(fields, node, sites)
+    bandwidths = _bandwidths(fields, ways)
+    links = [
+        (
+            first,
+            second,
+            LinkSpec(
+                rtt_us=fields.required("rtt", read_duration),
+                bandwidth_bps=bandwidths[first, second],
+                jitter_us=fields.optional("jitter", quantity(units.parse_duration_us), 0),
+                loss_ppm=fields.optional("loss", quantity(units.parse_percent_ppm), 0),
+                shared=fields.optional("shared", read_flag, True),
+            ),
+        )
+        for first, second in ways
+    ]
+    if "varies" not in fields:
+        return links, []
+    varied = variations_of(fields.required("varies", as_is), links, duration_us, traces)
+    return links, varied
+
+
+def _ways(fields: Fields, node: Node, sites: dict[str, Site]) -> list[tuple[str, str]]:
+    """The directed pairs that a link stands for."""
+    forms = [form for form in ("between", "within", "from") if form in fields]
+    if len(forms) != 1 or ("to" in fields) != (forms == ["from"]):
+        sentence = "a link is between: [one site, another], within: a site, or from: one site with to: another"
+        raise FileError(node.place, sentence)
+    if forms == ["within"]:
+        ends = [fields.required("within", read_identifier)] * 2
+    elif forms == ["from"]:
+        ends = [fields.required("from", read_identifier), fields.required("to", read_identifier)]
+    else:
+        ends = list(fields.required("between", list_of(read_identifier, '"between"')))
+        if len(ends) != 2 or ends[0] == ends[1]:
+            raise FileError(fields.place_of("between"), '"between" names two different sites')
+    for site in ends:
+        if site not in sites:
+            raise FileError(fields.place_of(forms[0]), no_site(site, sites))
+    return [(ends[0], ends[1])] if forms == ["from"] else sorted({(ends[0], ends[1]), (ends[1], ends[0])})
+
+
+def _bandwidths(fields: Fields, ways: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """One for all directions, or `{to plant: 20Mbit, to rack: 100Mbit}`."""
+    node = fields.required("bandwidth", as_is)
+    read = quantity(units.parse_bandwidth_bps)
+    if isinstance(node, Scalar):
+        return dict.fromkeys(ways, read(node))
+    entries = as_mapping(node, '"bandwidth"').entries
+    wanted = {f"to {second}" for _, second in ways}
+    if set(entries) != wanted or len(ways) != 2:
+        raise FileError(node.place, f"a bandwidth by direction has the keys {' and '.join(sorted(wanted))}")
+    return {(first, second): read(entries[f"to {second}"]) for first, second in ways}
+
+
+def _once(links: list[tuple[str, str, LinkSpec]], topology: Fields) -> tuple[tuple[str, str, LinkSpec], ...]:
+    seen: set[tuple[str, str]] = set()
+    for from_site, to_site, _ in links:
+        if (from_site, to_site) in seen:
+            raise FileError(topology.place_of("links"), f"the link {from_site} → {to_site} is given twice")
+        seen.add((from_site, to_site))
+    return tuple(links)
+
+
+def site_names(pattern: str, sites: dict[str, Site]) -> list[str]:
+    """Sites whose name matches: `*` stands for anything."""
+    compiled = re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
+    return [name for name in sites if compiled.fullmatch(name)]
+
+
+Sites = dict[str, Site]
+ReadSites = Callable[[Node], list[str]]
+
+
+def read_sites(sites: Sites) -> ReadSites:
+    """A site, a pattern such as `edge-*`, or a list of both."""
+
+    def read(node: Node) -> list[str]:
+        found: list[str] = []
+        for item in one_or_more(as_is)(node):
+            names = site_names(read_text(item), sites)
+            if not names:
+                raise FileError(item.place, no_site(read_text(item), sites))
+            found += [name for name in names if name not in found]
+        return found
+
+    return read

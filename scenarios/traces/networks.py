@@ -1,0 +1,256 @@
+"""Measured networks as sites and links: cloud regions, PlanetLab hosts, edge sites, and mobile links over time."""
+
+import math
+import re
+from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
+
+import msgspec
+
+from federation import units
+from federation.jobfile import read_duration
+from federation.strictyaml import (
+    Fields,
+    FileError,
+    Mapping,
+    Node,
+    Scalar,
+    as_mapping,
+    integer_between,
+    list_of,
+    quantity,
+    read_text,
+    suggest,
+)
+from policies.model import Tier
+from scenarios.traces.folder import Traces, note_of, skipped_note
+from scenarios.transport import LinkSpec
+from scenarios.world import Variation
+
+KINDS = ("skyplane", "planetlab", "eua", "openb")
+LIGHT_US_PER_KM = 5  # in fibre, one way
+DEGREE_M = 111_195  # of latitude, on a sphere of 6,371 km
+# The cosine of Melbourne's latitude (37.8°) in thousandths: over a city centre the error is below 0.1 %.
+MELBOURNE_COS_MILLI = 790
+GPU_MEMORY_BYTES = {  # published sizes; G2 and G3 are Alibaba's code names, taken as the 32 GiB of V100M32
+    "P100": 16 * 2**30, "T4": 16 * 2**30, "V100M16": 16 * 2**30, "V100M32": 32 * 2**30, "A10": 24 * 2**30,
+    "G2": 32 * 2**30, "G3": 32 * 2**30,
+}  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """Sites (name → what runs there, as in a file) and the links between them."""
+
+    tier: Tier
+    agents: dict[str, Node]
+    regions: dict[str, str]
+    links: list[tuple[str, str, LinkSpec]]
+    notes: tuple[str, ...]
+
+
+def read_measured(kind: str, node: Node, traces: Traces) -> Measured:
+    match kind:
+        case "skyplane":
+            return _skyplane(node, traces)
+        case "planetlab":
+            return _planetlab(node, traces)
+        case "eua":
+            return _eua(node, traces)
+        case "openb":
+            return _openb(node, traces)
+        case _:
+            known = ", ".join(KINDS)
+            raise FileError(node.place, f'no measured set is called "{kind}"{suggest(kind, KINDS)}; known: {known}')
+
+
+def site_name(text: str) -> str:
+    """A name that a site may bear: `aws:us-east-1` → `aws-us-east-1`."""
+    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:63]
+
+
+# --- cloud regions ---------------------------------------------------------------------------------------------------
+
+
+def _skyplane(node: Node, traces: Traces) -> Measured:
+    fields = Fields(node, '"skyplane"', ("regions", "agents", "share"))
+    regions = fields.required("regions", list_of(read_text, '"regions"'))
+    share_ppm = fields.optional("share", quantity(units.parse_percent_ppm), 1_000_000)
+    wanted = set(regions)
+    rtts: dict[tuple[str, str], int] = {}
+    for _, row in traces.rows("skyplane", "latency.csv"):
+        pair = (row["src_region"], row["dst_region"])
+        if wanted.issuperset(pair) and (rtt_us := _thousandths(row["avg_rtt"])) is not None:
+            rtts[pair] = rtt_us
+    rates: dict[tuple[str, str], int] = {}
+    for _, row in traces.rows("skyplane", "throughput.csv"):
+        pair = (row["src_region"], row["dst_region"])
+        if wanted.issuperset(pair) and row["success"] == "True" and row["throughput_received"]:
+            rates[pair] = max(rates.get(pair, 0), int(Decimal(row["throughput_received"])))
+    links: list[tuple[str, str, LinkSpec]] = []
+    skipped = {"no round trip or no throughput was measured": 0}
+    for first in regions:
+        for second in regions:
+            rtt_us = rtts.get((first, second), rtts.get((second, first)))
+            bps = rates.get((first, second))
+            if first == second:
+                continue
+            if rtt_us is None or bps is None:
+                skipped["no round trip or no throughput was measured"] += 1
+                continue
+            spec = LinkSpec(rtt_us=rtt_us, bandwidth_bps=max(1, bps * share_ppm // 1_000_000))
+            links.append((site_name(first), site_name(second), spec))
+    for region in regions:
+        if not any(site_name(region) in link[:2] for link in links):
+            raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{region}" among these')
+    notes = (note_of("skyplane"), *skipped_note("skyplane", skipped))
+    agents = {site_name(region): _named(fields, site_name(region)) for region in regions}
+    return Measured("cloud", agents, {site_name(each): each for each in regions}, links, notes)
+
+
+def _thousandths(text: str) -> int | None:
+    """Milliseconds with decimals as microseconds; None for no reading."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return int(value * 1000) if value.is_finite() and value > 0 else None
+
+
+def _named(fields: Fields, site: str) -> Node:
+    """The agents of one site: names are given by group, so each gets the site's in front."""
+    node = as_mapping(fields.required("agents", lambda value: value), '"agents"')
+    entries = {f"{site}-{name}"[:63]: value for name, value in node.entries.items()}
+    return Mapping(node.place, entries, dict.fromkeys(entries, node.place))
+
+
+# --- PlanetLab -------------------------------------------------------------------------------------------------------
+
+
+def _planetlab(node: Node, traces: Traces) -> Measured:
+    import numpy as np
+
+    fields = Fields(node, '"planetlab"', ("hosts", "slice", "bandwidth", "agents"))
+    n_hosts = fields.required("hosts", integer_between(2, 490))
+    number = fields.optional("slice", integer_between(0, 8), 0)
+    bps = fields.required("bandwidth", quantity(units.parse_bandwidth_bps))
+    path = traces.path("netlatency", "planetlab_rtt_tenths_ms_9x490x490.npz")
+    with np.load(path) as archive:
+        tenths = archive[archive.files[0]][number]
+    # Hosts that measured most others come first: a crashed one says nothing.
+    n_measured = (tenths > 0).sum(axis=0) + (tenths > 0).sum(axis=1)
+    chosen = sorted(sorted(range(len(tenths)), key=lambda host: (-int(n_measured[host]), host))[:n_hosts])
+    links: list[tuple[str, str, LinkSpec]] = []
+    skipped = {"no round trip was measured": 0}
+    for first in chosen:
+        for second in chosen:
+            reading = int(tenths[first][second]) or int(tenths[second][first])
+            if first == second:
+                continue
+            if not reading:
+                skipped["no round trip was measured"] += 1
+                continue
+            spec = LinkSpec(rtt_us=reading * 100, bandwidth_bps=bps)
+            links.append((f"host-{first}", f"host-{second}", spec))
+    agents = {f"host-{host}": _named(fields, f"host-{host}") for host in chosen}
+    notes = (note_of("netlatency"), "netlatency: bandwidth is assumed", *skipped_note("netlatency", skipped))
+    return Measured("edge", agents, {}, links, notes)
+
+
+# --- edge sites ------------------------------------------------------------------------------------------------------
+
+
+def _eua(node: Node, traces: Traces) -> Measured:
+    """Real positions; each site is linked to the hub, its round trip by distance in fibre plus what switches add."""
+    fields = Fields(node, '"eua"', ("sites", "hub", "bandwidth", "rtt", "shared", "agents"))
+    n_sites = fields.optional("sites", integer_between(1, 125), 125)
+    hub = fields.required("hub", read_text)
+    bps = fields.required("bandwidth", quantity(units.parse_bandwidth_bps))
+    base_us = fields.optional("rtt", read_duration, 2_000)
+    rows = [row for _, row in traces.rows("eua", "site-optus-melbCBD.csv")][:n_sites]
+    spots = {f"edge-{row['SITE_ID']}": (_micro(row["LATITUDE"]), _micro(row["LONGITUDE"])) for row in rows}
+    centre = (
+        sum(latitude for latitude, _ in spots.values()) // len(spots),
+        sum(longitude for _, longitude in spots.values()) // len(spots),
+    )
+    links: list[tuple[str, str, LinkSpec]] = []
+    for name, spot in spots.items():
+        spec = LinkSpec(rtt_us=base_us + 2 * LIGHT_US_PER_KM * _metres(spot, centre) // 1000, bandwidth_bps=bps)
+        links += [(name, hub, spec), (hub, name, spec)]
+    agents = {name: _named(fields, name) for name in spots}
+    notes = (note_of("eua"), "eua: positions are real; links to the hub are assumed, round trips follow distance")
+    return Measured("edge", agents, dict.fromkeys(spots, "melbourne"), links, notes)
+
+
+def _micro(degrees: str) -> int:
+    return int(Decimal(degrees) * 1_000_000)
+
+
+def _metres(first: tuple[int, int], second: tuple[int, int]) -> int:
+    north = (first[0] - second[0]) * DEGREE_M // 1_000_000
+    east = (first[1] - second[1]) * DEGREE_M // 1_000_000 * MELBOURNE_COS_MILLI // 1000
+    return math.isqrt(north * north + east * east)
+
+
+# --- a GPU cluster ---------------------------------------------------------------------------------------------------
+
+
+def _openb(node: Node, traces: Traces) -> Measured:
+    """The nodes of Alibaba's GPU cluster as one site; every n-th of them with `every`."""
+    fields = Fields(node, '"openb"', ("site", "every"))
+    site = fields.optional("site", read_text, "cluster")
+    every = fields.optional("every", integer_between(1, 1213), 1)
+    entries: dict[str, Node] = {}
+    for number, (_, row) in enumerate(traces.rows("openb", "openb_node_list_gpu_node.csv")):
+        if number % every == 0:
+            entries[row["sn"]] = _openb_node(node, row)
+    agents = Mapping(node.place, entries, dict.fromkeys(entries, node.place))
+    return Measured("cloud", {site: agents}, {}, [], (note_of("openb"),))
+
+
+def _openb_node(node: Node, row: dict[str, str]) -> Node:
+    def scalar(text: str) -> Scalar:
+        return Scalar(node.place, text, plain=True)
+
+    def mapping(entries: dict[str, Node]) -> Mapping:
+        return Mapping(node.place, entries, dict.fromkeys(entries, node.place))
+
+    entries: dict[str, Node] = {
+        "cpu": scalar(units.format_cpu(int(row["cpu_milli"]))),
+        "memory": scalar(f"{row['memory_mib']}MiB"),
+        "hardware": scalar(row["model"] or "cpu"),
+    }
+    if int(row["gpu"]):
+        memory = units.format_bytes(GPU_MEMORY_BYTES[row["model"]])
+        entries["gpus"] = mapping({row["model"]: mapping({"count": scalar(row["gpu"]), "memory": scalar(memory)})})
+    return mapping(entries)
+
+
+# --- links over time -------------------------------------------------------------------------------------------------
+
+
+def variations_of(
+    node: Node, links: list[tuple[str, str, LinkSpec]], duration_us: int, traces: Traces
+) -> list[Variation]:
+    """A link that follows a phone's measured download rate; the way up is a share of it, for uploads were not
+    measured. Played from `skip` on, and again from the start when the trace is over."""
+    fields = Fields(node, '"varies"', ("mobile_5g", "device", "up", "every", "skip"))
+    file = fields.required("mobile_5g", read_text)
+    device = fields.required("device", read_text)
+    if device not in {site for link in links for site in link[:2]}:
+        raise FileError(fields.place_of("device"), f'"{device}" is no end of this link')
+    up_ppm = fields.optional("up", quantity(units.parse_percent_ppm), 200_000)
+    every_us = fields.optional("every", read_duration, 5_000_000)
+    skip = fields.optional("skip", read_duration, 0) // 1_000_000 if "skip" in fields else 0
+    kbits = [int(row["DL_bitrate"]) for _, row in traces.rows("mobile_5g", file) if row["DL_bitrate"].isdigit()]
+    window = max(1, every_us // 1_000_000)
+    means = [max(8, sum(kbits[i : i + window]) // window) for i in range(skip, len(kbits) - window + 1, window)]
+    if not means:
+        raise FileError(node.place, f"{file} has no readings there")
+    changes: list[Variation] = []
+    for number, at_us in enumerate(range(0, duration_us, every_us)):
+        down_bps = means[number % len(means)] * 1000
+        for first, second, spec in links:
+            bps = down_bps if second == device else max(8_000, down_bps * up_ppm // 1_000_000)
+            varied = msgspec.structs.replace(spec, bandwidth_bps=bps)
+            changes.append(Variation(at_us=at_us, from_site=first, to_site=second, spec=varied))
+    return changes
