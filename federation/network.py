@@ -3,12 +3,18 @@
 Ends are `site:<name>`, `agent:<id>` or `master` (the broker's and the master's own machine). Every sample feeds the
 estimate between the two sites; between two agents a link of its own is kept and told only where it differs, so ten
 thousand agents never mean a hundred million entries. Volatile: after a restart agents measure again.
+
+What a policy plans with is a forecast, `policies.forecast`: the lower decile of the mean rate over the next half
+minute. Until nine forecasts of a link have been judged it is the lower quartile of what was measured, which is told
+beside the forecast ever after.
 """
 
 from collections import OrderedDict, deque
 
 from federation.agents_book import AgentBook
 from federation.wire import LinkSample, NetReport
+from policies.forecast.bands import FIRST
+from policies.forecast.forecaster import Forecast, Forecaster
 from policies.model import Link
 
 MASTER = "master"
@@ -17,19 +23,33 @@ BANDWIDTH_BYTES_MIN = 64 * 1024
 # An agent's own link is told apart from its site's when they differ by more than this, on at least so many samples.
 DIFFERS_MILLI = 300
 DIFFERS_SAMPLES_MIN = 3
+# A forecaster takes 6 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
+FORECAST_SAMPLES_MIN = 8
 PPM = 1_000_000
 
 
 class LinkTrack:
     """The newest samples of one directed link."""
 
-    __slots__ = ("bandwidth", "bound_bps", "from_id", "jitter", "loss", "passive_us", "rtt", "seen_us", "to_id")
+    __slots__ = (
+        "bandwidth",
+        "bound_bps",
+        "forecaster",
+        "from_id",
+        "jitter",
+        "loss",
+        "passive_us",
+        "rtt",
+        "seen_us",
+        "to_id",
+    )
 
     def __init__(self, from_id: str, to_id: str, samples_max: int) -> None:
         self.from_id = from_id
         self.to_id = to_id
         self.bandwidth: deque[int] = deque(maxlen=samples_max)
         self.bound_bps: int | None = None  # the way gives at least this: all there is to say before a true measurement
+        self.forecaster: Forecaster | None = None  # None: too little was measured to need one
         self.rtt: deque[int] = deque(maxlen=samples_max)
         self.jitter: deque[int] = deque(maxlen=samples_max)
         self.loss: deque[int] = deque(maxlen=samples_max)
@@ -39,28 +59,46 @@ class LinkTrack:
     def add(self, sample: LinkSample, now_us: int) -> None:
         self.seen_us = now_us
         if sample.bandwidth_bps is not None and sample.bytes >= BANDWIDTH_BYTES_MIN:
-            self._add_bandwidth(sample.bandwidth_bps * sample.shared_milli // 1000, sample.is_lower_bound)
+            self._add_bandwidth(sample.bandwidth_bps * sample.shared_milli // 1000, sample.is_lower_bound, now_us)
             if sample.method == "transfer":
                 self.passive_us = now_us
         for kept, value in ((self.rtt, sample.rtt_us), (self.jitter, sample.jitter_us), (self.loss, sample.loss_ppm)):
             if value is not None:
                 kept.append(value)
 
-    def _add_bandwidth(self, bps: int, is_lower_bound: bool) -> None:
+    def _add_bandwidth(self, bps: int, is_lower_bound: bool, now_us: int) -> None:
         """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
         measured = _quantile(self.bandwidth, 4)
         if not is_lower_bound or (measured is not None and bps > measured):
             self.bandwidth.append(bps)
             self.bound_bps = None
+            if self.forecaster is None and (self._is_of_sites() or len(self.bandwidth) >= FORECAST_SAMPLES_MIN):
+                self.forecaster = Forecaster()
+            if self.forecaster is not None:
+                self.forecaster.update(bps, now_us)
         elif measured is None:
             self.bound_bps = max(bps, self.bound_bps or 0)
 
-    def bandwidth_bps(self) -> int | None:
+    def _is_of_sites(self) -> bool:
+        return self.from_id.startswith("site:") and self.to_id.startswith("site:")
+
+    def measured_bps(self) -> int | None:
         """The lower quartile of what was measured, or else the best lower bound."""
         return _quantile(self.bandwidth, 4) if self.bandwidth else self.bound_bps
 
+    def forecast(self) -> Forecast | None:
+        """None until enough forecasts of this link were judged to believe one."""
+        forecast = self.forecaster.forecast() if self.forecaster is not None else None
+        return forecast if forecast is not None and forecast.outcomes >= FIRST else None
+
+    def bandwidth_bps(self) -> int | None:
+        """What to plan with: the forecast's lower bound where there is one, else what was measured."""
+        forecast = self.forecast()
+        return forecast.low_bps if forecast is not None else self.measured_bps()
+
     def estimate(self, now_us: int, half_life_us: int) -> Link:
-        """Bandwidth is the lower quartile, round trip and jitter the median, loss the mean of the window."""
+        """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the window."""
+        forecast = self.forecast()
         age_us = max(0, now_us - self.seen_us)
         n_samples = max(len(self.bandwidth), len(self.rtt))
         # One sample is worth half, four are worth 94 %; all of it halves with each half-life of silence.
@@ -74,6 +112,10 @@ class LinkTrack:
             jitter_us=_quantile(self.jitter, 2),
             loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
             bandwidth_bps=self.bandwidth_bps(),
+            bandwidth_high_bps=forecast.high_bps if forecast is not None else None,
+            bandwidth_measured_bps=self.measured_bps(),
+            forecast_us=forecast.horizon_us if forecast is not None else None,
+            forecast_by=forecast.model if forecast is not None else "",
             confidence_ppm=faded_ppm,
             age_us=age_us,
         )
@@ -167,7 +209,7 @@ class NetworkBook:
     @staticmethod
     def _differs(track: LinkTrack, link: Link, of_sites: Link) -> bool:
         for values, own, sites in (
-            (track.bandwidth, link.bandwidth_bps, of_sites.bandwidth_bps),
+            (track.bandwidth, link.bandwidth_measured_bps, of_sites.bandwidth_measured_bps),
             (track.rtt, link.rtt_us, of_sites.rtt_us),
         ):
             if len(values) < DIFFERS_SAMPLES_MIN or own is None or sites is None:

@@ -89,6 +89,10 @@ class Link(Record, frozen=True, kw_only=True):
     """What is believed of one directed link. Ends are `site:<name>` or `agent:<id>`; data flows `from_id` → `to_id`.
 
     `bandwidth_bps` is a lower-quantile estimate. None means never measured. `rtt_us` is the round trip.
+
+    Where enough was measured it is a forecast: over the next `forecast_us` the mean rate is at least `bandwidth_bps`
+    nine times in ten, and at most `bandwidth_high_bps` as often; `forecast_by` is the model that counts most in it.
+    Without a forecast it is `bandwidth_measured_bps`, the lower quartile of the newest samples.
     """
 
     from_id: str
@@ -99,6 +103,10 @@ class Link(Record, frozen=True, kw_only=True):
     bandwidth_bps: int | None = None
     confidence_ppm: int = 0
     age_us: int = 0
+    bandwidth_high_bps: int | None = None
+    bandwidth_measured_bps: int | None = None
+    forecast_us: int | None = None
+    forecast_by: str = ""
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
