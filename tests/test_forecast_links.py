@@ -1,0 +1,84 @@
+"""The network map plans by forecasts: from when on, for which links, and what stays beside them."""
+
+from typing import Any
+
+from federation import views
+from federation.network import FORECAST_SAMPLES_MIN
+from federation.rounds import make_snapshot
+from federation.wire import LinkSample, NetReport
+from policies.forecast.bands import FIRST
+from policies.forecast.forecaster import HORIZON_US, MODELS
+from policies.model import Link
+from tests.master_world import SECOND, Fake, World
+
+MBIT = 10**6
+
+
+def measure(world: World, fake: Fake, rates: list[int], *, every_us: int = 60 * SECOND, **fields: Any) -> None:
+    """The agent reports that it fetched from `vm-1` at these rates."""
+    for bps in rates:
+        world.now_us += every_us
+        fetched = LinkSample(
+            from_agent="vm-1", to_agent=fake.agent_id, method="transfer", bandwidth_bps=bps, bytes=2**20, **fields
+        )
+        fake.say(NetReport, samples=(fetched,))
+
+
+def link(world: World, ends: tuple[str, str] = ("site:cloud", "site:plant")) -> Link:
+    found = {(link.from_id, link.to_id): link for link in views.network(world.master, world.now_us).links}
+    return found[ends]
+
+
+def a_plant_and_a_cloud() -> tuple[World, Fake]:
+    world = World(solve=False)
+    gateway = world.agent("gw-1", site="plant")
+    world.agent("vm-1", site="cloud")
+    return world, gateway
+
+
+def test_before_nine_outcomes_a_link_is_what_was_measured() -> None:
+    world, gateway = a_plant_and_a_cloud()
+    measure(world, gateway, [20 * MBIT, 24 * MBIT, 22 * MBIT, 21 * MBIT])
+    young = link(world)
+    assert young.bandwidth_bps == young.bandwidth_measured_bps == 20 * MBIT
+    assert (young.bandwidth_high_bps, young.forecast_us, young.forecast_by) == (None, None, "")
+
+
+def test_then_it_is_forecast_with_its_bounds_and_the_measured_stays_beside_it() -> None:
+    world, gateway = a_plant_and_a_cloud()
+    measure(world, gateway, [(20 + 7 * n % 10) * MBIT for n in range(60)])
+    old = link(world)
+    assert old.bandwidth_bps is not None and old.bandwidth_high_bps is not None
+    assert 15 * MBIT < old.bandwidth_bps < 25 * MBIT < old.bandwidth_high_bps <= 29 * MBIT
+    assert old.bandwidth_measured_bps in (21 * MBIT, 22 * MBIT)
+    assert old.forecast_us == HORIZON_US and old.forecast_by in MODELS
+    snapshot, _ = make_snapshot(world.master.core)
+    assert old in snapshot.links, "policies plan with the same"
+
+
+def test_a_link_of_changing_rate_is_planned_with_below_its_lower_quartile() -> None:
+    """One fetch in six is slow: the quartile does not see it, the planner that pays for risk does."""
+    world, gateway = a_plant_and_a_cloud()
+    measure(world, gateway, [(10 if n % 6 == 5 else 50) * MBIT for n in range(120)])
+    wild = link(world)
+    assert wild.bandwidth_bps is not None and wild.bandwidth_measured_bps == 50 * MBIT
+    assert wild.bandwidth_bps <= 20 * MBIT
+
+
+def test_agents_links_are_forecast_once_they_are_used() -> None:
+    world, gateway = a_plant_and_a_cloud()
+    tracks = world.master.core.network.tracks
+    measure(world, gateway, [20 * MBIT] * (FORECAST_SAMPLES_MIN - 1))
+    assert tracks["site:cloud", "site:plant"].forecaster is not None
+    assert tracks["agent:vm-1", "agent:gw-1"].forecaster is None
+    measure(world, gateway, [20 * MBIT] * (FIRST + 2))
+    assert tracks["agent:vm-1", "agent:gw-1"].forecast() is not None
+
+
+def test_lower_bounds_below_what_is_believed_teach_a_forecast_nothing() -> None:
+    world, gateway = a_plant_and_a_cloud()
+    measure(world, gateway, [40 * MBIT] * 30)
+    before = link(world)
+    measure(world, gateway, [2 * MBIT] * 10, is_lower_bound=True)
+    assert link(world).bandwidth_bps == before.bandwidth_bps
+    assert link(world).bandwidth_measured_bps == 40 * MBIT
