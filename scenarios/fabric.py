@@ -13,16 +13,41 @@ from scenarios.transport import LinkSpec
 from scenarios.world import World
 
 
+class _Load:
+    """How many transfers have something in common, and the integral of that over time."""
+
+    __slots__ = ("_integral_us", "_updated_us", "n")
+
+    def __init__(self, now_us: int) -> None:
+        self.n = 0
+        self._integral_us = 0
+        self._updated_us = now_us
+
+    def until(self, now_us: int) -> int:
+        self._integral_us += self.n * (now_us - self._updated_us)
+        self._updated_us = now_us
+        return self._integral_us
+
+
 class _Watch:
-    """How much of the way a transfer had for itself while it ran."""
+    """How much of the way a transfer had for itself while it ran: loads as they were when it began.
 
-    __slots__ = ("begun_us", "others_us", "pair", "shared_us", "updated_us")
+    Agents see one end each, one direction, and tell traffic within a site from traffic that leaves it."""
 
-    def __init__(self, pair: tuple[str, str], now_us: int) -> None:
+    __slots__ = ("begun_us", "begun_with", "loads", "pair")
+
+    def __init__(self, pair: tuple[str, str], loads: "tuple[_Load, _Load, _Load]", now_us: int) -> None:
         self.pair = pair
-        self.shared_us = 0  # integral over time of our transfers between this pair
-        self.begun_us = self.updated_us = now_us
-        self.others_us = 0  # of those that leave the same sender, or reach the same receiver, from or to others
+        self.begun_us = now_us
+        self.loads = loads  # of this pair, of the sender, of the receiver
+        self.begun_with = tuple(load.until(now_us) for load in loads)
+
+    def seen(self, now_us: int) -> tuple[int, int]:
+        """Since it began, in transfer·µs: transfers between this pair, and others' at either end."""
+        same, sent, received = (
+            load.until(now_us) - begun for load, begun in zip(self.loads, self.begun_with, strict=True)
+        )
+        return same, sent + received - 2 * same
 
 
 LOCAL = LinkSpec(rtt_us=200, bandwidth_bps=10_000_000_000)  # within a site that the world says nothing about
@@ -63,6 +88,7 @@ class Fabric:
         self._noise = stream(world.seed, "network")
         self._on_end: dict[int, Callable[[int, Flow, Sight], None]] = {}
         self._watches: dict[int, _Watch] = {}
+        self._loads: dict[tuple[str, str, bool], _Load] = {}  # (from, to, crosses), "" for anyone
 
     def path(self, from_agent: str, to_agent: str) -> tuple[str, ...] | None:
         """Link ids from one agent to another; empty on the same agent, None when there is no way."""
@@ -92,59 +118,66 @@ class Fabric:
         path = self.path(from_agent, to_agent)
         if path is None:
             return None
-        self._watch(now_us)
         flow_id = self.network.start(path, size_bytes, now_us)
-        self._watches[flow_id] = _Watch((from_agent, to_agent), now_us)
+        self._watches[flow_id] = self._begin_watch(from_agent, to_agent, now_us)
         self._on_end[flow_id] = on_end
         return flow_id
 
     def cancel(self, flow_id: int, now_us: int) -> None:
-        self._watch(now_us)
         self.network.cancel(flow_id, now_us)
         self._on_end.pop(flow_id, None)
-        self._watches.pop(flow_id, None)
+        watch = self._watches.pop(flow_id, None)
+        if watch is not None:
+            self._end_watch(watch, now_us)
 
     def next_end_us(self) -> int | None:
         return self.network.next_end_us()
 
     def settle(self, now_us: int) -> None:
         """Tell the owners of all flows that have ended by now."""
-        self._watch(now_us)
-        for flow in self.network.ended(now_us):
-            watch = self._watches.pop(flow.flow_id)
+        ended = self.network.ended(now_us)
+        watches = [self._watches.pop(flow.flow_id) for flow in ended]
+        for watch in watches:  # before their owners begin new ones
+            self._end_watch(watch, now_us)
+        for flow, watch in zip(ended, watches, strict=True):
+            shared_us, others_us = watch.seen(now_us)
             duration_us = now_us - flow.started_us
             watched_us = max(1, now_us - watch.begun_us)  # with its start-up
             sight = Sight(
                 bandwidth_bps=self._measured_bps(flow, now_us),
                 duration_us=duration_us,
-                shared_milli=max(1000, watch.shared_us * 1000 // watched_us),
-                is_lower_bound=watch.others_us * 1000 >= OTHERS_MILLI_MIN * watched_us,
+                shared_milli=max(1000, shared_us * 1000 // watched_us),
+                is_lower_bound=others_us * 1000 >= OTHERS_MILLI_MIN * watched_us,
             )
-            self._on_end.pop(flow.flow_id)(now_us, flow, sight)
+            on_end = self._on_end.pop(flow.flow_id, None)
+            if on_end is not None:  # else its owner, told of another, has cancelled it at this very moment
+                on_end(now_us, flow, sight)
 
-    def _watch(self, now_us: int) -> None:
-        """Before the set of transfers changes: note what each had beside it since the last change."""
-        pairs = [watch.pair for watch in self._watches.values()]
-        for watch in self._watches.values():
-            watch.shared_us += pairs.count(watch.pair) * (now_us - watch.updated_us)
-            if now_us > watch.updated_us:
-                watch.others_us += sum(self._compete(watch.pair, pair) for pair in pairs) * (now_us - watch.updated_us)
-            watch.updated_us = now_us
+    def _begin_watch(self, from_agent: str, to_agent: str, now_us: int) -> _Watch:
+        loads = []
+        for key in self._load_keys((from_agent, to_agent)):
+            if key not in self._loads:
+                self._loads[key] = _Load(now_us)
+            loads.append(self._loads[key])
+        watch = _Watch((from_agent, to_agent), (loads[0], loads[1], loads[2]), now_us)
+        for load in loads:
+            load.n += 1
+        return watch
 
-    def _compete(self, pair: tuple[str, str], other: tuple[str, str]) -> bool:
-        """Agents see one end each, one direction, and tell traffic within a site from traffic that leaves it."""
-        shares_an_end = pair[0] == other[0] or pair[1] == other[1]
-        return pair != other and shares_an_end and self._crosses(pair) == self._crosses(other)
+    def _end_watch(self, watch: _Watch, now_us: int) -> None:
+        for key, load in zip(self._load_keys(watch.pair), watch.loads, strict=True):
+            load.until(now_us)
+            load.n -= 1
+            if not load.n:
+                del self._loads[key]
+
+    def _load_keys(self, pair: tuple[str, str]) -> tuple[tuple[str, str, bool], ...]:
+        crosses = self._sites[pair[0]] != self._sites[pair[1]]
+        return ((*pair, crosses), (pair[0], "", crosses), ("", pair[1], crosses))
 
     def is_busy(self, from_agent: str, to_agent: str) -> bool:
         """Whether a probe would measure its share only: transfers between sites leave one end or reach the other."""
-        return any(
-            self._crosses(pair) and (pair[0] == from_agent or pair[1] == to_agent)
-            for pair in (watch.pair for watch in self._watches.values())
-        )
-
-    def _crosses(self, pair: tuple[str, str]) -> bool:
-        return self._sites[pair[0]] != self._sites[pair[1]]
+        return (from_agent, "", True) in self._loads or ("", to_agent, True) in self._loads
 
     def start_up_us(self, from_agent: str, to_agent: str) -> int:
         path = self.path(from_agent, to_agent)
@@ -222,7 +255,6 @@ class Fabric:
         self._specs[way] = spec
         if way in self._cuts:
             spec = msgspec.structs.replace(spec, bandwidth_bps=0, shared=True)
-        self._watch(now_us)
         self.network.set_link(f"{way[0]}→{way[1]}", spec, now_us)
 
     def bytes_by_link(self) -> dict[str, int]:
