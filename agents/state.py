@@ -57,6 +57,7 @@ class State:
         self.commands_seen = 0  # highest cmd_id ever taken
         self.next_status_id = 1
         self.attempts: dict[Key, Attempt] = {}
+        self._live: dict[Key, Attempt] = {}  # those that have not ended, in the same order
         self.outbox: dict[int, Status] = {}
         self.shards: dict[str, HeldShard] = {}
         self.replicas: dict[str, tuple[int, FetchShard]] = {}  # copies asked for and not yet answered, by shard
@@ -77,7 +78,7 @@ class State:
         return key in self._closed
 
     def live_attempts(self) -> list[Attempt]:
-        return [attempt for attempt in self.attempts.values() if not attempt.ended]
+        return list(self._live.values())
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,8 @@ class State:
         self.commands_seen = max(self.commands_seen, command.cmd_id)
         match command:
             case Launch():
-                self.attempts[command.task_id, command.attempt] = Attempt(command, term)
+                taken = Attempt(command, term)
+                self.attempts[taken.key] = self._live[taken.key] = taken
             case Kill():
                 attempt = self.attempts.get((command.task_id, command.attempt))
                 if attempt is not None and attempt.kill is None:
@@ -135,6 +137,8 @@ class State:
             if attempt is not None:
                 if attempt.last is None or attempt.last.status_id < status.status_id:
                     attempt.last = status
+                    if attempt.ended:
+                        self._live.pop(key, None)
             elif status.state in ENDED_STATES:
                 self._close(key)
         else:
