@@ -14,6 +14,7 @@ from agents.data.server import DataServer
 from agents.events import Event, LinksMeasured
 from agents.probes.prober import PROBE_BYTES_MIN, Prober, jitter_us, rate_of
 from agents.probes.tcp_info import parse_tcp_info, read_tcp_info
+from agents.probes.train import PACKET_BYTES, Arrival, rate_of_train, receive
 from federation.wire import Peer
 
 
@@ -161,3 +162,81 @@ def test_tcp_info_of_older_kernels_and_fresh_sockets() -> None:
     assert (found := parse_tcp_info(bytes(raw))) is not None and found.delivery_bps == 10_000_000
     assert (found := parse_tcp_info(bytes(raw[:104]))) is not None
     assert (found.rtt_us, found.rtt_us_min, found.delivery_bps) == (20_000, None, None)
+
+
+# --- trains ----------------------------------------------------------------------------------------------------------
+
+
+def train(*legs: tuple[int, int], sent_bps: int = 4_000_000_000, n_waits: int = 0) -> list[Arrival]:
+    """Datagrams spaced as links of these rates space them: (packets, bit/s) in order."""
+    found: list[Arrival] = []
+    received_ns = 0
+    for n_packets, bps in legs:
+        for _ in range(n_packets):
+            received_ns += (PACKET_BYTES + 28) * 8 * 1_000_000_000 // bps
+            place = len(found)
+            sent_ns = place * PACKET_BYTES * 8 * 1_000_000_000 // sent_bps
+            found.append(Arrival(place, n_waits * place, sent_ns, received_ns, PACKET_BYTES))
+    return found
+
+
+def test_only_the_second_half_of_a_train_counts() -> None:
+    found = rate_of_train(train((30, 1_000_000_000), (34, 20_000_000)))
+    assert found is not None and found.is_steady and found.is_queued
+    assert found.bandwidth_bps == pytest.approx(20_000_000, rel=0.01)
+    assert found.n_bytes == 64 * PACKET_BYTES
+
+
+def test_a_bucket_that_lasts_into_the_second_half_is_noticed() -> None:
+    found = rate_of_train(train((42, 1_000_000_000), (22, 20_000_000)))
+    assert found is not None and not found.is_steady
+
+
+def test_a_link_that_keeps_up_with_the_sender_is_not_measured_by_it() -> None:
+    kept_up = train((256, 300_000_000), sent_bps=310_000_000)
+    found = rate_of_train(kept_up)
+    assert found is not None and not found.is_queued
+    waited = rate_of_train(train((256, 300_000_000), sent_bps=310_000_000, n_waits=1))
+    assert waited is not None and waited.is_queued, "the sender's own line is the slow one"
+
+
+def test_a_train_too_short_for_the_rate_settles_nothing() -> None:
+    found = rate_of_train(train((64, 2_000_000_000), sent_bps=8_000_000_000))
+    assert found is not None and found.is_queued and not found.is_steady
+
+
+def test_datagrams_that_come_together_are_one_moment() -> None:
+    together = [
+        arrival._replace(received_ns=(arrival.place // 4 + 1) * 4 * (PACKET_BYTES + 28) * 400)
+        for arrival in train((64, 20_000_000))
+    ]
+    found = rate_of_train(together)
+    assert found is not None and found.is_steady
+    assert found.bandwidth_bps == pytest.approx(20_000_000, rel=0.01)
+    assert rate_of_train([arrival._replace(received_ns=5) for arrival in together]) is None
+    assert rate_of_train([]) is None and rate_of_train(together[:8]) is None
+    backwards = [arrival._replace(received_ns=10**9 - arrival.received_ns) for arrival in together]
+    assert rate_of_train(backwards) is None, "a clock that was set back"
+
+
+@pytest.mark.live
+async def test_a_train_comes_only_to_who_was_promised_one() -> None:
+    server = serve("a", token="needed")
+    url = await server.start()
+    client = Client(uplink=Uplink("b", None), token="needed", agent_id="b")
+    async with client.connect(url, "a") as exchange:
+        answer = await exchange.get("/train?packets=64")
+        port, nonce = map(int, answer.headers["x-offerflow-train"].split())
+    assert await asyncio.to_thread(receive, "127.0.0.1", port, nonce + 1, 64) == []
+    arrivals = await asyncio.to_thread(receive, "127.0.0.1", port, nonce, 64)
+    assert [arrival.place for arrival in arrivals] == list(range(64))
+    assert await asyncio.to_thread(receive, "127.0.0.1", port, nonce, 64) == [], "once"
+    async with client.connect(url, "a") as exchange:
+        assert (await exchange.get("/train?packets=99999")).status == 400
+    await server.stop()
+
+
+@pytest.mark.live
+async def test_trains_pass_beside_an_emulated_line_and_are_not_used_there(slow_peer: str) -> None:
+    async with Bench().client.connect(slow_peer, "a") as exchange:
+        assert (await exchange.get("/train?packets=64")).status == 404

@@ -139,6 +139,11 @@ class Exchange:
                     await self._cap.take(len(event.data))
                 yield bytes(event.data)
 
+    @property
+    def is_capped(self) -> bool:
+        """Its rate is that of an emulated line."""
+        return self._cap is not None
+
     def known_sharing(self) -> Sharing:
         """What the newest body shared the way with: at our end, and at the peer's as it said when the body began."""
         assert self._span is not None, "asked before any body"

@@ -12,6 +12,7 @@ READ_BYTES = 64 * 1024
 HEAD_BYTES_MAX = 16 * 1024  # Request or status line with all headers: ours are below 1 KiB.
 SITE_HEADER = "x-offerflow-site"  # The asker's site: traffic within a site is not capped.
 AGENT_HEADER = "x-offerflow-agent"  # The asker: its streams are told from those of others.
+TRAIN_HEADER = "x-offerflow-train"  # UDP port and nonce of a promised packet train.
 OTHERS_HEADER = "x-offerflow-others-milli"  # Streams to others beside one, in thousandths of a stream.
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")

@@ -3,6 +3,7 @@
     GET|HEAD /shards/{sha256}             200, 206, 404, 416
     GET      /probe?bytes=N               N incompressible bytes, under the same rate cap as shards; 503 while streams
                                           to other sites run, which it would measure instead of the link
+    GET      /train?packets=N             204; its header names a UDP port and a nonce, which sent there brings a train
     GET      /echo                        204, for round trips
     GET      /sharing                     204; its header tells what the newest body on this connection had beside it
     GET      /logs/{task_id}/{attempt}    captured output, text/plain
@@ -23,10 +24,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 
-from agents.data.http import AGENT_HEADER, OTHERS_HEADER, SITE_HEADER, Wire, headers_of, parse_range
+from agents.data.http import AGENT_HEADER, OTHERS_HEADER, SITE_HEADER, TRAIN_HEADER, Wire, headers_of, parse_range
 from agents.data.rate import RateCap, Uplink
 from agents.data.traffic import Traffic
+from agents.data.trains import TrainSender
 from agents.logs import get_logger
+from agents.probes.train import PACKETS_MAX
 from federation.errors import ConfigError, PeerError
 from policies.model import Record
 
@@ -89,6 +92,7 @@ class DataServer:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
+        self._trains = TrainSender(lambda asker: self.traffic.stream(asker, is_local=False))
         self.counters: dict[str, int] = {}  # answers by status, and "garbage", "dropped"
 
     async def start(self) -> str:
@@ -100,11 +104,13 @@ class DataServer:
                 f"cannot listen on {self._host}:{self._port}: {error.strerror}; choose another data_port"
             ) from None
         port = self._server.sockets[0].getsockname()[1]
+        self._trains.start(self._host, port)
         host = f"[{self._host}]" if ":" in self._host else self._host
         return self._url or f"http://{host}:{port}"
 
     async def stop(self) -> None:
         """Close the socket and every connection."""
+        self._trains.stop()
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
@@ -183,6 +189,8 @@ class DataServer:
                 await self._send_shard(wire, shard_id, headers.get("range"), asker)
             case ["probe"]:
                 await self._send_probe(wire, target.query, asker)
+            case ["train"]:
+                await self._promise_train(wire, target.query, asker)
             case ["echo"]:
                 await self._send_head(wire, 204, ())
                 await self._send_events(wire, h11.EndOfMessage())
@@ -244,6 +252,23 @@ class DataServer:
             return
         await self._send_head(wire, 200, (("Content-Type", "application/octet-stream"), ("Content-Length", text)))
         await self._send_body(wire, _noise(int(text)), asker)
+        await self._send_events(wire, h11.EndOfMessage())
+
+    async def _promise_train(self, wire: Wire, query: str, asker: _Asker) -> None:
+        text = parse_qs(query).get("packets", [""])[0]
+        if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= PACKETS_MAX):
+            await self._refuse(wire, 400, f"packets must be 0 to {PACKETS_MAX}")
+            return
+        if not asker.is_local and self.traffic.n_crossing():
+            await self._refuse(wire, 503, "the way out is in use", ("Retry-After", str(PROBE_RETRY_S)))
+            return
+        # An emulated line exists for TCP only: a train would pass beside it.
+        promised = self._trains.promise(_host_of(wire), asker.name, int(text)) if asker.cap is None else None
+        if promised is None:
+            await self._refuse(wire, 404, "no trains from here")
+            return
+        port, nonce = promised
+        await self._send_head(wire, 204, ((TRAIN_HEADER, f"{port} {nonce}"),))
         await self._send_events(wire, h11.EndOfMessage())
 
     async def _send_log(self, wire: Wire, task_id: str, attempt: int, asker: _Asker) -> None:

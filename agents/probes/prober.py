@@ -1,16 +1,22 @@
-"""Measuring the link from a peer: round trips to its `/echo`, then a bounded read of its `/probe`."""
+"""Measuring the link from a peer: round trips to its `/echo`, packet trains, and where those cannot tell, a bounded
+read of its `/probe`.
+
+Trains see a link's capacity whatever else crosses it, in a third of the bytes; TCP gets through everywhere, emulated
+lines included, but sees what others leave."""
 
 import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from urllib.parse import urlsplit
 
 from agents.data.client import Client, Exchange
-from agents.data.traffic import Sharing
+from agents.data.http import TRAIN_HEADER
 from agents.events import LinksMeasured
 from agents.logs import get_logger
 from agents.ports import Post
+from agents.probes.train import LENGTHS, PACKET_BYTES, TrainRate, rate_of_train, receive
 from federation.errors import PeerError
 from federation.wire import LinkSample, Peer
 from policies.model import Record
@@ -20,15 +26,18 @@ _log = get_logger("agents.probe")
 ECHOES = 6  # The first also pays for what a fresh connection and a sleeping radio cost, and is not counted.
 PROBE_BYTES_MIN = 32 * 1024  # Below, nothing but slow start is seen.
 PROBE_S_MAX = 5.0  # A 256 KiB probe of a 0.5 Mbit/s link; of a slower one, what came in that time is enough.
-SKIPPED_SHARE = 3  # A third of the bytes is slow start and what a token bucket saved up (DESIGN §7).
+# Half of the bytes is slow start and what a token bucket saved up (DESIGN §7).
+SKIPPED_MILLI = 500
+RISING_MILLI = 1250  # The last quarter this much faster than the third: slow start goes on, the link gives more.
 
 
 class Rate(Record, frozen=True, kw_only=True):
-    """Of the part of a stream after its skipped beginning; `n_bytes` and `duration_us` are of all of it."""
+    """Of the second half of a stream; `n_bytes` and `duration_us` are of all of it."""
 
     bandwidth_bps: int
     n_bytes: int
     duration_us: int
+    is_rising: bool = False  # still in slow start: a lower bound
 
 
 class BusyError(Exception):
@@ -55,39 +64,70 @@ class Prober:
             try:
                 async with self._client.connect(peer.data_url, peer.site) as exchange:
                     round_trips = await echo(exchange, self._client.clock_s)
-                    samples.append(self._echo_sample(peer, round_trips))
+                    info = exchange.tcp_info()
+                    kernels_us = info.rtt_us_min if info else None
+                    samples.append(self._echo_sample(peer, round_trips, kernels_us))
                     if bytes_max >= PROBE_BYTES_MIN:
                         is_busy = self._client.traffic.n_crossing() > 0
                         if not is_busy:
-                            rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
-                            samples += self._probe_sample(peer, rate, await exchange.sharing())
+                            samples += await self._bandwidth(exchange, peer, bytes_max)
             except BusyError:
                 is_busy = True
             except PeerError as error:
                 _log.info("probe_failed", peer=peer.agent_id, url=peer.data_url, detail=error.detail)
         await self._post(LinksMeasured(samples=tuple(samples), busy=is_busy))
 
-    def _echo_sample(self, peer: Peer, round_trips_us: Sequence[int]) -> LinkSample:
+    def _echo_sample(self, peer: Peer, round_trips_us: Sequence[int], kernels_us: int | None) -> LinkSample:
+        """The kernel's least round trip has no part of either process in it."""
         return LinkSample(
             from_agent=peer.agent_id, to_agent=self._agent_id, method="echo",
-            rtt_us=min(round_trips_us), jitter_us=jitter_us(round_trips_us),
+            rtt_us=min(min(round_trips_us), kernels_us or 2**62), jitter_us=jitter_us(round_trips_us),
             duration_us=sum(round_trips_us),
         )  # fmt: skip
 
-    def _probe_sample(self, peer: Peer, rate: Rate | None, sharing: Sharing) -> list[LinkSample]:
+    async def _bandwidth(self, exchange: Exchange, peer: Peer, bytes_max: int) -> list[LinkSample]:
+        """Trains, each twice as long as the last, until one settles it; else TCP. Raises `PeerError`, `BusyError`."""
+        spent_bytes = 0
+        for n_packets in LENGTHS:
+            if exchange.is_capped or spent_bytes + n_packets * PACKET_BYTES > bytes_max:
+                break
+            train = await self._train(exchange, peer, n_packets)
+            if train is None:
+                break
+            spent_bytes += train.n_bytes
+            if train.is_steady and train.is_queued:
+                return [self._sample(peer, train.bandwidth_bps, spent_bytes, train.duration_us, False)]
+        rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
         if rate is None:
             return []
-        return [
-            LinkSample(
-                from_agent=peer.agent_id,
-                to_agent=self._agent_id,
-                method="probe",
-                bandwidth_bps=rate.bandwidth_bps,
-                bytes=rate.n_bytes,
-                duration_us=rate.duration_us,
-                is_lower_bound=sharing.is_competed,
-            )
-        ]
+        # Where trains came and settled nothing, the link is faster than their sender, or full of others' traffic.
+        is_lower_bound = spent_bytes > 0 or rate.is_rising or (await exchange.sharing()).is_competed
+        spent_bytes += rate.n_bytes
+        return [self._sample(peer, rate.bandwidth_bps, spent_bytes, rate.duration_us, is_lower_bound)]
+
+    async def _train(self, exchange: Exchange, peer: Peer, n_packets: int) -> TrainRate | None:
+        """None where the peer offers none, or UDP does not get through."""
+        answer = await exchange.get(f"/train?packets={n_packets}")
+        async for _ in exchange.body():
+            pass
+        if answer.status == 503:
+            raise BusyError
+        promised = answer.headers.get(TRAIN_HEADER, "").split()
+        host = urlsplit(peer.data_url).hostname
+        if answer.status != 204 or len(promised) != 2 or not all(map(str.isdecimal, promised)) or host is None:
+            return None
+        port, nonce = map(int, promised)
+        if not (0 < port < 2**16 and nonce < 2**63):
+            raise PeerError("http", "a train from no port")
+        return rate_of_train(await asyncio.to_thread(receive, host, port, nonce, n_packets))
+
+    def _sample(
+        self, peer: Peer, bandwidth_bps: int, n_bytes: int, duration_us: int, is_lower_bound: bool
+    ) -> LinkSample:
+        return LinkSample(
+            from_agent=peer.agent_id, to_agent=self._agent_id, method="probe", bandwidth_bps=bandwidth_bps,
+            bytes=n_bytes, duration_us=duration_us, is_lower_bound=is_lower_bound,
+        )  # fmt: skip
 
 
 async def echo(exchange: Exchange, clock_s: Callable[[], float] = time.monotonic, count: int = ECHOES) -> list[int]:
@@ -135,18 +175,28 @@ async def bandwidth(
 
 
 def rate_of(arrivals: Sequence[tuple[float, int]]) -> Rate | None:
-    """The rate after the first third of the bytes; None for fewer than `PROBE_BYTES_MIN` bytes or three arrivals."""
+    """From (time, bytes so far); None for fewer than `PROBE_BYTES_MIN` bytes or three arrivals."""
     if len(arrivals) < 3 or arrivals[-1][1] < PROBE_BYTES_MIN:
         return None
     end_s, total = arrivals[-1]
-    begun_s, skipped = next(
-        (found for found in arrivals if found[1] * SKIPPED_SHARE >= total and found[0] < end_s), arrivals[0]
-    )
-    counted_us = int((end_s - begun_s) * 1e6)
-    if counted_us <= 0 or total <= skipped:
+    half, three_quarters = _reached(arrivals, total * SKIPPED_MILLI // 1000), _reached(arrivals, total * 3 // 4)
+    bandwidth_bps = _bps(half, arrivals[-1])
+    if bandwidth_bps is None:
         return None
+    third_bps, fourth_bps = _bps(half, three_quarters), _bps(three_quarters, arrivals[-1])
     return Rate(
-        bandwidth_bps=(total - skipped) * 8_000_000 // counted_us,
+        bandwidth_bps=bandwidth_bps,
         n_bytes=total,
         duration_us=int((end_s - arrivals[0][0]) * 1e6),
+        is_rising=third_bps is not None and fourth_bps is not None and fourth_bps * 1000 > RISING_MILLI * third_bps,
     )
+
+
+def _reached(arrivals: Sequence[tuple[float, int]], n_bytes: int) -> tuple[float, int]:
+    """The first arrival with so many bytes in all, the last left for what follows."""
+    return next((found for found in arrivals[:-1] if found[1] >= n_bytes), arrivals[-2])
+
+
+def _bps(begun: tuple[float, int], ended: tuple[float, int]) -> int | None:
+    elapsed_us = int((ended[0] - begun[0]) * 1e6)
+    return (ended[1] - begun[1]) * 8_000_000 // elapsed_us if elapsed_us > 0 and ended[1] > begun[1] else None
