@@ -86,6 +86,9 @@ class LinkTrack:
         """The lower quartile of what was measured, or else the best lower bound."""
         return _quantile(self.bandwidth, 4) if self.bandwidth else self.bound_bps
 
+    def measured(self) -> "_Measured":
+        return self.measured_bps(), _quantile(self.rtt, 2)
+
     def forecast(self) -> Forecast | None:
         """None until enough forecasts of this link were judged to believe one."""
         forecast = self.forecaster.forecast() if self.forecaster is not None else None
@@ -98,7 +101,7 @@ class LinkTrack:
 
     def estimate(self, now_us: int, half_life_us: int) -> Link:
         """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the window."""
-        forecast = self.forecast()
+        forecast, measured_bps = self.forecast(), self.measured_bps()
         age_us = max(0, now_us - self.seen_us)
         n_samples = max(len(self.bandwidth), len(self.rtt))
         # One sample is worth half, four are worth 94 %; all of it halves with each half-life of silence.
@@ -111,9 +114,9 @@ class LinkTrack:
             rtt_us=_quantile(self.rtt, 2),
             jitter_us=_quantile(self.jitter, 2),
             loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
-            bandwidth_bps=self.bandwidth_bps(),
+            bandwidth_bps=forecast.low_bps if forecast is not None else measured_bps,
             bandwidth_high_bps=forecast.high_bps if forecast is not None else None,
-            bandwidth_measured_bps=self.measured_bps(),
+            bandwidth_measured_bps=measured_bps,
             forecast_us=forecast.horizon_us if forecast is not None else None,
             forecast_by=forecast.model if forecast is not None else "",
             confidence_ppm=faded_ppm,
@@ -126,6 +129,18 @@ def _quantile(values: deque[int], parts: int) -> int | None:
     if not values:
         return None
     return sorted(values)[(len(values) - 1) // parts]
+
+
+_Measured = tuple[int | None, int | None]  # bandwidth_bps, rtt_us
+
+
+def _differs(track: LinkTrack, sites: _Measured) -> bool:
+    for values, own, theirs in zip((track.bandwidth, track.rtt), track.measured(), sites, strict=True):
+        if len(values) < DIFFERS_SAMPLES_MIN or own is None or theirs is None:
+            continue
+        if abs(own - theirs) * 1000 > DIFFERS_MILLI * max(own, theirs):
+            return True
+    return False
 
 
 class NetworkBook:
@@ -190,14 +205,18 @@ class NetworkBook:
         return self._links
 
     def _make(self, now_us: int) -> tuple[Link, ...]:
-        estimates = {key: track.estimate(now_us, self._half_life_us) for key, track in self.tracks.items()}
+        """Estimates only of the links told: most agents' own are like their sites', and cost no forecast."""
+        of_sites: dict[tuple[str, str], _Measured] = {}
         kept: list[Link] = []
-        for (from_id, to_id), link in estimates.items():
-            if from_id.startswith("agent:") or to_id.startswith("agent:"):
-                of_sites = estimates.get((self._site_end(from_id), self._site_end(to_id)))
-                if of_sites is not None and not self._differs(self.tracks[from_id, to_id], link, of_sites):
+        for key, track in self.tracks.items():
+            if key[0].startswith("agent:") or key[1].startswith("agent:"):
+                ends = (self._site_end(key[0]), self._site_end(key[1]))
+                sites = of_sites.get(ends)
+                if sites is None and ends in self.tracks:
+                    sites = of_sites[ends] = self.tracks[ends].measured()
+                if sites is not None and not _differs(track, sites):
                     continue
-            kept.append(link)
+            kept.append(track.estimate(now_us, self._half_life_us))
         return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
 
     def _site_end(self, end: str) -> str:
@@ -205,18 +224,6 @@ class NetworkBook:
             return end
         entry = self._agents.get(end.removeprefix("agent:"))
         return f"site:{entry.site}" if entry is not None else ""
-
-    @staticmethod
-    def _differs(track: LinkTrack, link: Link, of_sites: Link) -> bool:
-        for values, own, sites in (
-            (track.bandwidth, link.bandwidth_measured_bps, of_sites.bandwidth_measured_bps),
-            (track.rtt, link.rtt_us, of_sites.rtt_us),
-        ):
-            if len(values) < DIFFERS_SAMPLES_MIN or own is None or sites is None:
-                continue
-            if abs(own - sites) * 1000 > DIFFERS_MILLI * max(own, sites):
-                return True
-        return False
 
     def bandwidth_bps(self, from_agent: str, to_agent: str) -> int | None:
         """The measured bandwidth between two agents, theirs or else their sites'."""
