@@ -50,6 +50,7 @@ class DurableTask(Record, frozen=True, kw_only=True, array_like=True):
     outputs: tuple[HeldShard, ...]
     failed_on: tuple[str, ...]
     explanation: int
+    attained_us: int = 0
 
 
 _COPIED = tuple(name for name in DurableTask.__struct_fields__ if name != "explanation")

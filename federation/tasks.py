@@ -19,7 +19,7 @@ from federation.shards import ShardBook
 from federation.shares import ShareBook
 from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskState
 from federation.wire import HeldShard
-from policies.model import Demand, Gang, Where
+from policies.model import Demand, Gang, Running, Where
 
 Read = tuple[str, str]
 """(shard id, the name under which it is read; "" for the book's own)."""
@@ -30,9 +30,9 @@ AGAIN_REASONS = frozenset({"drain", "evicted", "gang"})
 
 class TaskEntry:
     __slots__ = (
-        "agent_id", "attempt", "cmd_id", "demand_id", "detail", "ended_us", "exit_code", "explanation", "failed_on",
-        "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed", "outputs", "pending_us",
-        "reason", "run_us", "seen", "since_us", "stage_us", "started_us", "state", "task_id",
+        "agent_id", "attained_us", "attempt", "cmd_id", "demand_id", "detail", "ended_us", "exit_code",
+        "explanation", "failed_on", "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed", "outputs",
+        "pending_us", "reason", "run_us", "running", "seen", "since_us", "stage_us", "started_us", "state", "task_id",
     )  # fmt: skip
 
     def __init__(self, task_id: str, group: "GroupEntry", index: int, state: TaskState, at_us: int) -> None:
@@ -62,6 +62,8 @@ class TaskEntry:
         self.failed_on: tuple[str, ...] = ()
         self.explanation: Explanation | None = None
         self.demand_id = ""  # of its class, while pending
+        self.attained_us = 0  # what attempts ran that were stopped to run again
+        self.running: Running | None = None  # the attempt as policies see it, made once
 
 
 class GroupEntry:
@@ -82,7 +84,7 @@ class GroupEntry:
         self.n_open = 0
         self.n_finished = 0
         self.n_failed = 0  # failed or cancelled
-        self.templates: dict[tuple[tuple[str, ...], int], Demand] = {}
+        self.templates: dict[tuple[tuple[str, ...], int, int], Demand] = {}
 
     @property
     def has_own(self) -> bool:
@@ -231,6 +233,8 @@ class TaskBook:
             task.outputs = fact.outputs
             for held in fact.outputs:
                 self._shards.output(held, task.agent_id)
+        if new is TaskState.PENDING and task.started_us is not None and not fact.attempt_failed:
+            task.attained_us += fact.at_us - task.started_us
         if new is not TaskState.KILLING or task.state is not TaskState.KILLING:
             self._move(task, new, fact.at_us)  # Else only what the kill is for has changed.
 
@@ -322,11 +326,13 @@ class TaskBook:
         elif is_placed and not was_placed:
             attach(self._agents[task.agent_id], task)
             self._shares.allocate(role, needs)
+        elif new is TaskState.KILLING:
+            self._agents[task.agent_id].changed()  # Policies see which of its tasks are ending.
         self.counts[old] -= 1
         self.counts[new] += 1
         group.job.counts[old] -= 1
         group.job.counts[new] += 1
-        task.state, task.since_us = new, at_us
+        task.state, task.since_us, task.running = new, at_us, None
         if new is TaskState.PENDING:
             task.agent_id, task.gpus = "", ()
             self.enter_class(task)
@@ -386,10 +392,10 @@ class TaskBook:
     def template_of(self, task: TaskEntry) -> Demand:
         group = task.group
         if group.has_own:
-            return self.make_template(group, group.reads_of(task.index), task.failed_on)
-        key = (task.failed_on, group.n_open if group.spec.gang else 0)
+            return self.make_template(group, group.reads_of(task.index), task.failed_on, _rounded(task.attained_us))
+        key = (task.failed_on, group.n_open if group.spec.gang else 0, _rounded(task.attained_us))
         if key not in group.templates:
-            group.templates[key] = self.make_template(group, group.reads, task.failed_on)
+            group.templates[key] = self.make_template(group, group.reads, task.failed_on, key[2])
         return group.templates[key]
 
     def classes_of(self, group: GroupEntry) -> Iterator[tuple[Demand, int]]:
@@ -400,7 +406,9 @@ class TaskBook:
         else:
             yield self.make_template(group, group.reads, ()), group.n_open
 
-    def make_template(self, group: GroupEntry, reads: tuple[Read, ...], failed_on: tuple[str, ...]) -> Demand:
+    def make_template(
+        self, group: GroupEntry, reads: tuple[Read, ...], failed_on: tuple[str, ...], attained_us: int = 0
+    ) -> Demand:
         """The class of a task: everything a policy may see of it, with count and waiting time left at 0."""
         job, spec = group.job, group.spec
         where: Where = spec.where
@@ -428,8 +436,31 @@ class TaskBook:
             deadline_us=deadline_us,
             latency=spec.latency,
             gang=gang,
+            attained_us=attained_us,
         )
         return msgspec.structs.replace(template, demand_id=demand_id_of(template))
+
+
+def _rounded(attained_us: int) -> int:
+    """Down to a power of two: tasks that ran about as long share a class."""
+    return 1 << attained_us.bit_length() - 1 if attained_us > 0 else 0
+
+
+def running_of(task: TaskEntry) -> Running:
+    """The attempt of a placed task as a policy sees it: the same object until the task changes."""
+    if task.running is None:
+        spec, job = task.group.spec, task.group.job
+        task.running = Running(
+            task_id=task.task_id,
+            role=job.job.role,
+            needs=spec.needs,
+            since_us=task.launched_us if task.launched_us is not None else task.since_us,
+            priority=job.job.priority,
+            gang_id=f"{job.job_id}/{spec.name}" if spec.gang else "",
+            attained_us=task.attained_us,
+            ending=task.state is TaskState.KILLING,
+        )
+    return task.running
 
 
 def attach(agent: AgentEntry, task: TaskEntry) -> None:

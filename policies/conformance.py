@@ -17,7 +17,7 @@ Clauses
   P9  a refusal names at least one reason; a shortage names the amount; a planned wait says for whom
   P10 moves are legal: a known shard, from a live replica, to a node that lacks it, may hold it and has room
   P11 alternatives are at most three, known, other than the one chosen, best first
-  P12 evictions name a node and a demand of the snapshot
+  P12 evictions name a running task of that node, each once, and a demand of the snapshot that is not all placed
 
 The checks are plain loops over objects on purpose: they share no code with the array paths of the built-in policies.
 """
@@ -215,9 +215,17 @@ class _Check:
                 _fail("P11", f"{placement.demand_id} on {placement.agent_id}: alternatives {ids} cost {totals}")
 
     def evictions(self) -> None:
+        seen: set[str] = set()
+        refused = {refusal.demand_id for refusal in self.plan.refusals}
         for eviction in self.plan.evictions:
             if eviction.agent_id not in self.nodes or eviction.for_demand_id not in self.demands:
                 _fail("P12", f"eviction of {eviction.task_id} names what is not of this snapshot")
+            running = {task.task_id for task in self.nodes[eviction.agent_id].running if not task.ending}
+            if eviction.task_id not in running or eviction.task_id in seen:
+                _fail("P12", f"{eviction.task_id} does not run on {eviction.agent_id}, or is ended twice")
+            seen.add(eviction.task_id)
+            if eviction.for_demand_id not in refused:
+                _fail("P12", f"{eviction.task_id} is ended for {eviction.for_demand_id}, all of which is placed")
 
 
 def _grown_kinds_only(after: Amount, grown: Amount) -> Amount:

@@ -16,6 +16,7 @@ from policies.model import Demand, Reason, Record, Where
 REASONS: tuple[Reason, ...] = tuple(Reason)
 CODE = {reason: n for n, reason in enumerate(REASONS)}
 FREE = -1  # in `Costs.obstacle`: nothing forbids it
+NEVER_US = 1 << 60  # the time left to no deadline
 
 
 class CostModel(Record, frozen=True, kw_only=True):
@@ -48,6 +49,7 @@ class Costs:
     uplink: Int64s  # the site (index into `uplinks`) whose link carries most of the data, or UNKNOWN
     uplinks: tuple[str, ...]
     level: Int64s  # [C] weight of waiting: 2^(level/2)
+    extra_us: Int64s | None = None  # [C, G] the operator's own terms; None: there are none
 
 
 def costs(columns: Columns, model: CostModel) -> Costs:
@@ -77,7 +79,7 @@ def obstacles(columns: Columns) -> Int64s:
 def time_left_us(demand: Demand, now_us: int) -> int:
     """To a deadline that has not passed. A task already late is run as if it had none: late rather than never."""
     if demand.deadline_us is None or demand.deadline_us <= now_us:
-        return 1 << 60
+        return NEVER_US
     return demand.deadline_us - now_us
 
 

@@ -21,6 +21,7 @@ from policies.resources import role_chain
 from policies.shard_placement import ShardPlacer
 from policies.slots import count_slots, shapes
 from policies.targets import Offered, Targets
+from policies.terms import WeightedTerm, with_terms
 
 ATTEMPTS_MAX = 4  # times what the flow promised and packing did not find room for is solved again in one round
 GANGS_MAX = 16  # gangs left out one by one in a round; past that, all that are not whole at once
@@ -31,20 +32,27 @@ class Flow:
     """Keeps what it lowered of unchanged agents from round to round, for speed, and the shard moves it ordered until
     they had time to arrive, so that it does not order them twice."""
 
-    def __init__(self, model: CostModel | None = None) -> None:
+    def __init__(self, model: CostModel | None = None, terms: tuple[WeightedTerm, ...] = ()) -> None:
+        """`terms`: cost terms of the operator's own, with their weights (policies/terms.py)."""
         self._model = model or CostModel()
-        self._lowerer = Lowerer()
+        self._terms = terms
+        self._lowerer = Lowerer(exact=bool(terms))
         self._placer = ShardPlacer(self._model)
 
     def plan(self, snapshot: Snapshot) -> Plan:
-        return _Round(self._lowerer.lower(snapshot), self._model, self._placer).plan()
+        columns = self._lowerer.lower(snapshot)
+        return _Round(columns, self.costs(columns), self._placer).plan()
+
+    def costs(self, columns: Columns) -> Costs:
+        """What a task of each class costs in each group: what policies that solve the same flow differ in."""
+        priced = costs(columns, self._model)
+        return with_terms(columns, priced, self._terms) if self._terms else priced
 
 
 class _Round:
-    def __init__(self, columns: Columns, model: CostModel, placer: ShardPlacer) -> None:
-        self.columns, self.placer = columns, placer
+    def __init__(self, columns: Columns, priced: Costs, placer: ShardPlacer) -> None:
+        self.columns, self.placer, self.costs = columns, placer, priced
         self.demands = columns.snapshot.demands
-        self.costs: Costs = costs(columns, model)
         self.ledger = Ledger(columns)
         self.releases = release_columns(columns.snapshot.nodes)
         self.remaining = columns.count.copy()
@@ -264,6 +272,7 @@ class _Round:
             run_us=int(costs.run_us[c, g]),
             latency_us=int(costs.latency_us[c, g]),
             price_us=int(costs.price_us[c, g]),
+            extra_us=int(costs.extra_us[c, g]) if costs.extra_us is not None else 0,
         )
 
     def _placements(self) -> tuple[Placement, ...]:

@@ -61,6 +61,10 @@ class Ledger:
             for path in role_chain(demand.role):
                 self._started[path] = add(self._started.get(path, Amount()), amount)
 
+    def gpus_left(self, node: int) -> tuple[Gpu, ...]:
+        """The GPUs of a node that nobody was given yet."""
+        return self._gpu_objects.get(node, self._columns.snapshot.nodes[node].free.gpus)
+
     def _take_gpus(self, need: GpuNeed, node: int, count: int) -> None:
         left = self._gpu_objects.get(node, self._columns.snapshot.nodes[node].free.gpus)
         many = GpuNeed(count=need.count * count, model=need.model, memory_bytes=need.memory_bytes)

@@ -86,7 +86,9 @@ def clip(value: int, most: int) -> int:
 class Lowerer:
     """Lowers one snapshot after the other; what it remembers changes the time it takes and nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, exact: bool = False) -> None:
+        """`exact`: agents of different site, tier, labels or hardware are never lumped, whoever asks for them."""
+        self._exact = exact
         self._nodes: tuple[Node, ...] = ()
         self._free: Int64s = np.zeros((0, KINDS), np.int64)
         self._keys: list[int] = []  # [N] → static key
@@ -210,10 +212,10 @@ class Lowerer:
         renamed: list[int] = []
         for site, tier, labels, hardware, speed, price in self._key_ids:
             coarse = (
-                site_keys.get(site),
-                tier if tier_asked else None,
-                tuple(label for label in labels if label in labels_asked) if labels_asked else None,
-                hardware if hardware in learned else None,
+                site if self._exact else site_keys.get(site),
+                tier if tier_asked or self._exact else None,
+                labels if self._exact else tuple(label for label in labels if label in labels_asked),
+                hardware if hardware in learned or self._exact else None,
                 round_to_bits(speed, bits),
                 price,
             )

@@ -187,6 +187,7 @@ class Demand(Record, frozen=True, kw_only=True):
     deadline_us: int | None = None  # absolute, the snapshot's clock
     latency: tuple[LatencyTarget, ...] = ()
     gang: Gang | None = None
+    attained_us: int = 0  # what earlier attempts ran before they were stopped, rounded down to a power of two
 
 
 class Profile(Record, frozen=True, kw_only=True):
@@ -212,6 +213,22 @@ class Release(Record, frozen=True, kw_only=True):
     count: int = 1
 
 
+class Running(Record, frozen=True, kw_only=True):
+    """A task placed on an agent: what a policy that ends running work has to weigh.
+
+    `attained_us` is what earlier attempts ran before they were stopped; `ending`: it is being stopped already.
+    """
+
+    task_id: str
+    role: str
+    needs: Needs
+    since_us: int  # when it was placed (the snapshot's clock)
+    priority: int = 0
+    gang_id: str = ""
+    attained_us: int = 0
+    ending: bool = False
+
+
 class Node(Record, frozen=True, kw_only=True):
     """An agent as a policy sees it: only those with a live offer and not drained appear."""
 
@@ -227,6 +244,7 @@ class Node(Record, frozen=True, kw_only=True):
     price_microusd_per_cpu_hour: int = 0
     shards: tuple[str, ...] = ()  # shard ids held, sorted
     releases: tuple[Release, ...] = ()  # sorted by in_us
+    running: tuple[Running, ...] = ()  # sorted by task_id
 
 
 class Transfer(Record, frozen=True, kw_only=True):
@@ -299,9 +317,11 @@ class CostTerms(Record, frozen=True, kw_only=True):
     run_us: int = 0
     latency_us: int = 0
     price_us: int = 0
+    extra_us: int = 0  # the operator's own cost terms, weighted (docs/policies.md)
 
     def total_us(self) -> int:
-        return self.transfer_us + self.congestion_us + self.wait_us + self.run_us + self.latency_us + self.price_us
+        own_us = self.transfer_us + self.congestion_us + self.wait_us + self.run_us
+        return own_us + self.latency_us + self.price_us + self.extra_us
 
 
 class Candidate(Record, frozen=True, kw_only=True):

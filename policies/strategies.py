@@ -25,6 +25,7 @@ from policies.model import (
     Release,
     Resources,
     Role,
+    Running,
     Shard,
     Snapshot,
     Tier,
@@ -133,6 +134,19 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
                 key=lambda release: release.in_us,
             )
         ),
+        running=tuple(
+            Running(
+                task_id=f"job/running/{n}-{m}",
+                role=draw(st.sampled_from(_ROLES)),
+                needs=Needs(cpu_milli=draw(st.sampled_from((500, 2000))), memory_bytes=GIB),
+                since_us=NOW_US - draw(st.sampled_from((0, 10**7, 10**10))),
+                priority=draw(st.sampled_from((0, 50, 100))),
+                gang_id=draw(st.sampled_from(("", "", "running-gang"))),
+                attained_us=draw(st.sampled_from((0, 10**9))),
+                ending=draw(st.booleans()),
+            )
+            for m in range(draw(st.integers(0, 3)))
+        ),
     )
 
 
@@ -199,6 +213,7 @@ def _demand(draw: "DrawFn", st: Any, n: int, shard_ids: list[str], agent_ids: li
             )
         ),
         gang=None if gang_id is None else Gang(gang_id=gang_id, size=4),
+        attained_us=draw(st.sampled_from((0, 0, 1 << 33))),
     )
 
 

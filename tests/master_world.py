@@ -34,6 +34,7 @@ from federation.wire import (
     StatusReport,
     TaskStatus,
 )  # fmt: skip
+from policies.api import Policy
 from policies.fifo import Fifo
 from policies.model import Gpu, Needs, Plan, Resources
 
@@ -247,7 +248,15 @@ class Fake:
 class World:
     """Holds the master, the time and every fact committed so far."""
 
-    def __init__(self, config: MasterConfig | None = None, *, start: bool = True, solve: bool = True) -> None:
+    def __init__(
+        self,
+        config: MasterConfig | None = None,
+        *,
+        start: bool = True,
+        solve: bool = True,
+        policy: Policy | None = None,
+    ) -> None:
+        self.policy = policy or Fifo()
         self.config = config or MasterConfig(round_every_us=0)
         self.master = Master(self.config, "fifo")
         self.now_us = START_US
@@ -303,7 +312,7 @@ class World:
     def solve(self) -> None:
         while self.solves:
             asked = self.solves.pop(0)
-            self.handle(PlanReady(round_id=asked.round_id, plan=Fifo().plan(asked.snapshot)))
+            self.handle(PlanReady(round_id=asked.round_id, plan=self.policy.plan(asked.snapshot)))
 
     def answer(self, plan: Plan) -> list[Command]:
         """Answer the round in flight with a plan of our own."""

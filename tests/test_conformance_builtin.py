@@ -6,14 +6,14 @@ from hypothesis import HealthCheck, given, settings
 from policies import strategies
 from policies.conformance import check_policy
 from policies.model import Snapshot
-from policies.registry import load
+from policies.registry import load, names
 
 relaxed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
-@pytest.mark.parametrize("name", ["fifo", "flow"])
+@pytest.mark.parametrize("name", names())
 @relaxed
 @given(snapshots=strategies.sequences())
 def test_every_clause_holds(name: str, snapshots: list[Snapshot]) -> None:

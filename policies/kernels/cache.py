@@ -17,6 +17,8 @@ MODULES = (  # What is imported by another comes before it, so that progress is 
     "policies.kernels.mincost.network",
     "policies.kernels.mincost.certificate",
     "policies.kernels.maxmin",
+    "policies.kernels.fragmentation",
+    "policies.kernels.drf",
 )
 _MARK = CACHE_FOLDER / "complete"
 

@@ -1,0 +1,160 @@
+"""Which running work to end so that other work can start, and what that costs.
+
+What is lost when a task is ended is the time it ran, its earlier attempts' included, times the share of its agent that
+it held: it starts again from nothing unless it keeps checkpoints. Ending one member of a gang ends all of them, and the
+rest of the gang elsewhere is counted too. Of an agent's tasks those that count least go first, then those that lose
+least; what turns out not to be needed is spared. Of all agents the one that ends the least important work is chosen,
+then the one where least is lost.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.greedy import Round
+from policies.lower import Int64s
+from policies.model import Candidate, CostTerms, Eviction, Gpu, Node, Resources, Running
+from policies.resources import PPM, amount_of, dominant_share_ppm, fits, give, take_copies
+
+END_US = 5_000_000  # how long an attempt is expected to take to end: SIGTERM, and SIGKILL after the default grace
+
+Standing = tuple[int, ...]
+"""What a running task counts for, as a policy sees it: who counts least is ended first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    worst: Standing  # of the most important victim; () when none is needed
+    lost_us: int
+    node: int
+    victims: tuple[Running, ...]
+
+
+class Preemption:
+    """The evictions of one round. `standing(task)` is what a running task counts for, or None where it may not be
+    ended for the class that asks."""
+
+    def __init__(self, books: Round) -> None:
+        self._books = books
+        # On nodes where room was made: what is being freed beyond the ledger's free and not spoken for; GPUs in all.
+        self._extra: dict[int, Int64s] = {}
+        self._gpus: dict[int, tuple[Gpu, ...]] = {}
+        self._ended: set[str] = set()
+        self._gangs: dict[str, list[tuple[Running, Node]]] = {}
+        for node in books.nodes:
+            for task in node.running:
+                if task.gang_id:
+                    self._gangs.setdefault(task.gang_id, []).append((task, node))
+
+    def make_room(self, c: int, standing: Callable[[Running], Standing | None]) -> int:
+        """Reserve what is ending, and end what must be, for the tasks of a class that are left; for how many.
+
+        They start when the room is free, in a later round. Time O(tasks × nodes × running tasks a node).
+        """
+        books = self._books
+        if books.columns.unreachable[c]:
+            return 0
+        allowed = [n for n in range(len(books.nodes)) if books.allowed(c)[n] and books.nodes[n].running]
+        made = 0
+        count = books.ledger.quota_room(c, books.remaining[c])
+        while made < count and allowed:
+            offers = [offer for n in allowed if (offer := self._offer(c, n, standing)) is not None]
+            if not offers:
+                break
+            self._accept(c, min(offers, key=lambda offer: (offer.worst, offer.lost_us, offer.node)))
+            made += 1
+        books.ledger.start(c, made)  # Others of the role must not take the quota meanwhile.
+        return made
+
+    def _offer(self, c: int, n: int, standing: Callable[[Running], Standing | None]) -> _Offer | None:
+        """What one task of the class on this agent would cost; None when it cannot be had."""
+        books, node = self._books, self._books.nodes[n]
+        needs, free = books.demands[c].needs, self._free(n)
+        if fits(needs, free):
+            return _Offer((), 0, n, ())
+        rated = [
+            (rank, self._lost_us(task, node), task)
+            for task in node.running
+            if not task.ending and task.task_id not in self._ended and (rank := standing(task)) is not None
+        ]
+        rated.sort(key=lambda each: (each[0], each[1], each[2].task_id))
+        chosen: list[tuple[Standing, int, Running]] = []
+        for each in rated:
+            chosen.append(each)
+            free = _freed(free, each[2], node)
+            if fits(needs, free):
+                break
+        else:
+            return None
+        for each in sorted(chosen, key=lambda each: (each[0], each[1]), reverse=True):
+            others = self._free(n)
+            for other in chosen:
+                if other is not each:
+                    others = _freed(others, other[2], node)
+            if fits(needs, others):
+                chosen.remove(each)
+        return _Offer(
+            max(each[0] for each in chosen), sum(each[1] for each in chosen), n, tuple(each[2] for each in chosen)
+        )
+
+    def _accept(self, c: int, offer: _Offer) -> None:
+        books, node = self._books, self._books.nodes[offer.node]
+        demand, free = books.demands[c], self._free(offer.node)
+        for task in offer.victims:
+            free = _freed(free, task, node)
+            self._ended.add(task.task_id)
+            books.evictions.append(
+                Eviction(task_id=task.task_id, agent_id=node.agent_id, for_demand_id=demand.demand_id)
+            )
+        left = take_copies(demand.needs, free, 1)
+        # What is free there already is kept for it: less important work must not take it meanwhile.
+        k = int(books.columns.needs_of[c])
+        row = books.ledger.free[offer.node]
+        row -= np.minimum(books.columns.amounts[k], row)
+        self._extra[offer.node] = _kinds(left) - row
+        if demand.needs.gpu is not None:
+            self._gpus[offer.node] = left.gpus
+            books.ledger.gpus[offer.node] = 0
+        wait = Candidate(agent_id=node.agent_id, terms=CostTerms(wait_us=END_US))
+        books.waits_for.setdefault(c, wait)
+
+    def _free(self, n: int) -> Resources:
+        """What is left on an agent now, with what is being freed there."""
+        ledger, node = self._books.ledger, self._books.nodes[n]
+        row = (ledger.free[n] + self._extra.get(n, 0)).tolist()
+        gpus = self._gpus[n] if n in self._gpus else ledger.gpus_left(n)
+        free = Resources(cpu_milli=row[0], memory_bytes=row[1], disk_bytes=row[2], gpus=gpus)
+        if n not in self._extra:
+            for task in node.running:
+                if task.ending:
+                    free = _freed(free, task, node)
+        return free
+
+    def _lost_us(self, task: Running, node: Node) -> int:
+        members = self._gangs[task.gang_id] if task.gang_id else [(task, node)]
+        now_us = self._books.snapshot.now_us
+        return sum(
+            (max(0, now_us - each.since_us) + each.attained_us)
+            * max(1, dominant_share_ppm(amount_of(each.needs), amount_of(at.total)))
+            // PPM
+            for each, at in members
+        )
+
+
+def _kinds(free: Resources) -> Int64s:
+    return np.array([free.cpu_milli, free.memory_bytes, free.disk_bytes], np.int64)
+
+
+def _freed(free: Resources, task: Running, node: Node) -> Resources:
+    """`free` once a task has ended, no more than the agent has. Which GPUs it holds is not known: any that are not
+    free and that it could have been given."""
+    taken = tuple(gpu for gpu in node.total.gpus if gpu.uuid not in {each.uuid for each in free.gpus})
+    n_gpus = task.needs.gpu.count if task.needs.gpu is not None else 0
+    grown = give(task.needs, taken[:n_gpus], free)
+    return Resources(
+        cpu_milli=min(grown.cpu_milli, node.total.cpu_milli),
+        memory_bytes=min(grown.memory_bytes, node.total.memory_bytes),
+        disk_bytes=min(grown.disk_bytes, node.total.disk_bytes),
+        gpus=grown.gpus,
+    )
