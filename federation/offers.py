@@ -9,7 +9,7 @@ from federation.agents_book import AgentEntry, LiveOffer
 from federation.facts import AgentEnrolled
 from federation.profiles import ProfileBook
 from federation.states import AgentState
-from federation.tasks import TaskEntry
+from federation.tasks import TaskEntry, running_of
 from federation.wire import Offer
 from policies.model import Needs, Node, Release, Resources, Where
 
@@ -124,6 +124,7 @@ def node_of(entry: AgentEntry, tasks: dict[str, TaskEntry], profiles: ProfileBoo
         price_microusd_per_cpu_hour=enrolled.price_microusd_per_cpu_hour,
         shards=entry.held_sorted(),
         releases=releases,
+        running=tuple(running_of(tasks[task_id]) for task_id in sorted(entry.tasks)),
     )
     return entry.node
 
