@@ -9,6 +9,7 @@ _SAMPLES_MAX = 512  # gathered between two reports, newest kept: half of what th
 _PINGS_MAX = 16  # unanswered ones remembered; older are lost
 _SOON_US = 500_000  # a measured bandwidth matters to the next round: it is told this soon, with those around it
 _PROBE_TIMEOUT_US = 120_000_000  # a worker that never answers must not end all probing
+_SILENT_REPORTS = 6  # of these one is sent all the same: it carries the count of control bytes
 _HOUR_US = 3_600_000_000
 # A way in use is tried again after 1–2 s, then 2–4 s, 3–6 s …: longer than the probe of a neighbour takes, soon enough
 # that sixteen neighbours of one slow gateway are through in a minute. Then it has its next turn as all have.
@@ -22,6 +23,7 @@ class Measuring:
         self._measure_due_us: int | None = None
         self._samples: list[LinkSample] = []
         self._report_due_us: int | None = None
+        self._n_silent = 0  # reports in a row that had nothing to tell
         self._ping_due_us: int | None = None
         self._nonce = 0
         self._pings: dict[int, int] = {}  # nonce → sent at
@@ -123,7 +125,9 @@ class Measuring:
             self._ping(batch, session)
             self._ping_due_us = now_us + session.welcome.ping_every_us
         if self._report_due_us is not None and now_us >= self._report_due_us:
-            session.publish(batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes)
+            self._n_silent = 0 if self._samples else self._n_silent + 1
+            if self._samples or self._n_silent % _SILENT_REPORTS == 0:
+                session.publish(batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes)
             self._samples.clear()
             self._report_due_us = now_us + self._config.net_report_every_us
         self._probe(batch)

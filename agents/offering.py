@@ -1,4 +1,9 @@
-"""What the agent offers: what tasks may use now, less what its attempts hold; renewed by time and on change."""
+"""What the agent offers: what tasks may use now, less what its attempts hold.
+
+An offer is renewed by time, and at once when the machine has more or less to give. What the agent's own attempts take and
+give back is no reason for one: the master knows it from its launches and their statuses (docs/decisions/0005). A launch
+refused is: the two accounts differ.
+"""
 
 from collections.abc import Iterable
 
@@ -53,20 +58,23 @@ class Offering:
         self.total = Resources()
         self.usable: Resources | None = None  # None: not measured yet, so nothing is offered
         self._n_offers = 0
-        self._sent: tuple[Resources, int] | None = None  # of the last offer: free, commands_seen
+        self._sent: Resources | None = None  # what the machine had to give at the last offer, own attempts left out
         self._renew_due_us: int | None = None
         self._change_due_us: int | None = None
+        self.doubted = False  # a launch was refused: the master's account differs from ours, and it dropped our offer
         self.quarantined = False
 
     def free(self) -> Resources:
+        return free_after(self._have(), (attempt.launch for attempt in self._state.live_attempts()))
+
+    def _have(self) -> Resources:
         usable = self.usable or Resources()
-        have = Resources(
+        return Resources(
             cpu_milli=_floor(usable.cpu_milli, _CPU_GRAIN_MILLI, self.total.cpu_milli),
             memory_bytes=_floor(usable.memory_bytes, _MEMORY_GRAIN_BYTES, self.total.memory_bytes),
             disk_bytes=_floor(usable.disk_bytes, _DISK_GRAIN_BYTES, self.total.disk_bytes),
             gpus=tuple(gpu for gpu in self.total.gpus if gpu.uuid in {seen.uuid for seen in usable.gpus}),
         )
-        return free_after(have, (attempt.launch for attempt in self._state.live_attempts()))
 
     def restart(self) -> None:
         """A master that just welcomed us knows no offer: send one at once."""
@@ -81,12 +89,12 @@ class Offering:
         return min(due for due in (self._renew_due_us, self._change_due_us) if due is not None)
 
     def flush(self, batch: Batch, session: Session) -> None:
-        """Offer if it is time, or if something changed `offer_debounce_us` ago."""
+        """Offer if it is time, or if what the machine has changed `offer_debounce_us` ago."""
         if self.due_us(session) is None or session.welcome is None:
             return
         now_us = batch.now_us
-        current = (self.free(), self._state.commands_seen)
-        if self._change_due_us is None and self._sent is not None and current != self._sent:
+        have = self._have()
+        if self._change_due_us is None and self._sent is not None and (have != self._sent or self.doubted):
             self._change_due_us = now_us + self._config.offer_debounce_us
         due_us = self.due_us(session)
         if due_us is None or now_us < due_us:
@@ -96,11 +104,12 @@ class Offering:
             batch,
             Offer,
             offer_id=f"{self._config.agent_id}.{self._state.boot}.{self._n_offers}",
-            free=current[0],
+            free=self.free(),
             expires_in_us=session.welcome.offer_lease_us,
-            commands_seen=current[1],
+            commands_seen=self._state.commands_seen,
         )
-        self._sent = current
+        self._sent = have
+        self.doubted = False
         self._renew_due_us = now_us + session.welcome.offer_every_us
         self._change_due_us = None
 

@@ -157,6 +157,7 @@ class Work:
         if reason_detail := self._refusal(batch, launch, received_us):
             reason, detail = reason_detail
             self._end(batch, attempt, "refused", reason=reason, detail=detail)
+            self._offering.doubted = True
         else:
             self._stage(batch, attempt)
 

@@ -71,7 +71,7 @@ class AgentEntry:
     __slots__ = (
         "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used",
         "enrolled", "gpus_by_uuid", "gpus_used", "held", "life", "memory_used", "mode", "node", "node_until_us",
-        "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "sent", "shards", "since_us", "state",
+        "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us", "sent", "shards", "since_us", "state",
         "tasks", "unseen",
     )  # fmt: skip
 
@@ -97,6 +97,7 @@ class AgentEntry:
         self.unseen: dict[int, Needs] = {}  # cmd_id → needs of launches that no offer has taken off yet
         self.sent: OrderedDict[int, SentCommand] = OrderedDict()
         self.rebirth_asked_us: int | None = None
+        self.renew_us = 0  # how often it was told to renew its offer; 0: not yet told
         self.births: list[int] = []  # when, of the last few
         self.boots_left: dict[int, tuple[int, int]] = {}  # boot → (its last conn, when it was left for another)
         self.broken_word = ""  # why its last offer was refused

@@ -35,8 +35,10 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What the core decides by. The same record drives the live master and the scenario player."""
 
     # --- liveness: silence is measured from the last message of the agent's current connection ---
-    # 5,000 agents at one ping each 5 s are 1,000 messages/s, a tenth of what one master takes.
+    # The unit of silence: an agent that lives says something this often, by renewing its offer.
     ping_every_us: Positive = 5 * SECOND_US
+    # What agents are told for their echo: it measures the way through the broker, which changes within minutes.
+    echo_every_us: Positive = 30 * SECOND_US
     # Two pings and a half may be missed: a Wi-Fi roam or an LTE handover takes less and must not rescind offers.
     suspect_after_us: Positive = 12 * SECOND_US
     # From suspect on: three more periods of silence, and its tasks are shown as unknown.
@@ -52,8 +54,11 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     rebirth_every_us: Positive = 10 * SECOND_US
 
     # --- offers ---
-    # Renewed as often as the ping, so that one lost message costs nothing (the lease outlives two).
+    # Renewed often enough to be the sign of life too: one lost message costs nothing (the lease outlives two).
     offer_every_us: Positive = 5 * SECOND_US
+    # All agents together renew no more often than this: past 2,000 agents each renews less often, and is given more
+    # silence. A renewal costs the master ~0.2 ms, most of it in MQTT, so this is a twelfth of a core.
+    renewals_per_s_max: Positive = 400
     # What the agent is told to ask for, and the most it gets: three renewals. Longer ones are cut to this.
     offer_lease_us: Positive = 15 * SECOND_US
 

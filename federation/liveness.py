@@ -122,15 +122,16 @@ def _enrol(core: Core, entry: AgentEntry | None, birth: Birth) -> None:
 def _welcome(core: Core, entry: AgentEntry) -> None:
     life, config = entry.life, core.config
     assert life is not None
+    entry.renew_us = max(config.offer_every_us, len(core.agents.entries) * 1_000_000 // config.renewals_per_s_max)
     core.send(
         entry.agent_id,
         Welcome(
             term=core.term,
             boot=life.boot,
             conn=life.conn,
-            offer_every_us=config.offer_every_us,
-            ping_every_us=config.ping_every_us,
-            offer_lease_us=config.offer_lease_us,
+            offer_every_us=entry.renew_us,
+            ping_every_us=config.echo_every_us,
+            offer_lease_us=lease_us(core, entry),
             data_url=core.http_url,
         ),
     )
@@ -248,14 +249,30 @@ def _heard_us(core: Core, entry: AgentEntry) -> int:
     return max(heard_us, core.quiet_until_us)
 
 
+def lease_us(core: Core, entry: AgentEntry) -> int:
+    """The longest lease an offer of this agent gets: as many renewals as the configured one."""
+    config = core.config
+    return max(config.offer_lease_us, entry.renew_us * config.offer_lease_us // config.offer_every_us)
+
+
+def _suspect_after_us(core: Core, entry: AgentEntry) -> int:
+    """Silence that is told to be long may be long."""
+    config = core.config
+    return max(config.suspect_after_us, entry.renew_us * config.suspect_after_us // config.offer_every_us)
+
+
+def _disconnected_after_us(core: Core, entry: AgentEntry) -> int:
+    return _suspect_after_us(core, entry) + core.config.disconnected_after_us - core.config.suspect_after_us
+
+
 def _watch(core: Core, entry: AgentEntry) -> None:
     """Look at the agent again when its state could change by silence alone."""
     key = ("agent", entry.agent_id)
     match entry.state:
         case AgentState.ONLINE:
-            core.deadlines.set(key, _heard_us(core, entry) + core.config.suspect_after_us)
+            core.deadlines.set(key, _heard_us(core, entry) + _suspect_after_us(core, entry))
         case AgentState.SUSPECT:
-            core.deadlines.set(key, _heard_us(core, entry) + core.config.disconnected_after_us)
+            core.deadlines.set(key, _heard_us(core, entry) + _disconnected_after_us(core, entry))
         case AgentState.DISCONNECTED:
             core.deadlines.set(key, max(entry.since_us, core.quiet_until_us) + core.config.lost_after_us)
         case AgentState.QUARANTINED:
@@ -277,10 +294,10 @@ def check(core: Core, entry: AgentEntry) -> None:
         return
     silent_us = now_us - _heard_us(core, entry)
     match entry.state:
-        case AgentState.ONLINE if silent_us >= config.suspect_after_us:
+        case AgentState.ONLINE if silent_us >= _suspect_after_us(core, entry):
             _rescind(core, entry)
             core.change_agent_state(entry, AgentState.SUSPECT, f"silent for {silent_us // 1000} ms")
-        case AgentState.SUSPECT if silent_us >= config.disconnected_after_us:
+        case AgentState.SUSPECT if silent_us >= _disconnected_after_us(core, entry):
             core.change_agent_state(entry, AgentState.DISCONNECTED, f"silent for {silent_us // 1000} ms")
             agents_changed(core)
         case AgentState.DISCONNECTED if now_us - max(entry.since_us, core.quiet_until_us) >= config.lost_after_us:
@@ -349,7 +366,7 @@ def _end_quarantine(core: Core, entry: AgentEntry) -> None:
 
 
 def _is_silent_long(core: Core, entry: AgentEntry) -> bool:
-    return core.now_us - _heard_us(core, entry) >= core.config.suspect_after_us
+    return core.now_us - _heard_us(core, entry) >= _suspect_after_us(core, entry)
 
 
 def is_new(core: Core, message: FromAgent) -> bool:

@@ -191,7 +191,7 @@ class Master:
         core.count("offers")
         if entry.offer is not None:
             core.count(f"offers_{OfferState.REPLACED}")
-        if take_offer(entry, offer, core.now_us, core.config.offer_lease_us):
+        if take_offer(entry, offer, core.now_us, liveness.lease_us(core, entry)):
             core.rounds.changed = True
         assert entry.offer is not None
         core.deadlines.set_earlier(("offer", entry.agent_id), entry.offer.expires_us)

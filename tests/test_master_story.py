@@ -62,7 +62,7 @@ def test_from_birth_to_finished_step_by_step() -> None:
             boot=1,
             conn=1,
             offer_every_us=5 * SECOND,
-            ping_every_us=5 * SECOND,
+            ping_every_us=30 * SECOND,
             offer_lease_us=15 * SECOND,
             data_url="http://master:1",
         )
