@@ -31,8 +31,9 @@ AGAIN_REASONS = frozenset({"drain", "evicted", "gang"})
 class TaskEntry:
     __slots__ = (
         "agent_id", "attained_us", "attempt", "cmd_id", "demand_id", "detail", "ended_us", "exit_code",
-        "explanation", "failed_on", "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed", "outputs",
-        "pending_us", "reason", "run_us", "running", "seen", "since_us", "stage_us", "started_us", "state", "task_id",
+        "explanation", "failed_on", "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed",
+        "outputs", "pending_us", "reason", "run_us", "running", "seen", "since_us", "stage_us", "started_us", "state",
+        "task_id",
     )  # fmt: skip
 
     def __init__(self, task_id: str, group: "GroupEntry", index: int, state: TaskState, at_us: int) -> None:
