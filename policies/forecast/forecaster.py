@@ -37,7 +37,7 @@ OUTLIER_SAMPLES_MIN = 8
 LOW_RISE_MAX = 2.0
 RATE_BPS_MAX = 1 << 44
 # Of a model whose forecasts nobody has judged yet.
-LOW_FIRST, HIGH_FIRST = 0.95, 1.05
+LOW_FIRST, HIGH_FIRST = 0.95, 1.1
 
 MODELS: Final = ("last", "ewma_long", "ewma", "ewma_quick", "harmonic", "power_mean", "holt_winters", "regression")
 _SLOW, _QUICK, _ROBUST = MODELS.index("ewma"), MODELS.index("ewma_quick"), MODELS.index("power_mean")
