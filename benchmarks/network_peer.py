@@ -1,8 +1,9 @@
 """One end of a measured link, as a process of its own: `serve` as an agent's data server does, `probe` as its prober
-does, or put `cross` traffic on the way. For `benchmarks.network` and the tests on real packets."""
+does, `ping`, or put `cross` traffic on the way. For `benchmarks.network` and the tests on real packets."""
 
 import asyncio
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,22 @@ def cross(host: str, rate_bps: int) -> None:
         time.sleep(max(0.0, due_s - time.monotonic()))
 
 
+def ping(host: str) -> None:
+    """Print the least round trip of twenty echo requests (ICMP), in µs."""
+    least_us = 2**62
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.settimeout(2)
+        for number in range(20):
+            head = struct.pack("!BBHHH", 8, 0, 0, 1, number)
+            total = sum(struct.unpack("!4H", head))
+            checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+            begun_ns = time.perf_counter_ns()
+            raw.sendto(struct.pack("!BBHHH", 8, 0, checksum, 1, number), (host, 0))
+            raw.recv(100)
+            least_us = min(least_us, (time.perf_counter_ns() - begun_ns) // 1000)
+    print(least_us, flush=True)
+
+
 def main() -> None:
     match sys.argv[1:]:
         case ["serve", host]:
@@ -65,8 +82,10 @@ def main() -> None:
             asyncio.run(probe(url, int(bytes_max)))
         case ["cross", host, rate_bps]:
             cross(host, int(rate_bps))
+        case ["ping", host]:
+            ping(host)
         case _:
-            raise SystemExit("serve HOST | probe URL BYTES | cross HOST BPS")
+            raise SystemExit("ping HOST | serve HOST | probe URL BYTES | cross HOST BPS")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ DIFFERS_MILLI = 300
 DIFFERS_SAMPLES_MIN = 3
 # A forecaster takes 6 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
 FORECAST_SAMPLES_MIN = 8
+STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of the link: noise of probes is ±5 %.
 PPM = 1_000_000
 
 
@@ -72,12 +73,22 @@ class LinkTrack:
         if not is_lower_bound or (measured is not None and bps > measured):
             self.bandwidth.append(bps)
             self.bound_bps = None
+            self._forget_before_step()
             if self.forecaster is None and (self._is_of_sites() or len(self.bandwidth) >= FORECAST_SAMPLES_MIN):
                 self.forecaster = Forecaster()
             if self.forecaster is not None:
                 self.forecaster.update(bps, now_us)
         elif measured is None:
             self.bound_bps = max(bps, self.bound_bps or 0)
+
+    def _forget_before_step(self) -> None:
+        """Two samples in a row outside all that came before by a third: the link is another one now, and its past would
+        hide that from the quartile for many probes."""
+        if len(self.bandwidth) < 3:
+            return
+        *before, first, second = self.bandwidth
+        if max(first, second) * 1000 < STEP_MILLI * min(before) or min(first, second) * STEP_MILLI > 1000 * max(before):
+            self.bandwidth = deque((first, second), maxlen=self.bandwidth.maxlen)
 
     def _is_of_sites(self) -> bool:
         return self.from_id.startswith("site:") and self.to_id.startswith("site:")
