@@ -225,6 +225,7 @@ class StatusView(Record, frozen=True, kw_only=True, omit_defaults=False):
     broker: str  # "connected …" | "lost …"
     total: Amount
     allocated: Amount
+    policy_failure: str = ""  # of the last round, whether or not the fallback took it
 
 
 class Done(Record, frozen=True, kw_only=True, omit_defaults=False):

@@ -20,8 +20,9 @@ FACT_TASK_IDS_MAX = 16
 class Application:
     """Cost O(placements + tasks placed + refusals)."""
 
-    def __init__(self, core: Core, round_id: int) -> None:
+    def __init__(self, core: Core, round_id: int, policy_name: str) -> None:
         self._core = core
+        self._policy_name = policy_name
         self._round_id = round_id
         self._assignments: list[Assignment] = []
         # What this plan has used so far; the books take it in with the fact at the end.
@@ -39,7 +40,7 @@ class Application:
                 TasksAssigned(
                     at_us=core.now_us,
                     round_id=self._round_id,
-                    policy=core.policy_name,
+                    policy=self._policy_name,
                     assignments=tuple(self._assignments),
                 )
             )
@@ -207,7 +208,7 @@ class Application:
             TaskRefused(
                 at_us=core.now_us,
                 round_id=self._round_id,
-                policy=core.policy_name,
+                policy=self._policy_name,
                 task_ids=tuple(islice(found.tasks, FACT_TASK_IDS_MAX)),
                 n_agents=core.rounds.n_nodes,
                 blockers=refusal.blockers,

@@ -162,6 +162,14 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Names this master at the broker: two masters on one broker need two names.
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9-]{0,62})$")] = "master"
     policy: str = "flow"
+    # Takes the rounds in which the policy raises, hangs or answers nonsense; "" leaves them unanswered. `fifo` needs no
+    # kernel, no run times and no links.
+    fallback_policy: str = "fifo"
+    # Plans of policies from other packages are held to every clause of the kit before anything of them is applied; that
+    # takes as long as a round of a simple policy. "all": the built-in ones too.
+    check_plans: Literal["foreign", "all"] = "foreign"
+    # Weights of the operator's own cost terms, in thousandths (docs/policies.md). Only policies that price take any.
+    costs: dict[str, NonNegative] = {}
     master: MasterConfig = MasterConfig()
     http: HttpConfig = HttpConfig(port=HTTP_PORT)
 
@@ -188,8 +196,11 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Raise `ConfigError` where settings contradict each other or name nothing that is."""
         self.master.check()
         check_http(self.http)
-        if self.solve_limit_us >= self.master.round_timeout_us:
-            raise ConfigError("solve_limit_us must be below master.round_timeout_us, or the core gives up first")
+        if self.solve_limit_us * (2 if self.fallback_policy else 1) >= self.master.round_timeout_us:
+            raise ConfigError(
+                "solve_limit_us must be below master.round_timeout_us (half of it with a fallback_policy), "
+                "or the core gives up first"
+            )
 
 
 def read_live_config(path: Path | None, overrides: dict[str, Any]) -> LiveConfig:

@@ -41,7 +41,7 @@ from federation.mqtt import MqttLink, Will, parse_url
 from federation.postman import AGENT_TOPICS, event_of, payloads_of
 from federation.recording import FORMAT, Header, Recorder
 from federation.saved import decode_saved, encode_saved
-from federation.solver import Solver
+from federation.solver import Contained, Solver
 from federation.wire import MASTER_STATE_TOPIC, MasterState, encode, master_topic
 from policies import registry
 from policies.api import Policy
@@ -81,8 +81,8 @@ class LiveMaster:
         self.blobs = BlobStore(_folder(config) / "shards")
         self.policy_name = config.policy
         self._clock = clock
-        self._solver = Solver(make_policy, config.solve_limit_us)
-        self._dry_solver = Solver(make_policy, config.solve_limit_us)  # A dry run must not touch the policy's state.
+        self._solver = _contained(config, make_policy)
+        self._dry_solver = _contained(config, make_policy)  # A dry run must not touch the policy's state.
         self._inbox: asyncio.Queue[_Delivery] = asyncio.Queue(config.inbox_max)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
         self._request_ids = itertools.count(1)
@@ -118,7 +118,9 @@ class LiveMaster:
         """Recover the master from its folder; blocks. Raises `ConfigError` and `StorageError`."""
         try:
             parse_url(config.broker)
-            registry.load(config.policy)
+            registry.load(config.policy, config.costs)
+            if config.fallback_policy:
+                registry.load(config.fallback_policy)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         folder = _folder(config)
@@ -142,7 +144,7 @@ class LiveMaster:
                 "the machine's clock is behind the journal; going on from the journal's", behind_us=clock.behind_us
             )
         log.info("recovered", facts=len(facts), last_seq=seq, snapshot=state is not None)
-        return cls(config, master, journal, clock, lambda: registry.load(config.policy))
+        return cls(config, master, journal, clock, lambda: registry.load(config.policy, config.costs))
 
     # --- what others call --------------------------------------------------------------------------------------------
 
@@ -305,6 +307,11 @@ class LiveMaster:
         event = await solver.solve(command.round_id, command.snapshot)
         if isinstance(event, PlanFailed):
             log.warning("the policy failed", policy=self.policy_name, round_id=event.round_id, detail=event.detail)
+        elif event.failure:
+            log.warning(
+                "the policy failed, the fallback took the round",
+                policy=self.policy_name, fallback=event.policy, round_id=event.round_id, detail=event.failure,
+            )  # fmt: skip
         await self._inbox.put(_Delivery(event, 0))
 
     # --- the broker --------------------------------------------------------------------------------------------------
@@ -423,6 +430,16 @@ def _brief(event: Event) -> dict[str, Any]:
         case BrokerLost(detail=detail):
             return {"detail": detail}
     return {}
+
+
+def _contained(config: LiveConfig, make_policy: Callable[[], Policy]) -> Contained:
+    checks = config.check_plans == "all" or not registry.is_built_in(config.policy)
+    policy = Solver(make_policy, config.solve_limit_us, checks=checks)
+    name = config.fallback_policy
+    if not name:
+        return Contained(policy)
+    fallback = Solver(lambda: registry.load(name), config.solve_limit_us, checks=not registry.is_built_in(name))
+    return Contained(policy, fallback, name)
 
 
 def _stopped() -> StorageError:

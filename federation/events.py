@@ -67,6 +67,8 @@ class PlanReady(Record, frozen=True, kw_only=True, tag=True):
     round_id: int
     plan: Plan
     solve_us: int = 0  # how long the policy took
+    policy: str = ""  # the fallback's name, where it made the plan; `failure` says why
+    failure: str = ""
 
 
 class PlanFailed(Record, frozen=True, kw_only=True, tag=True):

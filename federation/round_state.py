@@ -25,7 +25,8 @@ class RoundState:
         self.changed = True
         self.n_solved = 0
         self.n_fruitless = 0  # plans in a row that wanted to place something and could not
-        self.failure = ""  # of the last round, when its policy failed
+        self.failure = ""  # of the last round, when its policy failed and nobody took its place
+        self.contained = ""  # of the last round, when its policy failed and the fallback answered
         self.dry_runs: dict[int, DryRun] = {}
         self.last_dry_id = 0
 

@@ -127,20 +127,23 @@ def _if_others_exist(demand: Demand, nodes: tuple[Node, ...]) -> Demand:
 
 def plan_ready(core: Core, event: PlanReady) -> None:
     if event.round_id < 0:
-        _answer_dry_run(core, event.round_id, event.plan)
+        _answer_dry_run(core, event.round_id, event.plan, event.policy or core.policy_name)
         return
     rounds = core.rounds
     if event.round_id != rounds.in_flight:
         core.count("plans_unasked")
         return
     _round_over(core)
-    rounds.failure = ""
+    rounds.failure, rounds.contained = "", event.failure
     rounds.n_solved += 1
+    if event.failure:
+        core.count("plans_failed")
+        core.count("plans_by_fallback")
     core.count("solve_us", event.solve_us)
     if core.recovering or not core.broker_found:
         rounds.changed = True
         return
-    Application(core, event.round_id).apply(event.plan)
+    Application(core, event.round_id, event.policy or core.policy_name).apply(event.plan)
 
 
 def plan_failed(core: Core, event: PlanFailed) -> None:
@@ -168,7 +171,7 @@ def _round_over(core: Core) -> None:
     core.deadlines.cancel("round_timeout")
 
 
-def _answer_dry_run(core: Core, round_id: int, plan: Plan) -> None:
+def _answer_dry_run(core: Core, round_id: int, plan: Plan, policy: str) -> None:
     run = core.rounds.dry_runs.pop(round_id, None)
     if run is None:
         core.count("plans_unasked")
@@ -179,7 +182,7 @@ def _answer_dry_run(core: Core, round_id: int, plan: Plan) -> None:
         objective=plan.objective,
         kernel=plan.kernel,
     )
-    answer = PlanView(policy=core.policy_name, plan=mine, groups=run.groups)
+    answer = PlanView(policy=policy, plan=mine, groups=run.groups)
     core.out.append(Reply(request_id=run.request_id, answer=answer))
 
 

@@ -1,7 +1,8 @@
 """Policies in threads of their own: whatever a policy does, the loop goes on and a round gets an answer.
 
-A policy that raises or answers nonsense loses this round. One that hangs loses its thread, which Python cannot end:
-the next round gets a new thread and a fresh policy, and after `HUNG_MAX` of them rounds fail at once.
+A policy that raises or answers nonsense loses this round, and its fallback takes it. One that hangs loses its thread,
+which Python cannot end: the next round gets a new thread and a fresh policy, and after `HUNG_MAX` of them rounds fail
+at once.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import msgspec
 
 from federation.events import PlanFailed, PlanReady
 from policies.api import Policy
+from policies.conformance import check_plan
 from policies.model import Plan, Snapshot
 
 HUNG_MAX: Final = 3  # Each keeps a thread, a policy and perhaps a core busy until the process ends.
@@ -23,12 +25,37 @@ _DETAIL_CHARS_MAX: Final = 500
 _Job = tuple[Snapshot, asyncio.AbstractEventLoop, "asyncio.Future[tuple[Plan, int]]"]
 
 
+class Contained:
+    """A policy, and the one that takes the round when it fails: its plan is refused whole, the master goes on."""
+
+    def __init__(self, policy: "Solver", fallback: "Solver | None" = None, fallback_name: str = "") -> None:
+        self._policy, self._fallback, self._fallback_name = policy, fallback, fallback_name
+
+    async def solve(self, round_id: int, snapshot: Snapshot) -> PlanReady | PlanFailed:
+        """The plan, whoever made it (`policy` and `failure` say so), or why neither made one; never raises."""
+        event = await self._policy.solve(round_id, snapshot)
+        if isinstance(event, PlanReady) or self._fallback is None:
+            return event
+        other = await self._fallback.solve(round_id, snapshot)
+        if isinstance(other, PlanReady):
+            return msgspec.structs.replace(other, policy=self._fallback_name, failure=event.detail)
+        detail = f"{event.detail}; and the fallback {self._fallback_name}: {other.detail}"
+        return PlanFailed(round_id=round_id, detail=detail[:_DETAIL_CHARS_MAX])
+
+    def close(self) -> None:
+        self._policy.close()
+        if self._fallback is not None:
+            self._fallback.close()
+
+
 class Solver:
     """Asks one policy, one snapshot at a time and in order (policies may keep state between rounds)."""
 
-    def __init__(self, make_policy: Callable[[], Policy], limit_us: int) -> None:
+    def __init__(self, make_policy: Callable[[], Policy], limit_us: int, *, checks: bool = False) -> None:
+        """`checks`: a plan that breaks a clause of the conformance kit is no plan. Takes O(plan) time in the thread."""
         self._make_policy = make_policy
         self._limit_us = limit_us
+        self._checks = checks
         self._jobs: queue.SimpleQueue[_Job | None] | None = None
         self.n_hung = 0
 
@@ -40,7 +67,8 @@ class Solver:
         answer: asyncio.Future[tuple[Plan, int]] = loop.create_future()
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
-            threading.Thread(target=_work, args=(self._make_policy, self._jobs), name="policy", daemon=True).start()
+            arguments = (self._make_policy, self._jobs, self._checks)
+            threading.Thread(target=_work, args=arguments, name="policy", daemon=True).start()
         self._jobs.put((snapshot, loop, answer))
         try:
             async with asyncio.timeout(self._limit_us / 1e6):
@@ -60,7 +88,7 @@ class Solver:
             self._jobs = None
 
 
-def _work(make_policy: Callable[[], Policy], jobs: "queue.SimpleQueue[_Job | None]") -> None:
+def _work(make_policy: Callable[[], Policy], jobs: "queue.SimpleQueue[_Job | None]", checks: bool) -> None:
     policy: Policy | None = None
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Plan)
     while (job := jobs.get()) is not None:
@@ -72,7 +100,10 @@ def _work(make_policy: Callable[[], Policy], jobs: "queue.SimpleQueue[_Job | Non
             plan = policy.plan(snapshot)
             solve_us = (time.monotonic_ns() - began_ns) // 1000
             # Structs do not check their fields: through the decoder, what is not a plan does not reach the core.
-            result = decoder.decode(encoder.encode(plan)), solve_us
+            plan = decoder.decode(encoder.encode(plan))
+            if checks:
+                check_plan(snapshot, plan)
+            result = plan, solve_us
         except BaseException as error:  # A policy may even exit: that ends its round, not the master.
             result = error
             policy = None  # Its state may be half changed.

@@ -57,6 +57,7 @@ def status(m: Master, now_us: int) -> StatusView:
         broker="connected" if core.broker_found else lost,
         total=core.agents.total,
         allocated=core.shares.allocated(),
+        policy_failure=core.rounds.failure or core.rounds.contained,
     )
 
 

@@ -81,6 +81,8 @@ def _hints(
         found.append(f"{len(core.awaited)} agents are still to report after the master's restart")
     if core.rounds.failure:
         found.append(f"the policy failed: {core.rounds.failure[:200]}")
+    if core.rounds.contained:
+        found.append(f"the policy failed, the fallback took the round: {core.rounds.contained[:200]}")
     for blocker in blockers:
         hint = _hint(core, demand, blocker, now_us)
         if hint and hint not in found:

@@ -32,6 +32,8 @@ class Flow:
     """Keeps what it lowered of unchanged agents from round to round, for speed, and the shard moves it ordered until
     they had time to arrive, so that it does not order them twice."""
 
+    takes_terms = True
+
     def __init__(self, model: CostModel | None = None, terms: tuple[WeightedTerm, ...] = ()) -> None:
         """`terms`: cost terms of the operator's own, with their weights (policies/terms.py)."""
         self._model = model or CostModel()

@@ -19,6 +19,8 @@ _MB = 1_000_000
 class Locality(Flow):
     """Cost of a round: `flow`'s."""
 
+    takes_terms = False
+
     # Through a gigabit switch a gigabyte takes 8 s; Quincy charges the core twice the rack, oversubscription and all.
     def __init__(self, rack_us_per_gb: int = 8_000_000, core_us_per_gb: int = 16_000_000) -> None:
         super().__init__(CostModel())

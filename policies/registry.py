@@ -3,6 +3,7 @@
 An entry point names a class or function that, called with nothing, gives a `Policy`.
 """
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
@@ -30,11 +31,28 @@ def entry(name: str) -> EntryPoint:
     return found[0]
 
 
-def load(name: str) -> Policy:
-    """A new policy of that name. Raises ValueError when it is unknown, cannot be imported or is no policy."""
+def is_built_in(name: str) -> bool:
+    """Whether a policy is one of this distribution's own. Raises ValueError when it is unknown."""
+    point = entry(name)
+    return point.dist is not None and point.dist.name == "offerflow"
+
+
+def load(name: str, costs: Mapping[str, int] | None = None) -> Policy:
+    """A new policy of that name, with the operator's cost terms by weight (`policies.terms`) where it prices.
+
+    Raises ValueError when it is unknown, cannot be imported or is no policy, and when it takes no cost terms.
+    """
     point = entry(name)
     try:
-        policy = point.load()()
+        make = point.load()
+        if costs and not getattr(make, "takes_terms", False):
+            raise ValueError(f"the policy {name!r} takes no cost terms; remove [costs] or use another policy.")
+        if costs:
+            from policies.terms import load_terms
+
+            policy = make(terms=load_terms(costs))
+        else:
+            policy = make()
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"the policy {name!r} ({point.value}) does not load: {error}") from error
     if not callable(getattr(policy, "plan", None)):

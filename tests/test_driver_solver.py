@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from federation.events import PlanFailed, PlanReady
-from federation.solver import HUNG_MAX, Solver
-from policies.model import Placement, Plan, Snapshot
+from federation.solver import HUNG_MAX, Contained, Solver
+from policies.fifo import Fifo
+from policies.model import Demand, Needs, Node, Placement, Plan, Resources, Snapshot
 
 SNAPSHOT = Snapshot(now_us=1)
 
@@ -96,3 +97,64 @@ async def test_snapshots_are_solved_in_order_by_one_policy() -> None:
     events = [await solver.solve(i, SNAPSHOT) for i in range(5)]
     assert [event.plan.objective for event in events if isinstance(event, PlanReady)] == [1, 2, 3, 4, 5]
     solver.close()
+
+
+# --- containment: the fallback takes the round -----------------------------------------------------------------------
+
+WORK = Snapshot(
+    now_us=1,
+    demands=(Demand(demand_id="d", role="default", needs=Needs(cpu_milli=1000), count=2, oldest_us=0),),
+    nodes=(Node(agent_id="a", site="s", tier="edge", free=Resources(cpu_milli=1000), total=Resources(cpu_milli=1000)),),
+)
+
+
+def contained(*script: Callable[[], object], limit_us: int = 5_000_000) -> Contained:
+    policy = Scripted(*script)
+    return Contained(Solver(lambda: policy, limit_us, checks=True), Solver(Fifo, 5_000_000), "fifo")
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (fail, "ZeroDivisionError"),
+        (sys.exit, "SystemExit"),
+        (lambda: "a plan", "ValidationError"),
+        (Plan, "P2"),  # Two tasks wait and nothing is said of them.
+        (lambda: Plan(placements=(Placement(demand_id="d", agent_id="a", count=2),)), "P3"),
+        (lambda: Plan(placements=(Placement(demand_id="d", agent_id="nobody", count=2),)), "P2"),
+    ],
+)
+async def test_the_fallback_takes_a_round_that_the_policy_failed(does: Callable[[], object], said: str) -> None:
+    both = contained(does)
+    event = await both.solve(3, WORK)
+    assert isinstance(event, PlanReady) and event.round_id == 3
+    assert event.policy == "fifo" and said in event.failure
+    assert [(p.agent_id, p.count) for p in event.plan.placements] == [("a", 1)]
+    both.close()
+
+
+async def test_the_fallback_takes_a_round_in_which_the_policy_hangs() -> None:
+    wakes = threading.Event()
+    both = contained(lambda: wakes.wait(10), limit_us=50_000)
+    event = await both.solve(1, WORK)
+    assert isinstance(event, PlanReady) and event.policy == "fifo" and "no plan within" in event.failure
+    wakes.set()
+    both.close()
+
+
+async def test_a_good_policy_never_meets_its_fallback() -> None:
+    good = Fifo().plan(WORK)
+    both = contained(lambda: good)
+    event = await both.solve(1, WORK)
+    assert isinstance(event, PlanReady) and (event.policy, event.failure) == ("", "") and event.plan == good
+    both.close()
+
+
+async def test_when_both_fail_both_reasons_are_told() -> None:
+    both = Contained(Solver(lambda: Scripted(fail), 5_000_000), Solver(lambda: Scripted(sys.exit), 5_000_000), "other")
+    event = await both.solve(1, WORK)
+    assert isinstance(event, PlanFailed)
+    alone = Contained(Solver(lambda: Scripted(fail), 5_000_000))
+    assert isinstance(await alone.solve(1, WORK), PlanFailed)
+    both.close()
+    alone.close()

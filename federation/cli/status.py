@@ -18,6 +18,7 @@ def status(output: Output = Format.TABLE, master: MasterUrl = None, token_file: 
             ("master", f"{view.state}, version {view.version}, term {view.term}"),
             ("broker", view.broker),
             ("policy", f"{view.policy}, {view.n_rounds} rounds"),
+            ("failing", view.policy_failure),
             ("agents", counts(view.agents)),
             ("jobs", counts(view.jobs)),
             ("tasks", counts(view.tasks)),
