@@ -2,13 +2,21 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from scenarios.format import Scenario
+    from scenarios.runs import Case, Result
+
 app = typer.Typer(help="Replay scenario files in simulated time.", no_args_is_help=True)
 
+ROWS_MAX = 50  # of a table of `show`; -o json has all
 EXIT_INVALID = 2
+EXIT_MISSED = 3  # an expectation was not met
 EXIT_LAW = 4  # a law of the master was broken: a bug of ours
 
 
@@ -18,6 +26,10 @@ class Output(StrEnum):
 
 
 File = Annotated[Path, typer.Argument(help="A scenario file (YAML).", show_default=False)]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the file: name=value.")]
+TracesOption = Annotated[
+    Path | None, typer.Option(help="Where published traces lie, one folder a set. [default: $OFFERFLOW_TRACES]")
+]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print the result.")]
 
 
@@ -25,34 +37,76 @@ OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to pri
 def run(
     file: File,
     policy: Annotated[
-        list[str] | None, typer.Option(help="A policy to run; give it several times to compare. [default: flow]")
+        list[str] | None,
+        typer.Option(help="A policy to run; give it several times to compare. [default: the file's matrix, else flow]"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the file's seed.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Instead of the file's; several times for several runs.")
+    ] = None,
+    settings: SetOption = None,
+    traces: TracesOption = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, each in a process of its own.")] = 1,
     output: OutputOption = Output.TABLE,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write all results here, for `scenario diff`.")
+    ] = None,
+    junit_path: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
+    html_path: Annotated[Path | None, typer.Option("--html", help="Write a page with plots here.")] = None,
 ) -> None:
-    """Run the world under each policy and compare: completion time, bytes moved, tasks at edge and cloud, digest."""
+    """Run a scenario under each policy, check its laws and expectations, and compare. Exit codes: 3 an expectation was
+    missed, 4 a law was broken."""
     import msgspec
+    from rich.console import Console
+
+    from policies.kernels.cache import warm_up
+    from scenarios.format import read_settings
+    from scenarios.junit import junit
+    from scenarios.page import page
+    from scenarios.report import table, verdict_table
+    from scenarios.runs import cases_of
+
+    scenario, cases = cases_of(
+        file, policies=policy, seeds=seed, parameters=read_settings(settings or []), traces=traces
+    )
+    warm_up()
+    results = _run_with_progress(scenario, cases, jobs)
+    summaries = [result.summary for result in results]
+    if output is Output.JSON:
+        shown = {"runs": summaries, "verdicts": [result.verdicts for result in results]}
+        typer.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+    else:
+        typer.echo(f"{scenario.world.name}: {scenario.world.purpose}")
+        for note in scenario.world.notes:
+            typer.echo(f"  {note}")
+        Console().print(table(summaries))
+        if results[0].verdicts:
+            Console().print(verdict_table(results))
+    if json_path is not None:
+        json_path.write_bytes(msgspec.json.format(msgspec.json.encode({"results": results}), indent=1) + b"\n")
+    if junit_path is not None:
+        junit_path.write_text(junit(results), encoding="utf-8")
+    if html_path is not None:
+        html_path.write_text(page(scenario.world.name, scenario.world.purpose, results), encoding="utf-8")
+    notes = Console(stderr=True)
+    for summary in summaries:
+        for sentence in (*summary.refused[:10], *summary.broken_laws):
+            notes.print(f"{summary.policy}: {sentence}", style="red", markup=False)
+        for line in summary.tail:
+            notes.print(f"  {line}", markup=False, highlight=False)
+    if any(summary.broken_laws for summary in summaries):
+        raise typer.Exit(EXIT_LAW)
+    if not all(verdict.ok for result in results for verdict in result.verdicts):
+        raise typer.Exit(EXIT_MISSED)
+
+
+def _run_with_progress(scenario: "Scenario", cases: "list[Case]", jobs: int) -> "list[Result]":
+    """One bar for the run (simulated time), or for all runs where there are several; both with an ETA."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from federation.errors import OfferflowError
-    from policies import registry
-    from policies.kernels.cache import warm_up
-    from scenarios.format import load_world
-    from scenarios.player import play
-    from scenarios.report import Summary, summarise, table
+    from scenarios.runs import compare, run_all, run_case
 
     notes = Console(stderr=True)
-    world = load_world(file)
-    if seed is not None:
-        world = msgspec.structs.replace(world, seed=seed)
-    names = policy or ["flow"]
-    try:
-        chosen = [(name, registry.load(name)) for name in names]
-    except ValueError as error:
-        raise OfferflowError(str(error)) from error
-    warm_up()
-    summaries: list[Summary] = []
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -62,63 +116,93 @@ def run(
         transient=True,
         disable=not notes.is_terminal,
     )
+    slos = scenario.expect.slo
     with bar:
-        for name, made in chosen:
-            task = bar.add_task(f"{world.name} · {name}", total=world.duration_us, at="")
+        if jobs > 1 and len(cases) > 1:
+            whole = bar.add_task(scenario.world.name, total=len(cases), at="")
 
-            def show(at_us: int, _: int, task_id: "object" = task) -> None:
-                bar.update(task_id, completed=at_us, at=f"{at_us / 1e6:.0f} s simulated")  # type: ignore[arg-type]
+            def ended(result: "Result") -> None:
+                bar.update(whole, advance=1, at=f"{result.summary.policy} seed {result.summary.seed}")
 
-            summaries.append(summarise(play(world, made, name, on_progress=show)))
+            return run_all(cases, slos, jobs, ended)
+        results: list[Result] = []
+        for case in cases:
+            task = bar.add_task(f"{scenario.world.name} · {case.policy}", total=scenario.world.duration_us, at="")
+
+            def show(at_us: int, _: int, task_id: "TaskID" = task) -> None:
+                bar.update(task_id, completed=at_us, at=f"{at_us / 1e6:.0f} s simulated")
+
+            results.append(run_case(case, show))
             bar.remove_task(task)
-    if output is Output.JSON:
-        typer.echo(msgspec.json.format(msgspec.json.encode({"runs": summaries}), indent=2).decode())
-    else:
-        typer.echo(f"{world.name}: {world.purpose}")
-        Console().print(table(summaries))
-    for summary in summaries:
-        for sentence in (*summary.refused, *summary.broken_laws):
-            notes.print(f"{summary.policy}: {sentence}", style="red", markup=False)
-    if any(summary.broken_laws for summary in summaries):
-        raise typer.Exit(EXIT_LAW)
+        return compare(results, slos)
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(help="Scenario files.", show_default=False)]) -> None:
+def diff(
+    before: Annotated[Path, typer.Argument(help="Results written by `scenario run --json`.", show_default=False)],
+    after: Annotated[Path, typer.Argument(help="Results to compare with them.", show_default=False)],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Compare two sets of results: each expectation's change, with its confidence over seeds, and the first decision
+    in which equal runs part."""
+    import msgspec
+    from rich.console import Console
+
+    from scenarios.difference import compare_files, difference_table
+
+    found = compare_files(before, after)
+    if output is Output.JSON:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    Console().print(difference_table(found))
+    for each in found.partings:
+        typer.echo(each.sentence)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Scenario files.", show_default=False)],
+    settings: SetOption = None,
+    traces: TracesOption = None,
+) -> None:
     """Check scenario files without running them; the first error of each is printed with its line."""
     from federation.errors import ConfigError
-    from scenarios.format import load_world
+    from scenarios.format import load_scenario, read_settings
 
     n_bad = 0
     for file in files:
         try:
-            world = load_world(file)
+            world = load_scenario(file, parameters=read_settings(settings or []), traces=traces).world
         except ConfigError as error:
             typer.echo(str(error), err=True)
             n_bad += 1
         else:
-            typer.echo(f"{file}: {world.name}, {len(world.agents)} agents, {len(world.arrivals)} jobs")
+            counts = f"{len(world.agents)} agents, {len(world.arrivals)} jobs, {len(world.faults)} faults"
+            typer.echo(f"{file}: {world.name}, {counts}")
     if n_bad:
         raise typer.Exit(EXIT_INVALID)
 
 
 @app.command()
-def show(file: File, output: OutputOption = Output.TABLE) -> None:
-    """Print the world a file describes: sites, agents, links, jobs."""
+def show(
+    file: File, settings: SetOption = None, traces: TracesOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Print the world a file describes: sites, agents, links, jobs, faults."""
     import msgspec
     from rich.console import Console
     from rich.table import Table
 
     from federation.units import about_bandwidth, about_bytes, about_duration
-    from scenarios.format import load_world
+    from scenarios.faults import ends_us, sentence
+    from scenarios.format import load_scenario, read_settings
 
-    world = load_world(file)
+    world = load_scenario(file, parameters=read_settings(settings or []), traces=traces).world
     if output is Output.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(world), indent=2).decode())
         return
     typer.echo(f"{world.name}: {world.purpose}")
     agents = Table("agent", "site", "tier", "cpu", "memory", "GPUs", "speed", "shards")
-    for spec in world.agents:
+    for spec in world.agents[:ROWS_MAX]:
         held = [shard.size_bytes for shard in world.shards if shard.agent_id == spec.agent_id]
         agents.add_row(
             spec.agent_id,
@@ -131,7 +215,7 @@ def show(file: File, output: OutputOption = Output.TABLE) -> None:
             f"{len(held)} × {about_bytes(sum(held) // len(held))}" if held else "",
         )
     links = Table("from", "to", "bandwidth", "round trip", "jitter", "loss", "shared")
-    for from_site, to_site, truth in world.links:
+    for from_site, to_site, truth in world.links[:ROWS_MAX]:
         links.add_row(
             from_site,
             to_site,
@@ -142,11 +226,19 @@ def show(file: File, output: OutputOption = Output.TABLE) -> None:
             "yes" if truth.shared else "no",
         )
     jobs = Table("at", "job", "role", "tasks")
-    for arrival in world.arrivals:
+    for arrival in world.arrivals[:ROWS_MAX]:
         groups = ", ".join(
             f"{group.name} {f'each {group.for_each}' if group.for_each else f'× {group.count}'}"
             for group in arrival.job.tasks
         )
         jobs.add_row(about_duration(arrival.at_us), arrival.job.name, arrival.job.role, groups)
-    for shown in (agents, links, jobs):
+    faults = Table("at", "over", "fault")
+    for fault in world.faults[:ROWS_MAX]:
+        over_us = ends_us(fault)
+        faults.add_row(
+            about_duration(fault.at_us), "never" if over_us is None else about_duration(over_us), sentence(fault)
+        )
+    for shown in (agents, links, jobs, *([faults] if world.faults else [])):
         Console().print(shown)
+    counts = f"{len(world.agents)} agents, {len(world.links)} links, {len(world.arrivals)} jobs"
+    typer.echo(f"{counts}, {len(world.faults)} faults; tables show at most {ROWS_MAX} rows each")

@@ -5,11 +5,13 @@ it replaces is the world: messages arrive after the network's delay, processes e
 share links. Nothing in the cores knows. Same world, policy and code: same digest (L12).
 """
 
+import contextlib
+import gc
 import hashlib
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -34,6 +36,7 @@ START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: d
 EVENTS_MAX = 50_000_000  # A run that needs more has a loop in it.
 CHECK_US = 10_000_000  # How often the laws look at what only the whole world shows.
 TAIL_EVENTS = 40  # what is kept to show how a law came to be broken
+LINKS_SHOWN_MAX = 512  # of a world with more links nobody looks at each
 CALL = "!"  # the target of what is no agent's and not the master's
 
 
@@ -65,6 +68,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     bytes_by_link: dict[str, int] = {}
     tail: tuple[str, ...] = ()  # the last events before the first broken law
     n_messages_harmed: int = 0
+    link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
 
 
 def play(
@@ -118,6 +122,7 @@ class Player(Overseer):
         self._arrivals_left = len(world.arrivals)
         self._submissions: list[Submission] = []
         self._behaviours: dict[str, dict[str, Behaviour]] = {}  # by job id
+        self._link_bytes: list[tuple[int, dict[str, int]]] = []
         self._recent: deque[tuple[int, events.Event | Fact]] = deque(maxlen=TAIL_EVENTS)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
@@ -137,7 +142,8 @@ class Player(Overseer):
             self.call(START_US + arrival.at_us, partial(self._arrive, index, arrival))
         self._injector.begin(START_US)
         self.call(START_US + CHECK_US, self._look)
-        n_events, now_us = self._play()
+        with _rare_collections():
+            n_events, now_us = self._play()
         self._laws.at_end(self._master.core, now_us)
         if self._master.core is not None and self._is_quiet(now_us):
             self._laws.converged(self._master.core, self._agents, self._broker, now_us)
@@ -162,6 +168,7 @@ class Player(Overseer):
             bytes_by_link=self._fabric.bytes_by_link(),
             tail=self._tail() if self._laws.broken else (),
             n_messages_harmed=self._broker.n_harmed,
+            link_bytes=tuple(self._link_bytes),
         )
 
     def _play(self) -> tuple[int, int]:
@@ -255,6 +262,8 @@ class Player(Overseer):
 
     def _look(self, now_us: int) -> None:
         self._laws.look(self._master.core, self._agents, self._broker, now_us)
+        if len(self._world.links) <= LINKS_SHOWN_MAX:
+            self._link_bytes.append((now_us - START_US, self._fabric.bytes_by_link()))
         self.call(now_us + CHECK_US, self._look)
 
     def _is_quiet(self, now_us: int) -> bool:
@@ -284,3 +293,15 @@ class Player(Overseer):
             cut = f"{text[:400]}…" if len(text) > 400 else text
             shown.append(f"{(at_us - START_US) / 1e6:.6f} s {type(value).__name__} {cut}")
         return tuple(shown)
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for cyclic garbage a hundred times less often: a world is millions of objects that stay, and walking them
+    again and again was a quarter of the time (docs/performance.md)."""
+    before = gc.get_threshold()
+    gc.set_threshold(before[0] * 100, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -2,12 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from federation import views
+import msgspec
+
+from federation.states import TERMINAL_STATES, TaskState
 from policies.model import Record
+from scenarios.expect import Metric, Verdict, shown
+from scenarios.injection import Incident
+from scenarios.metrics import Metrics, quantile
 from scenarios.player import Outcome
+from scenarios.records import Records
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from scenarios.runs import Result
 
 
 class Summary(Record, frozen=True, kw_only=True, omit_defaults=False):
@@ -31,71 +39,61 @@ class Summary(Record, frozen=True, kw_only=True, omit_defaults=False):
     digest: str
     refused: tuple[str, ...]
     broken_laws: tuple[str, ...]
+    parameters: dict[str, str] = msgspec.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    incidents: tuple[Incident, ...] = ()
+    tail: tuple[str, ...] = ()  # the last events before the first broken law
 
 
-def summarise(outcome: Outcome) -> Summary:
-    master = outcome.master
-    jobs = views.jobs(master)
-    started = min((job.submitted_us for job in jobs), default=None)
-    ended = [job.ended_us for job in jobs]
-    completion = (
-        (max(end for end in ended if end is not None) - started) / 1e6
-        if started is not None and all(end is not None for end in ended)
-        else None
+def summarise(outcome: Outcome, records: Records | None = None, parameters: dict[str, str] | None = None) -> Summary:
+    records = records or Records(outcome)
+    metrics = Metrics(records)
+    tasks = list(records.tasks.values())
+    finished = [task for task in tasks if task.state is TaskState.FINISHED]
+    tiers = [records.specs[task.agent_id].tier for task in finished]
+    durations = sorted(
+        (task.ended_us - task.pending_us) / 1e6
+        for task in finished
+        if task.ended_us is not None and task.pending_us is not None
     )
-    durations, tiers, states = [], [], []
-    after: str | None = None
-    while True:
-        page = views.tasks(master, after=after, limit=1000)
-        for task in page.tasks:
-            states.append(task.state)
-            if task.state == "finished":
-                tiers.append(task.tier)
-                if task.ended_us is not None and task.pending_us is not None:
-                    durations.append((task.ended_us - task.pending_us) / 1e6)
-        after = page.next_after
-        if after is None:
-            break
-    durations.sort()
-    n_ended = sum(state in ("finished", "failed", "cancelled") for state in states)
+    makespan_us = metrics.value(Metric(measure="makespan"))
     return Summary(
         world=outcome.world.name,
         policy=outcome.policy,
         seed=outcome.world.seed,
-        completion_s=completion,
+        completion_s=None if makespan_us is None else makespan_us / 1e6,
         task_p50_s=quantile(durations, 0.5),
         task_p99_s=quantile(durations, 0.99),
         uplink_bytes=outcome.bytes_between_sites,
         tasks_edge=tiers.count("edge"),
         tasks_cloud=tiers.count("cloud"),
-        tasks_finished=states.count("finished"),
-        tasks_failed=states.count("failed"),
-        tasks_open=len(states) - n_ended,
+        tasks_finished=len(finished),
+        tasks_failed=sum(task.state is TaskState.FAILED for task in tasks),
+        tasks_open=sum(task.state not in TERMINAL_STATES for task in tasks),
         rounds=outcome.n_rounds,
         events=outcome.n_events,
         digest=outcome.digest,
         refused=tuple(f"{name}: {problem.title}" for name, problem in outcome.refused),
         broken_laws=outcome.broken_laws,
+        parameters=parameters or {},
+        notes=outcome.world.notes,
+        incidents=outcome.incidents,
+        tail=outcome.tail,
     )
 
 
-def quantile(ordered: list[float], share: float) -> float | None:
-    """The smallest value with at least that share at or below it; None of nothing."""
-    if not ordered:
-        return None
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
-
-
 def table(summaries: list[Summary]) -> "Table":
-    """One column a policy, one row a measure."""
+    """One column a run, one row a measure."""
     from rich.table import Table
 
     from federation.units import about_bytes
 
-    shown = Table(title=f"{summaries[0].world} (simulated, seed {summaries[0].seed})", title_justify="left")
-    shown.add_column("")
+    seeds = sorted({summary.seed for summary in summaries})
+    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    shown_table = Table(title=f"{summaries[0].world} (simulated, {seed})", title_justify="left")
+    shown_table.add_column("")
     for summary in summaries:
-        shown.add_column(summary.policy, justify="right")
+        shown_table.add_column(_head(summary, len(seeds) > 1), justify="right")
 
     def seconds(value: float | None) -> str:
         return "not ended" if value is None else f"{value:.1f} s"
@@ -109,9 +107,38 @@ def table(summaries: list[Summary]) -> "Table":
         "tasks in the cloud": [str(each.tasks_cloud) for each in summaries],
         "failed / not ended": [f"{each.tasks_failed} / {each.tasks_open}" for each in summaries],
         "placement rounds": [str(each.rounds) for each in summaries],
+        "faults": [str(len(each.incidents)) for each in summaries],
         "laws broken": [str(len(each.broken_laws)) for each in summaries],
         "digest": [each.digest[:16] for each in summaries],
     }
+    if not any(summary.incidents for summary in summaries):
+        del rows["faults"]
     for name, cells in rows.items():
-        shown.add_row(name, *cells)
-    return shown
+        shown_table.add_row(name, *cells)
+    return shown_table
+
+
+def _head(summary: Summary, many_seeds: bool) -> str:
+    parts = [summary.policy, *([f"seed {summary.seed}"] if many_seeds else [])]
+    return "\n".join([*parts, *(f"{name}={value}" for name, value in summary.parameters.items())])
+
+
+def verdict_table(results: "list[Result]") -> "Table":
+    """One row an expectation, one column a run."""
+    from rich.table import Table
+
+    shown_table = Table(title="expectations", title_justify="left")
+    shown_table.add_column("")
+    many_seeds = len({result.summary.seed for result in results}) > 1
+    for result in results:
+        shown_table.add_column(_head(result.summary, many_seeds), justify="right")
+    for number, first in enumerate(results[0].verdicts):
+        cells = [_cell(result.verdicts[number]) for result in results]
+        shown_table.add_row(first.text, *cells)
+    return shown_table
+
+
+def _cell(verdict: Verdict) -> str:
+    text = shown(verdict.value, verdict.kind)
+    why = f" ({verdict.why})" if verdict.why else ""
+    return f"[green]{text}[/green]" if verdict.ok else f"[red]{text} missed{why}[/red]"

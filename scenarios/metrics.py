@@ -1,0 +1,240 @@
+"""Numbers of a run by name, as expectations and reports ask for them. Names and units: `scenarios/expect.py`."""
+
+from collections.abc import Iterable
+
+from federation.states import TaskState
+from scenarios.expect import DISTRIBUTIONS, Metric, Window
+from scenarios.records import JobRun, Records, TaskRun
+
+HOUR_US = 3_600_000_000
+EVERYTHING = Window()
+
+
+class Metrics:
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._outcome = records.outcome
+        self._links = {(first, second): spec for first, second, spec in self._outcome.world.links}
+        arrivals = self._outcome.world.arrivals
+        self._arrivals = {each.job_id: arrivals[each.arrival] for each in self._outcome.submissions if each.job_id}
+        ended_us = self._outcome.ended_us
+        self._incidents = [
+            (each.began_us, (each.over_us if each.over_us is not None else ended_us) + (each.recovery_us or 0))
+            for each in self._outcome.incidents
+            if each.struck
+        ]
+
+    def value(self, metric: Metric, window: Window = EVERYTHING) -> float | None:
+        """In the metric's small unit; None where nothing was there to be measured."""
+        if metric.function:
+            return _apply(metric.function, self.by_role())
+        if metric.measure in DISTRIBUTIONS:
+            samples = sorted(self._samples(metric.measure, metric.scope, window))
+            return float(len(samples)) if metric.stat == "count" else statistic(samples, metric.stat)
+        return self._scalar(metric.measure, metric.scope, window)
+
+    # --- distributions -----------------------------------------------------------------------------------------------
+
+    def _samples(self, measure: str, scope: str, window: Window) -> Iterable[float]:
+        if measure == "recovery.time":
+            return [
+                float(each.recovery_us)
+                for each in self._outcome.incidents
+                if each.recovery_us is not None and window.from_us <= each.began_us < (window.to_us or 2**62)
+            ]
+        if measure == "completion":
+            jobs = self._jobs(scope, window)
+            return [float(job.ended_us - job.arrived_us) for job in jobs if job.ended_us is not None]
+        found: list[float] = []
+        for task in self._tasks(scope, window):
+            value = self._of_task(measure, task)
+            if value is not None:
+                found.append(value)
+        return found
+
+    def _of_task(self, measure: str, task: TaskRun) -> float | None:
+        finished = task.state is TaskState.FINISHED and task.ended_us is not None
+        match measure:
+            case "latency" if finished and task.ended_us is not None:
+                return float(task.ended_us - task.arrived_us)
+            case "slowdown" if finished and task.ended_us is not None:
+                return (task.ended_us - task.arrived_us) / task.told_us
+            case "wait" if task.placed_us is not None and task.pending_us is not None:
+                return float(max(0, task.placed_us - task.pending_us))
+            case "stage" if task.stage_us is not None:
+                return float(task.stage_us)
+            case "run" if task.run_us is not None and finished:
+                return float(task.run_us)
+            case "client_rtt" if task.agent_id:
+                return self._client_rtt(task)
+            case _:
+                return None
+
+    def _client_rtt(self, task: TaskRun) -> float | None:
+        """Weighted over the clients it serves, on the true network."""
+        arrival = self._arrivals.get(task.job_id)
+        targets = arrival.job.tasks[0].latency if arrival is not None else ()
+        if not targets:
+            return None
+        site = self._records.specs[task.agent_id].site
+        rtts = [(self._links.get((site, each.site)), each) for each in targets]
+        known = [(0 if each.site == site else spec.rtt_us if spec else None, each.weight) for spec, each in rtts]
+        pairs = [(rtt, weight) for rtt, weight in known if rtt is not None]
+        return sum(rtt * weight for rtt, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
+
+    # --- which tasks count -------------------------------------------------------------------------------------------
+
+    def _tasks(self, scope: str, window: Window) -> Iterable[TaskRun]:
+        for task in self._records.tasks.values():
+            if (not scope or scope in task.scopes) and self._counts(task.arrived_us, task.ended_us, window):
+                yield task
+
+    def _jobs(self, scope: str, window: Window) -> Iterable[JobRun]:
+        for job in self._records.jobs.values():
+            if (not scope or scope in job.scopes) and self._counts(job.arrived_us, job.ended_us, window):
+                yield job
+
+    def _counts(self, arrived_us: int, ended_us: int | None, window: Window) -> bool:
+        if arrived_us < window.from_us or (window.to_us is not None and arrived_us >= window.to_us):
+            return False
+        if window.faults == "any":
+            return True
+        last_us = self._outcome.ended_us if ended_us is None else ended_us
+        met = any(began_us <= last_us and arrived_us <= over_us for began_us, over_us in self._incidents)
+        return met == (window.faults == "during")
+
+    # --- single numbers ----------------------------------------------------------------------------------------------
+
+    def _scalar(self, measure: str, scope: str, window: Window) -> float | None:
+        head, _, tail = measure.partition(".")
+        match head:
+            case "tasks":
+                states = [task.state for task in self._tasks(scope, window)]
+                return float(_count(states, tail))
+            case "jobs" if tail == "refused":
+                return float(len(self._outcome.refused))
+            case "jobs":
+                jobs = [job.state for job in self._jobs(scope, window)]
+                return float(jobs.count("running" if tail == "open" else tail))
+            case "attempts":
+                tasks = self._tasks(scope, window)
+                return float(sum(task.n_failed if tail == "failed" else task.n_attempts for task in tasks))
+            case "utilisation":
+                return self._utilisation(3 if tail == "gpu" else 0)
+            case "recovery":
+                return float(sum(each.over_us is not None and each.recovery_us is None and _recovers(each.what)
+                                 for each in self._outcome.incidents))  # fmt: skip
+            case "laws":
+                return float(len(self._outcome.broken_laws))
+            case "rounds":
+                return float(self._outcome.n_rounds)
+            case "bytes_moved":
+                return float(self._outcome.bytes_between_sites)
+            case _:
+                return self._of_tasks(head, scope, window)
+
+    def _of_tasks(self, measure: str, scope: str, window: Window) -> float | None:
+        tasks = list(self._tasks(scope, window))
+        finished = [task for task in tasks if task.state is TaskState.FINISHED]
+        match measure:
+            case "deadline_miss":
+                timed = [task for task in tasks if task.deadline_us is not None]
+                return sum(map(self._missed, timed)) / len(timed) if timed else None
+            case "edge_share":
+                edge = sum(self._records.specs[task.agent_id].tier == "edge" for task in finished)
+                return edge / len(finished) if finished else None
+            case "throughput":
+                return len(finished) * 1e6 / self._outcome.ended_us if self._outcome.ended_us else None
+            case "cost":
+                chosen = {task.task_id for task in tasks}
+                return sum(self._cost(span.agent_id, span.cpu_milli, span.ended_us - span.placed_us)
+                           for span in self._records.spans if span.task_id in chosen)  # fmt: skip
+            case _:  # makespan
+                jobs = list(self._jobs(scope, window))
+                ends = [job.ended_us for job in jobs if job.ended_us is not None]
+                complete = jobs and len(ends) == len(jobs)
+                return float(max(ends) - min(job.arrived_us for job in jobs)) if complete else None
+
+    def _missed(self, task: TaskRun) -> bool:
+        assert task.deadline_us is not None
+        ended_us = task.ended_us if task.state is TaskState.FINISHED else None
+        if ended_us is None:  # Not done: missed if it was due within the run, or can no longer be done.
+            return task.state is not TaskState.FINISHED and (
+                task.ended_us is not None or task.arrived_us + task.deadline_us <= self._outcome.ended_us
+            )
+        return ended_us - task.arrived_us > task.deadline_us
+
+    def _cost(self, agent_id: str, cpu_milli: int, for_us: int) -> float:
+        price = self._records.specs[agent_id].price_microusd_per_cpu_hour
+        return price * cpu_milli / 1000 * for_us / HOUR_US / 1e6
+
+    def _utilisation(self, kind: int) -> float | None:
+        total = self._records.totals[kind]
+        if not total or not self._outcome.ended_us:
+            return None
+        used = sum((span.gpus if kind == 3 else span.cpu_milli) * (span.ended_us - span.placed_us)
+                   for span in self._records.spans)  # fmt: skip
+        return used / (total * self._outcome.ended_us)
+
+    def by_role(self) -> dict[str, float]:
+        """Dominant share over weight, averaged over the time in which every role wanted more."""
+        totals = self._records.totals
+        weights = {role.path: role.weight for role in self._outcome.world.roles}
+        shares: dict[str, float] = {}
+        for role, held_us in self._records.held_us.items():
+            whole = max(1, self._records.contended_us)
+            parts = (held / whole / total for held, total in zip(held_us, totals, strict=True) if total)
+            dominant = max(parts, default=0.0)
+            shares[role] = dominant / weights.get(role, 1)
+        return shares
+
+
+def _recovers(what: str) -> bool:
+    return what.startswith(("kill", "power off", "pause", "cut", "disk"))
+
+
+def _count(states: list[TaskState], tail: str) -> int:
+    if tail == "total":
+        return len(states)
+    if tail == "open":
+        return sum(state not in (TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED) for state in states)
+    return sum(state == tail for state in states)
+
+
+def _apply(function: str, values: dict[str, float]) -> float | None:
+    """Jain's index (Jain, Chiu, Hawe, DEC-TR-301, 1984) is 1 where all are equal and 1/n where one has everything."""
+    some = list(values.values())
+    if not some:
+        return None
+    match function:
+        case "jain":
+            squares = sum(value * value for value in some)
+            return sum(some) ** 2 / (len(some) * squares) if squares else None
+        case "min":
+            return min(some)
+        case "max":
+            return max(some)
+        case _:
+            return sum(some) / len(some)
+
+
+def statistic(ordered: list[float], stat: str) -> float | None:
+    """Of sorted samples. A percentile is the smallest value with at least that share at or below it."""
+    if not ordered:
+        return None
+    match stat:
+        case "mean":
+            return sum(ordered) / len(ordered)
+        case "min":
+            return ordered[0]
+        case "max":
+            return ordered[-1]
+        case _:
+            return quantile(ordered, float(stat.removeprefix("p")) / 100)
+
+
+def quantile(ordered: list[float], share: float) -> float | None:
+    """The smallest value with at least that share at or below it; None of nothing."""
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
