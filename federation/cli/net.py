@@ -1,10 +1,20 @@
 """`offerflow net`: the measured network."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from federation.cli.output import Format, MasterUrl, Output, TokenFile, connect, note, print_json, print_table
+from federation.cli.output import (
+    Format,
+    MasterUrl,
+    Output,
+    TokenFile,
+    connect,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from policies.model import Link
@@ -59,6 +69,48 @@ def list_(output: Output = Format.TABLE, master: MasterUrl = None, token_file: T
         ],
         right=("bandwidth", "round trip", "jitter", "loss", "confidence", "age"),
     )
+
+
+@app.command()
+def explain(
+    from_end: Annotated[str, typer.Argument(metavar="FROM", help="A site, or agent:ID; data flows from here.")],
+    to_end: Annotated[str, typer.Argument(metavar="TO", help="A site, or agent:ID.")],
+    output: Output = Format.TABLE,
+    master: MasterUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """What is believed of one link, and why: the forecast with its bounds, what was measured, how old it is."""
+    from federation.cli.exits import CommandError, Exit
+    from federation.units import about_bandwidth, about_duration, format_percent
+
+    ends = tuple(end if ":" in end or end == "master" else f"site:{end}" for end in (from_end, to_end))
+    links = connect(master, token_file).network()
+    link = next((link for link in links if (link.from_id, link.to_id) == ends), None)
+    if link is None:
+        raise CommandError(
+            Exit.NOT_FOUND,
+            f"no link {ends[0]} → {ends[1]} has been measured; see `offerflow net list` for those that were",
+        )
+    if output is Format.JSON:
+        return print_json(link)
+    low, high = link.bandwidth_bps, link.bandwidth_high_bps
+    if link.forecast_us is None:
+        forecast = "none yet: too few measurements; what was measured is planned with"
+    else:
+        forecast = f"over {about_duration(link.forecast_us)}, mostly by {link.forecast_by}"
+    fields = (
+        ("link", f"{link.from_id} → {link.to_id}"),
+        ("planned with", "nothing measured" if low is None else about_bandwidth(low)),
+        ("forecast", forecast),
+        ("9 in 10 below", "" if high is None else about_bandwidth(high)),
+        ("lower quartile", "" if link.bandwidth_measured_bps is None else about_bandwidth(link.bandwidth_measured_bps)),
+        ("round trip", "" if link.rtt_us is None else about_duration(link.rtt_us)),
+        ("jitter", "" if link.jitter_us is None else about_duration(link.jitter_us)),
+        ("loss", "" if link.loss_ppm is None else format_percent(link.loss_ppm)),
+        ("confidence", f"{link.confidence_ppm // 10_000}%"),
+        ("last measured", f"{about_duration(link.age_us)} ago"),
+    )
+    return print_fields((name, value) for name, value in fields if value)
 
 
 def _is_site(end: str) -> bool:

@@ -34,10 +34,10 @@ OUTLIER_FACTOR = 32.0
 OUTLIER_BPS_MIN = 1_000_000.0
 OUTLIER_SAMPLES_MIN = 8
 # A lower bound this many times the robust level is not believed before the robust level has followed.
-LOW_RISE_MAX = 2.0
+LOW_RISE_MAX = 1.5
 RATE_BPS_MAX = 1 << 44
 # Of a model whose forecasts nobody has judged yet.
-LOW_FIRST, HIGH_FIRST = 0.95, 1.1
+LOW_FIRST, HIGH_FIRST = 0.97, 1.1
 
 MODELS: Final = ("last", "ewma_long", "ewma", "ewma_quick", "harmonic", "power_mean", "holt_winters", "regression")
 _SLOW, _QUICK, _ROBUST = MODELS.index("ewma"), MODELS.index("ewma_quick"), MODELS.index("power_mean")
