@@ -10,6 +10,8 @@ Samples of a link come at any time and rate, so the season is kept by the clock,
 day, each the mean rate of that hour smoothed over days, read off linearly between the middles of hours.
 """
 
+from itertools import accumulate
+
 from policies.forecast.api import Numbers
 
 DAY_US = 86_400_000_000
@@ -22,7 +24,7 @@ SEASON_SHARE = 0.3  # of a new day in the slot's mean: about the last week matte
 STEPS_MAX = 32
 RATIO_MAX = 4.0  # what a season may multiply the level by, and divide it by
 # DAMPED[n] = DAMPING + DAMPING² + … (n terms): how much of a trend's step is left to come in n steps.
-DAMPED = [sum(DAMPING**k for k in range(1, n + 1)) for n in range(STEPS_MAX + 1)]
+DAMPED = list(accumulate(range(STEPS_MAX), lambda left, _: (left + 1.0) * DAMPING, initial=0.0))
 
 
 class HoltWinters:
