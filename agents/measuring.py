@@ -15,6 +15,10 @@ _HOUR_US = 3_600_000_000
 # that sixteen neighbours of one slow gateway are through in a minute. Then it has its next turn as all have.
 _BUSY_US = 1_000_000
 _BUSY_TRIES_MAX = 6
+# Active probes take at most a thousandth of a link over time; this many come first, so that a new link is soon known.
+# Past that a turn is an echo alone.
+_SHARE_OF_LINK = 1000
+_PROBES_AHEAD = 3
 
 
 class Measuring:
@@ -30,6 +34,9 @@ class Measuring:
         self._last_rtt_us: int | None = None
         self._peers: dict[str, tuple[Peer, int]] = {}  # agent_id → peer, next probe due
         self._busy_tries: dict[str, int] = {}  # agent_id → tries in a row that found the way in use
+        self._owed_until_us: dict[str, int] = {}  # agent_id → when what probes took has come to their share
+        self._probe_cost_us: dict[str, int] = {}  # agent_id → how long the last probe's bytes take to come to it
+        self._probe_bytes = 0  # since boot
         self._every_us = 0
         self._bytes_max = 0
         self._probing: tuple[str, int, int] | None = None  # agent_id, given up at, bytes taken off the budget
@@ -75,14 +82,18 @@ class Measuring:
             for peer in plan.peers
             if peer.agent_id != self._config.agent_id and peer.data_url
         }
+        for kept in (self._owed_until_us, self._probe_cost_us):
+            for agent_id in [agent_id for agent_id in kept if agent_id not in self._peers]:
+                del kept[agent_id]
         self._busy_tries = {agent_id: n for agent_id, n in self._busy_tries.items() if agent_id in self._peers}
 
     def on_links_measured(self, samples: tuple[LinkSample, ...], now_us: int, *, busy: bool = False) -> None:
         """Readings of our own socket come by themselves; anything else answers the probe in flight."""
         if self._probing is not None and not (samples and all(sample.method == "tcp_info" for sample in samples)):
             agent_id, _, taken_bytes = self._probing
-            self._budget_bytes += max(0, taken_bytes - sum(sample.bytes for sample in samples))
+            self._budget_bytes += taken_bytes - sum(sample.bytes for sample in samples)
             self._probing = None
+            self._charge(agent_id, samples, now_us)
             if busy:
                 self._put_off(agent_id, now_us)
             else:
@@ -98,6 +109,19 @@ class Measuring:
         spread = spread_us(f"{self._config.agent_id}>{agent_id}", tries, _BUSY_US)
         peer, _ = self._peers[agent_id]
         self._peers[agent_id] = (peer, now_us + (tries + 1) * (_BUSY_US + spread))
+
+    def _charge(self, agent_id: str, samples: tuple[LinkSample, ...], now_us: int) -> None:
+        for sample in samples:
+            if sample.method == "probe" and sample.bandwidth_bps:
+                self._probe_bytes += sample.bytes
+                cost_us = sample.bytes * 8_000_000 * _SHARE_OF_LINK // sample.bandwidth_bps
+                owed_us = max(now_us, self._owed_until_us.get(agent_id, 0)) + cost_us
+                self._owed_until_us[agent_id], self._probe_cost_us[agent_id] = owed_us, cost_us
+
+    def _bytes_for(self, agent_id: str, now_us: int) -> int:
+        """What a probe of this peer may take now; 0: an echo only."""
+        ahead_us = (_PROBES_AHEAD - 1) * self._probe_cost_us.get(agent_id, 0)
+        return self._bytes_max if self._owed_until_us.get(agent_id, 0) <= now_us + ahead_us else 0
 
     def gather(self, samples: tuple[LinkSample, ...], now_us: int) -> None:
         self._samples = [*self._samples, *samples][-_SAMPLES_MAX:]
@@ -127,7 +151,10 @@ class Measuring:
         if self._report_due_us is not None and now_us >= self._report_due_us:
             self._n_silent = 0 if self._samples else self._n_silent + 1
             if self._samples or self._n_silent % _SILENT_REPORTS == 0:
-                session.publish(batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes)
+                session.publish(
+                    batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes,
+                    probe_bytes=self._probe_bytes,
+                )  # fmt: skip
             self._samples.clear()
             self._report_due_us = now_us + self._config.net_report_every_us
         self._probe(batch)
@@ -165,9 +192,10 @@ class Measuring:
         # The next turn differs from agent to agent, so that peers are not all probed in the same instant.
         next_us = now_us + self._every_us + spread_us(f"{self._config.agent_id}>{agent_id}", 0, self._every_us // 10)
         self._peers[agent_id] = (peer, next_us)
-        self._budget_bytes -= self._bytes_max
-        self._probing = (agent_id, now_us + _PROBE_TIMEOUT_US, self._bytes_max)
-        batch.do(Probe(peer=peer, bytes_max=self._bytes_max))
+        bytes_max = self._bytes_for(agent_id, now_us)
+        self._budget_bytes -= bytes_max
+        self._probing = (agent_id, now_us + _PROBE_TIMEOUT_US, bytes_max)
+        batch.do(Probe(peer=peer, bytes_max=bytes_max))
 
     def _refill(self, now_us: int) -> None:
         assert self._refilled_us is not None, "probing before the start"

@@ -215,6 +215,7 @@ class NetReport(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="net/1"
 
     samples: Annotated[tuple[LinkSample, ...], msgspec.Meta(max_length=1024)]
     control_bytes: Count = 0  # MQTT payload bytes sent and received since boot
+    probe_bytes: Count = 0  # of active probes received since boot
 
 
 class Ping(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="ping/1"):

@@ -828,6 +828,27 @@ def test_a_way_in_use_is_probed_again_soon_and_only_so_often() -> None:
     assert waits_s[6] > 30, "then its turn as all have it"
 
 
+def test_probes_take_a_thousandth_of_a_slow_link_and_go_on_as_echoes() -> None:
+    world = World()
+    world.boot()
+    world.say(plan("b", bytes_max=250_000))
+    began_us, asked = world.now_us, []
+    for _ in range(4 * 3600):
+        for probe in world.take(Probe):
+            asked.append(probe.bytes_max)
+            sample = LinkSample(
+                from_agent="b-1", to_agent="cam-1", method="probe", bandwidth_bps=2_000_000, bytes=probe.bytes_max
+            )
+            world.event(LinksMeasured(samples=(sample,) if probe.bytes_max else ()))
+        world.pass_time(SECOND_US)
+    elapsed_s = (world.now_us - began_us) / SECOND_US
+    assert asked[:3] == [250_000] * 3 and len(asked) > 0.9 * elapsed_s / 66, "a turn a minute, most of them echoes"
+    share = sum(asked) * 8 / (2_000_000 * elapsed_s)
+    assert 0.0009 < share <= 0.001 * (1 + 3 * 1000 / elapsed_s)
+    world.pass_time(60 * SECOND_US)
+    assert world.take(NetReport)[-1].probe_bytes == sum(asked)
+
+
 def test_probes_keep_to_the_hourly_budget_and_one_without_an_answer_is_given_up() -> None:
     world = World(config(probe_bytes_per_hour=10_000))
     world.boot()
