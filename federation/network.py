@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 
 from federation.agents_book import AgentBook
 from federation.wire import LinkSample, NetReport
+from policies.coordinates import Coordinates
 from policies.forecast.bands import FIRST
 from policies.forecast.forecaster import Forecast, Forecaster
 from policies.model import Link
@@ -168,6 +169,7 @@ class NetworkBook:
         self._links: tuple[Link, ...] = ()
         self._made_us = -(2**62)
         self.n_refused = 0
+        self.coordinates = Coordinates()  # of sites: who is worth probing, nothing else
 
     def take(self, report: NetReport, now_us: int) -> int:
         """Take in an agent's samples; the number refused, for naming links that do not end at the sender."""
@@ -191,6 +193,8 @@ class NetworkBook:
                 return False
             ends.append((f"agent:{end}", f"site:{entry.site}"))
         (from_agent, from_site), (to_agent, to_site) = ends
+        if sample.method == "echo" and sample.rtt_us is not None:
+            self.coordinates.learn(from_site, to_site, sample.rtt_us)
         self._track(from_site, to_site).add(sample, now_us)
         self._track(from_agent, to_agent).add(sample, now_us)
         return True

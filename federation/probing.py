@@ -1,7 +1,8 @@
 """Probe plans: one agent of each site keeps the links from every other site measured, where real transfers do not.
 
 A pull measures the direction towards the puller; since every site's probe agent pulls, both directions are covered.
-With more sites than one agent may probe, the pairs rotate from plan to plan.
+With more sites than one agent may probe, half of the places are kept for the nearest by network coordinates, which work
+is most likely to be sent to, and the rest rotate from plan to plan, so that every pair is measured in time.
 """
 
 from federation.agents_book import AgentEntry
@@ -31,8 +32,9 @@ def make_plans(core: Core) -> None:
         others = [other for other in others if core.network.passive_us(other.site, site) < stale_us]
         most = core.config.probe_peers_max
         if len(others) > most:
-            start = period * most % len(others)
-            others = (others + others)[start : start + most]
+            of_site = {f"site:{other.site}": other for other in others}
+            nearest = core.network.coordinates.nearest(f"site:{site}", list(of_site), most // 2)
+            others = [of_site[end] for end in shortlist(list(of_site), nearest, most, period)]
         peers = tuple(
             Peer(agent_id=other.agent_id, site=other.site, data_url=other.enrolled.data_url) for other in others
         )
@@ -40,6 +42,14 @@ def make_plans(core: Core) -> None:
     for entry in core.agents.entries.values():
         if entry.probe_plan and chosen.get(entry.site) is not entry and entry.life is not None:
             _send(core, entry, ())
+
+
+def shortlist(ends: list[str], nearest: list[str], most: int, period: int) -> list[str]:
+    """The nearest, and of the rest as many as there are places left, others in each period."""
+    rest = [end for end in ends if end not in nearest]
+    places = most - len(nearest)
+    start = period * places % len(rest)
+    return [*nearest, *(rest + rest)[start : start + places]]
 
 
 def _probe_agents(core: Core) -> dict[str, AgentEntry]:
