@@ -21,7 +21,7 @@ import structlog
 from federation.api import Answer, Request
 from federation.blobs import BlobStore
 from federation.clock import Clock
-from federation.commands import Announce, Command, Persist, Reply, Send, Solve
+from federation.commands import Announce, Command, Emit, Persist, Reply, Send, Solve
 from federation.config import LiveConfig
 from federation.errors import ConfigError, StorageError
 from federation.events import (
@@ -30,18 +30,22 @@ from federation.events import (
     BrokerLost,
     DeadlinePassed,
     Event,
+    FrameworkCalled,
     GarbageArrived,
     PlanFailed,
     Started,
+    StreamClosed,
 )  # fmt: skip
 from federation.facts import Fact
 from federation.journal import Journal
+from federation.market.protocol import Call
 from federation.master import Master
 from federation.mqtt import MqttLink, Will, parse_url
 from federation.postman import AGENT_TOPICS, event_of, payloads_of
 from federation.recording import FORMAT, Header, Recorder
 from federation.saved import decode_saved, encode_saved
 from federation.solver import Contained, Solver
+from federation.streams import FrameworkStreams
 from federation.wire import MASTER_STATE_TOPIC, MasterState, encode, master_topic
 from policies import registry
 from policies.api import Policy
@@ -85,6 +89,7 @@ class LiveMaster:
         self._dry_solver = _contained(config, make_policy)  # A dry run must not touch the policy's state.
         self._inbox: asyncio.Queue[_Delivery] = asyncio.Queue(config.inbox_max)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
+        self.streams = FrameworkStreams(self._stream_gone)
         self._request_ids = itertools.count(1)
         self._term = master.term + 1
         self._http_url = ""
@@ -161,6 +166,7 @@ class LiveMaster:
             "inbox_events": self._inbox.qsize(),
             "requests_waiting": len(self._replies),
             "mqtt_unsent": self._link.n_unsent,
+            "framework_streams": len(self.streams),
             "journal_seq": self.journal.last_seq,
         }
 
@@ -170,12 +176,26 @@ class LiveMaster:
 
     async def ask(self, request: Request, principal: str = "") -> Answer:
         """Ask for a change; the answer comes once it is durable. Raises `StorageError` when nothing can be any more."""
+        request_id = self._new_request_id()
+        return await self._answer(request_id, Asked(request_id=request_id, request=request, principal=principal))
+
+    async def call(self, call: Call, framework_id: str, stream_id: str, principal: str = "") -> Answer:
+        """A framework's call: taken or refused, once that is durable. Raises `StorageError`."""
+        request_id = self._new_request_id()
+        event = FrameworkCalled(
+            request_id=request_id, framework_id=framework_id, stream_id=stream_id, principal=principal, call=call
+        )
+        return await self._answer(request_id, event)
+
+    def _new_request_id(self) -> str:
+        return f"{self._term}-{next(self._request_ids)}"
+
+    async def _answer(self, request_id: str, event: Event) -> Answer:
         self._refuse_if_over()
-        request_id = f"{self._term}-{next(self._request_ids)}"
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = answer
         try:
-            await self._inbox.put(_Delivery(Asked(request_id=request_id, request=request, principal=principal), 0))
+            await self._inbox.put(_Delivery(event, 0))
             self._refuse_if_over()
             return await answer
         finally:
@@ -297,6 +317,8 @@ class LiveMaster:
                 self._link.publish(MASTER_STATE_TOPIC, encode(state), retain=True)
             case Solve():
                 self._help(self._solve(command), "solve")
+            case Emit():
+                self.streams.emit(command)
             case Reply(request_id=request_id, answer=answer):
                 waiting = self._replies.get(request_id)
                 if waiting is not None and not waiting.done():
@@ -313,6 +335,13 @@ class LiveMaster:
                 policy=self.policy_name, fallback=event.policy, round_id=event.round_id, detail=event.failure,
             )  # fmt: skip
         await self._inbox.put(_Delivery(event, 0))
+
+    def _stream_gone(self, framework_id: str, stream_id: str) -> None:
+        async def tell() -> None:
+            await self._inbox.put(_Delivery(StreamClosed(framework_id=framework_id, stream_id=stream_id), 0))
+
+        if not self._stopping.is_set():
+            self._help(tell(), "stream-gone")
 
     # --- the broker --------------------------------------------------------------------------------------------------
 
@@ -388,6 +417,7 @@ class LiveMaster:
     def _end(self) -> None:
         """Nobody may wait for what will not come."""
         self._stopping.set()
+        self.streams.stop()
         self._solver.close()
         self._dry_solver.close()
         self._broker_detail = "lost: the master has stopped"

@@ -10,13 +10,25 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 from federation.api import Answer, Request
-from federation.commands import Command, Persist, Reply, Send, Solve
+from federation.commands import Command, Emit, Persist, Reply, Send, Solve
 from federation.config import MasterConfig
 from federation.errors import PeerError
-from federation.events import AgentSpoke, Asked, BrokerFound, DeadlinePassed, Event, PlanReady, Started
+from federation.events import (
+    AgentSpoke,
+    Asked,
+    BrokerFound,
+    DeadlinePassed,
+    Event,
+    FrameworkCalled,
+    PlanReady,
+    Started,
+    StreamClosed,
+)
 from federation.facts import Fact
 from federation.journal import Journal
+from federation.market.protocol import Call
 from federation.master import Master
+from federation.streams import FrameworkStreams
 from federation.wire import AgentMessage, Birth, CommandBatch, HeldShard, Launch, Offer, StatusReport, TaskStatus
 from policies import registry
 from policies.model import Resources
@@ -63,6 +75,8 @@ class World:
         self._ids = itertools.count(1)
         self._replies: dict[str, Answer] = {}
         self._grown = asyncio.Condition()
+        self.streams = FrameworkStreams(self._stream_gone)
+        self._telling: set[asyncio.Task[None]] = set()
         self._policy = registry.load(self.policy_name)
 
     def now_us(self) -> int:
@@ -101,6 +115,8 @@ class World:
             return [PlanReady(round_id=command.round_id, plan=self._policy.plan(command.snapshot))]
         if isinstance(command, Reply):
             self._replies[command.request_id] = command.answer
+        elif isinstance(command, Emit):
+            self.streams.emit(command)
         elif isinstance(command, Send):
             self.sent.append(command)
         return []
@@ -111,6 +127,20 @@ class World:
         request_id = f"request-{next(self._ids)}"
         await self.tell(Asked(request_id=request_id, request=request, principal=principal))
         return self._replies.pop(request_id)
+
+    async def call(self, call: Call, framework_id: str, stream_id: str, principal: str = "") -> Answer:
+        request_id = f"request-{next(self._ids)}"
+        await self.tell(
+            FrameworkCalled(
+                request_id=request_id, framework_id=framework_id, stream_id=stream_id, principal=principal, call=call
+            )
+        )
+        return self._replies.pop(request_id)
+
+    def _stream_gone(self, framework_id: str, stream_id: str) -> None:
+        task = asyncio.create_task(self.tell(StreamClosed(framework_id=framework_id, stream_id=stream_id)))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def subscribe(self, after_seq: int | None = None) -> AsyncGenerator[tuple[int, Fact], None]:
         seq = self.journal.last_seq if after_seq is None else after_seq

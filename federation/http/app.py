@@ -16,7 +16,9 @@ from federation.errors import ConfigError, PeerError
 from federation.http import auth, logs, openapi, pages, problems, sse
 from federation.http.bodies import Nothing
 from federation.http.live import Live
+from federation.http.mesos import handler as mesos
 from federation.http.problems import ProblemError, refuse
+from federation.http.reading import is_json, read_body
 from federation.http.route import Answered, Call, Route
 from federation.http.settings import HttpConfig, tls_context, with_tokens
 from federation.http.strict import convert_text, decode_json, decode_query
@@ -46,10 +48,12 @@ def make_app(live: Live, config: HttpConfig, routes: tuple[Route, ...] = ROUTES)
     app = web.Application(middlewares=[_edge(config, counts)], client_max_size=config.body_bytes_max)
     streams = sse.Streams()
     app[sse.STREAMS] = streams
+    app[mesos.SCHEDULERS] = mesos.Schedulers(live.streams, config)
     app[pages.REGISTRY] = registry_of(live, counts, streams)
     app[pages.ROUTES] = routes
     app[pages.OPENAPI] = openapi.document(routes, version("offerflow"), with_token=bool(config.token))
     app.cleanup_ctx.append(_client_session)
+    app.cleanup_ctx.append(mesos.watch_clients)
     app.on_shutdown.append(_close_streams)
     app.on_response_prepare.append(_complete_headers)
     for route in routes:
@@ -186,7 +190,7 @@ def _endpoint(route: Route, live: Live, config: HttpConfig) -> RawHandler:
 
 def _expecting(route: Route, config: HttpConfig) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
     """Answers `Expect: 100-continue`: a body that would be refused anyway is not asked for."""
-    bytes_max = config.shard_bytes_max if isinstance(route.body, str) else config.body_bytes_max
+    bytes_max = config.shard_bytes_max if route.body == "application/octet-stream" else config.body_bytes_max
 
     async def expecting(request: web.Request) -> web.StreamResponse | None:
         try:
@@ -212,25 +216,12 @@ async def _body(request: web.Request, route: Route, config: HttpConfig) -> Recor
         raise refuse("unsupported_media_type", "send the body as it is, without Content-Encoding")
     if isinstance(route.body, str):
         return Nothing()
-    if route.body is not Nothing and not _is_json(request):
+    if route.body is not Nothing and not is_json(request):
         raise refuse("unsupported_media_type", "send JSON with the header Content-Type: application/json")
-    if (request.content_length or 0) > config.body_bytes_max:
-        raise refuse("oversized", f"{request.content_length} bytes exceed {config.body_bytes_max}")
-    try:
-        async with asyncio.timeout(config.stall_us / 1e6):
-            body = await request.read()
-    except TimeoutError:
-        raise refuse("request_timeout", f"the body did not arrive within {config.stall_us / 1e6:g} s") from None
-    except web.RequestPayloadError as error:
-        raise refuse("bad_request", f"the body broke off: {error}") from None
+    body = await read_body(request, config)
     if route.body is Nothing and not body:
         return Nothing()
     return decode_json(body, route.body)
-
-
-def _is_json(request: web.Request) -> bool:
-    kind = request.content_type.lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 async def _client_session(app: web.Application) -> AsyncIterator[None]:
@@ -246,3 +237,4 @@ async def _client_session(app: web.Application) -> AsyncIterator[None]:
 
 async def _close_streams(app: web.Application) -> None:
     app[sse.STREAMS].close()
+    app[mesos.SCHEDULERS].close()

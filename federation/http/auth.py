@@ -1,5 +1,6 @@
 """Who may ask. Tokens in constant time; without one, only this machine, and no web page that a browser here shows."""
 
+import base64
 import hmac
 from urllib.parse import urlsplit
 
@@ -32,6 +33,8 @@ def check_source(request: web.BaseRequest, config: HttpConfig) -> None:
 
 def principal_of(request: web.BaseRequest, config: HttpConfig, access: Access) -> str:
     """Who asks. Raises `ProblemError` (401, 403) if the route is not for them."""
+    if access == "framework":
+        return _framework(request, config)
     if not config.token or access == "open":
         return LOCAL
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
@@ -48,6 +51,42 @@ def principal_of(request: web.BaseRequest, config: HttpConfig, access: Access) -
     if access == "full":
         raise refuse("forbidden", "the data token reads shards and nothing else; use the master's token")
     return AGENT
+
+
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="offerflow"'}
+
+
+def _framework(request: web.BaseRequest, config: HttpConfig) -> str:
+    """The principal of a framework: of its Basic credentials, "" for one that shows none and need not."""
+    header = request.headers.get("Authorization", "")
+    scheme, _, shown = header.partition(" ")
+    principal, secret = _basic(shown) if scheme.lower() == "basic" else ("", "")
+    known = False
+    for credential in config.credentials:  # All are compared, so that the time tells nothing.
+        same = hmac.compare_digest(secret.encode("utf-8", "surrogateescape"), credential.secret.encode())
+        known |= same and credential.principal == principal
+    if known:
+        return principal
+    if not config.token and not config.credentials:
+        return principal  # Not proven, as nothing is on this machine; it tells frameworks apart.
+    if config.token:
+        token = (secret if scheme.lower() == "basic" else shown.strip()).encode("utf-8", "surrogateescape")
+        if hmac.compare_digest(token, config.token.encode()):
+            return principal or OPERATOR
+        if config.data_token and hmac.compare_digest(token, config.data_token.encode()):
+            raise refuse("forbidden", "the data token reads shards and nothing else")
+    raise refuse("unauthorized", "send Authorization: Basic with the principal and its secret", _CHALLENGE)
+
+
+def _basic(shown: str) -> tuple[str, str]:
+    """Principal and secret. Raises `ProblemError` (401) where it is none."""
+    try:
+        principal, mark, secret = base64.b64decode(shown.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        principal, mark, secret = "", "", ""
+    if not mark or not principal:
+        raise refuse("unauthorized", "the Basic credentials are not principal:secret in Base64", _CHALLENGE)
+    return principal, secret
 
 
 def _host_name(host: str) -> str:

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from federation.api import Answer, Request
 from federation.facts import Fact
+from federation.market.protocol import Call
 from federation.master import Master
+from federation.streams import FrameworkStreams
 
 
 class Store(Protocol):
@@ -42,6 +44,13 @@ class Live(Protocol):
 
     async def ask(self, request: Request, principal: str = "") -> Answer:
         """Ask for a change; the answer comes once it is durable. Raises `StorageError` when nothing can be any more."""
+
+    @property
+    def streams(self) -> FrameworkStreams:
+        """Of the frameworks that are connected."""
+
+    async def call(self, call: Call, framework_id: str, stream_id: str, principal: str = "") -> Answer:
+        """A framework calls: `CallTaken` or a `Problem`, once it is durable. Raises `StorageError`."""
 
     def subscribe(self, after_seq: int | None = None) -> AsyncGenerator[tuple[int, Fact], None]:
         """Committed facts with their journal numbers, from after `after_seq` (None: from now on), for ever."""

@@ -27,6 +27,7 @@ PATH_TYPES: dict[str, tuple[Any, str]] = {
 _SECURITY: dict[str, list[dict[str, list[str]]]] = {
     "open": [],
     "data": [{"token": []}, {"data_token": []}],
+    "framework": [{"token": []}, {"framework": []}],
     "full": [{"token": []}],
 }
 _ALWAYS = ("bad_request", "foreign_host", "foreign_origin", "internal")
@@ -57,6 +58,7 @@ def document(routes: Sequence[Route], version: str, *, with_token: bool) -> byte
                 "securitySchemes": {
                     "token": {"type": "http", "scheme": "bearer", "description": "may do everything"},
                     "data_token": {"type": "http", "scheme": "bearer", "description": "may read shards"},
+                    "framework": {"type": "http", "scheme": "basic", "description": "principal and secret"},
                 },
             },
         }

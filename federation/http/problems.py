@@ -21,6 +21,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "foreign_origin": (403, "Web pages of other origins may not ask"),
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "The method does not fit the address"),
+    "not_acceptable": (406, "The answer would not be understood"),
     "request_timeout": (408, "The body did not arrive"),
     "oversized": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body's type is not taken"),

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from aiohttp import web
 
-from federation.api import Problem, Request
+from federation.api import Answer, Problem, Request
 from federation.errors import StorageError
 from federation.http.bodies import Nothing
 from federation.http.live import Live
@@ -18,8 +18,9 @@ from policies.model import Record
 Q = TypeVar("Q", bound=Record)
 B = TypeVar("B", bound=Record)
 
-# Who may ask: everybody; whoever shows the data token or the token; whoever shows the token.
-Access = Literal["open", "data", "full"]
+# Who may ask: everybody; whoever shows the data token or the token; frameworks with credentials or the token; whoever
+# shows the token.
+Access = Literal["open", "data", "framework", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,14 @@ class Route:
 
 async def ask(live: Live, config: HttpConfig, request: Request, principal: str) -> Record:
     """As `Call.ask`. Raises `ProblemError`."""
+    return await answer_of(live.ask(request, principal), config)
+
+
+async def answer_of(asking: Awaitable[Answer], config: HttpConfig) -> Record:
+    """What the core answers, within bounds of time. Raises `ProblemError` where it refuses."""
     try:
         async with asyncio.timeout(config.answer_us / 1e6):
-            answer = await live.ask(request, principal)
+            answer = await asking
     except TimeoutError:
         raise refuse(
             "timeout",

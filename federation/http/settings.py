@@ -17,6 +17,13 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # the token68 of RFC 6750: nothing
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
+class Credential(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a framework shows in Basic authentication."""
+
+    principal: Annotated[str, msgspec.Meta(pattern=r"^[^:\x00-\x1f]{1,255}$")]
+    secret: Annotated[str, msgspec.Meta(max_length=1024)]
+
+
 class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Loopback without a token by default; any other address needs a token, and TLS or `plaintext_ok`."""
 
@@ -27,6 +34,8 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_file: str = ""  # the token stands in this file: better than in one that people read
     data_token: str = ""  # whoever shows it may read shards and nothing else: for agents; shown to them for logs
     data_token_file: str = ""
+    # Frameworks that may use the scheduler endpoint and nothing else. Empty, with no token: whoever is on this machine.
+    credentials: tuple[Credential, ...] = ()
     tls_cert: str = ""
     tls_key: str = ""
     plaintext_ok: bool = False  # the token crosses the network readably: right only inside a tunnel or a closed network
@@ -38,8 +47,9 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stall_us: Positive = 30_000_000
     # Half of the 1,024 files that a process may usually have open; the rest is for the journal, shards and the broker.
     connections_max: Positive = 512
-    # An idle connection is kept this long for the next request.
-    keep_alive_us: Positive = 75_000_000
+    # An idle connection is kept this long for the next request. Mesos clients keep one for their calls, write to it
+    # after minutes of silence, and take its end for the master's.
+    keep_alive_us: Positive = 3_600_000_000
     # After an early refusal the rest of a body is read and thrown away for so long, so that the client sees the answer.
     linger_us: Positive = 10_000_000
     # The core answers within a round; a change that takes longer means that the journal or the policy hangs.
@@ -49,6 +59,12 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events_queued_max: Positive = 256
     # A comment this often keeps proxies from closing an idle stream (their default is 60 s) and finds dead clients.
     heartbeat_us: Positive = 15_000_000
+    # After an ERROR event a framework's stream stays open this long: clients that see it close at once subscribe again
+    # thousands of times a second.
+    error_pause_us: Positive = 5_000_000
+    # A framework that subscribes again and again has to wait this long each time, but for the first few.
+    subscribe_every_us: Positive = 1_000_000
+    subscribe_burst: Positive = 5
     # What is asked of an agent for a log, at most; the agent itself keeps 4 MiB an attempt.
     log_bytes_max: Positive = 4 * 2**20
 
@@ -71,6 +87,13 @@ def check(config: HttpConfig) -> None:
         if not (config.tls_cert or config.plaintext_ok):
             raise ConfigError(
                 f"http on {config.host} needs tls_cert and tls_key, or plaintext_ok where the network itself is trusted"
+            )
+    if len({credential.principal for credential in config.credentials}) != len(config.credentials):
+        raise ConfigError("http credentials: each principal may be given once")
+    for credential in config.credentials:
+        if len(credential.secret) < TOKEN_LENGTH_MIN:
+            raise ConfigError(
+                f"http credentials: {credential.principal!r} has fewer than {TOKEN_LENGTH_MIN} characters"
             )
     for name, token in (("token", config.token), ("data_token", config.data_token)):
         if token and len(token) < TOKEN_LENGTH_MIN:

@@ -3,12 +3,14 @@
 from federation import api
 from federation.http import blobs, bodies, handlers, logs, pages, sse
 from federation.http.handlers import PREFIX as V1
+from federation.http.mesos import handler as mesos
 from federation.http.route import Route
 
 TASK = f"{V1}/tasks/{{job_id}}/{{group}}/{{index}}"
 ROLE = f"{V1}/roles/{{role:.+}}"
 BYTES = "application/octet-stream"
 EVENTS = "text/event-stream"
+JSON = "application/json"
 RANGE = {"Range": "one range, as in bytes=0-1023"}
 RESUME = {"Last-Event-ID": "resume after this event; beats `after`"}
 
@@ -55,6 +57,12 @@ ROUTES: tuple[Route, ...] = (
         "GET", f"{V1}/events", sse.events, EVENTS, "master",
         query=bodies.EventQuery, head=False, problems=("too_many_streams",), headers=RESUME,
     ),
+    Route(
+        "POST", f"{V1}/scheduler", mesos.scheduler, JSON, "frameworks",
+        body=JSON, access="framework", problems=("not_acceptable", "not_ready", "too_many_streams"),
+        headers={"Mesos-Stream-Id": "of every call but SUBSCRIBE: what the answer to SUBSCRIBE said"},
+    ),
+    Route("GET", "/version", mesos.version, mesos.Version, "frameworks", access="open"),
     Route("GET", "/metrics", pages.metrics, "text/plain", "master"),
     Route("GET", "/healthz", handlers.healthz, bodies.Health, "master", access="open"),
     Route("GET", "/readyz", handlers.readyz, bodies.Health, "master", access="open", problems=("not_ready",)),
