@@ -1,4 +1,4 @@
-"""What a person submits: a job of task groups. The master expands groups to tasks; `federation/jobfile.py` reads files."""
+"""What a person submits: a job of task groups. The master expands groups; `federation/jobfile.py` reads files."""
 
 from typing import Annotated
 
@@ -47,7 +47,7 @@ class TaskGroup(Record, frozen=True, kw_only=True):
     writes: tuple[Write, ...] = ()
     after: tuple[Identifier, ...] = ()
     artifact: Artifact | None = None
-    env: dict[str, Arg] = {}
+    env: dict[str, Arg] = msgspec.field(default_factory=dict)
     where: Where = Where()
     profile: str = ""  # default: <job name>/<group>
     run_us: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000  # declared run time on the reference core

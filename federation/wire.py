@@ -1,7 +1,8 @@
 """Every message between agents and the master: versioned, tagged structs in MessagePack.
 
 The tag field `t` is `<name>/<version>`. Decoding is typed and bounded: anything else is a `PeerError` whose `code` is
-one of `oversized`, `malformed`, `unknown_message`, `unknown_version`. Unknown fields are ignored, so a newer peer may add some.
+one of `oversized`, `malformed`, `unknown_message`, `unknown_version`. Unknown fields are ignored, so a newer peer may
+add some.
 
 Topics (agent id = client id = certificate CN):
     of/1/a/{id}/{state,offer,status,ack,net}   from agents
@@ -239,7 +240,7 @@ class Launch(Record, frozen=True, kw_only=True, tag_field="t", tag="launch/1"):
     expires_in_us: Count
     needs: Needs
     command: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=1024)]
-    env: dict[Name, Text] = {}
+    env: dict[Name, Text] = msgspec.field(default_factory=dict)
     gpus: tuple[Name, ...] = ()
     artifact: Fetch | None = None  # unpacked into the task's folder
     reads: Annotated[tuple[Fetch, ...], msgspec.Meta(max_length=1024)] = ()
@@ -354,8 +355,8 @@ MasterMessage = CommandBatch | Control | MasterState
 # --- encoding --------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_agent_decoder = msgspec.msgpack.Decoder(AgentMessage)
-_master_decoder = msgspec.msgpack.Decoder(MasterMessage)
+_agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
+_master_decoder: msgspec.msgpack.Decoder[MasterMessage] = msgspec.msgpack.Decoder(MasterMessage)
 _AGENT_TAGS = frozenset({"birth", "death", "offer", "statuses", "command_ack", "net", "ping"})
 _MASTER_TAGS = frozenset(
     {"commands", "welcome", "status_ack", "rebirth", "probe_plan", "pong", "quarantine", "master_state"}
