@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Literal
 
 from federation.facts import AgentEnrolled, AgentForgotten, AgentModeSet, AgentStateChanged
+from federation.market.holdings import Holdings
 from federation.states import AGENT_EDGES, AgentState
 from federation.wire import Birth, Offer, Peer
 from policies.model import Amount, Gpu, Needs, Node, Record, Resources
@@ -70,9 +71,9 @@ class AgentEntry:
 
     __slots__ = (
         "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used",
-        "enrolled", "gpus_by_uuid", "gpus_used", "held", "life", "memory_used", "mode", "node", "node_until_us",
-        "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us", "sent", "shards", "since_us", "state",
-        "tasks", "unseen",
+        "enrolled", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
+        "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us", "sent",
+        "shards", "since_us", "state", "tasks", "unseen",
     )  # fmt: skip
 
     def __init__(self, fact: AgentEnrolled) -> None:
@@ -91,6 +92,7 @@ class AgentEntry:
         self.disk_used = 0
         self.gpus_used: set[str] = set()
         self.gpus_by_uuid: dict[str, Gpu] = {gpu.uuid: gpu for gpu in fact.total.gpus}
+        self.holdings = Holdings()  # what the market has here
         # Of this term only.
         self.life: Life | None = None
         self.offer: LiveOffer | None = None
@@ -191,7 +193,11 @@ class AgentBook:
 
     def longest_lost(self) -> AgentEntry | None:
         """Of the lost agents the one lost for longest: the first to be forgotten when the book is full."""
-        lost = [entry for entry in self.entries.values() if entry.state is AgentState.LOST and not entry.tasks]
+        lost = [
+            entry
+            for entry in self.entries.values()
+            if entry.state is AgentState.LOST and not entry.tasks and not entry.holdings.tasks
+        ]
         return min(lost, key=lambda entry: (entry.since_us, entry.agent_id), default=None)
 
     def is_here(self, agent_id: str) -> bool:

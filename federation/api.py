@@ -58,6 +58,7 @@ class SetRole(Record, frozen=True, kw_only=True, tag_field="ask", tag="set_role"
     path: RolePath
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
     quota: Amount | None = None
+    guarantee: Amount | None = None
 
 
 class AddShard(Record, frozen=True, kw_only=True, tag_field="ask", tag="add_shard"):

@@ -8,6 +8,7 @@ from federation.core import Core
 from federation.demands import DemandClass
 from federation.facts import Assignment, TaskRefused, TasksAssigned
 from federation.launches import begin_move, kill, launch
+from federation.market import wants
 from federation.offers import free_of, is_offered, may_live
 from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
@@ -33,6 +34,8 @@ class Application:
 
     def apply(self, plan: Plan) -> None:
         core = self._core
+        wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
+        n_offers = wants.place(core, wished) if wished else 0
         for placements in self._by_gang(plan):
             self._place_all(placements)
         if self._assignments:
@@ -45,7 +48,7 @@ class Application:
                 )
             )
             self._launch()
-        self._slow_down(bool(plan.placements) and not self._assignments)
+        self._slow_down(bool(plan.placements) and not self._assignments and not n_offers)
         for refusal in plan.refusals:
             for class_id in self._class_ids(refusal.demand_id):
                 self._refuse(class_id, refusal)
@@ -77,6 +80,8 @@ class Application:
         """Placements in the plan's order, those of one gang together."""
         groups: dict[str, list[Placement]] = {}
         for n, placement in enumerate(plan.placements):
+            if placement.demand_id in self._core.market.wants:
+                continue
             found = self._class(self._class_ids(placement.demand_id)[0])
             gang = found.template.gang if found is not None else None
             groups.setdefault(f"{n}" if gang is None else f"gang {gang.gang_id}", []).append(placement)
@@ -105,6 +110,8 @@ class Application:
     def _place(self, placement: Placement) -> int:
         entry = self._core.agents.get(placement.agent_id)
         if entry is None or entry.life is None or not is_offered(entry, self._core.now_us):
+            return 0
+        if entry.agent_id in self._core.market.held:
             return 0
         placed = 0
         for class_id in self._class_ids(placement.demand_id):

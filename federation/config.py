@@ -29,6 +29,18 @@ class RoleConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: str
     weight: Positive = 1
     quota: Amount | None = None
+    guarantee: Amount | None = None  # kept free for the role until it has so much
+
+
+class ReservationConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Resources of some agents kept for a role from their first birth on (a static reservation)."""
+
+    agents: str  # a glob of agent ids
+    role: str
+    cpu_milli: NonNegative = 0
+    memory_bytes: NonNegative = 0
+    disk_bytes: NonNegative = 0
+    gpus: NonNegative = 0
 
 
 class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +126,40 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     # A job may name a role that nobody set up; it gets weight 1 and no quota. False refuses it.
     roles_open: bool = True
     roles_max: Positive = 1_000
+
+    # --- the market of frameworks (docs/market.md) ---
+    # Resources kept for roles.
+    reservations: tuple[ReservationConfig, ...] = ()
+    # A framework's offer is void after this long: Mesos clients answer within a second or two, and what a hoarder keeps
+    # comes back soon enough that nobody starves.
+    lease_us: Positive = 30 * SECOND_US
+    # Allocation cycles are this far apart, so that a burst of declines or new agents is one cycle. Mesos takes 1 s.
+    allocate_every_us: NonNegative = 100_000
+    # Less than this is not worth an offer (Mesos: 0.01 CPU, 32 MiB).
+    offer_cpu_milli_min: NonNegative = 10
+    offer_memory_bytes_min: NonNegative = 32 * 2**20
+    # An agent whose turn is a built-in job's is left to the placement rounds for this long; then it is offered.
+    left_to_rounds_us: NonNegative = 1 * SECOND_US
+    # A wish (REQUEST) that nothing free can meet for this long gets agents kept for it (reserve-ahead) …
+    starve_after_us: Positive = 30 * SECOND_US
+    # … for at most this long, then the next starving wish has its turn.
+    hold_us: Positive = 60 * SECOND_US
+    # Heartbeats on each framework's stream; Mesos clients reconnect after a few are missed.
+    heartbeat_us: Positive = 15 * SECOND_US
+    # Updates are repeated after this long without an acknowledgement, then after twice as long, up to 64 times it.
+    update_retry_us: Positive = 10 * SECOND_US
+    # An inverse offer nobody answered is made again after this long.
+    inverse_offer_us: Positive = 60 * SECOND_US
+    # A link whose transfers under way take longer than this asks for work back (0: never).
+    congestion_us: NonNegative = 0
+    # Calls a second of one principal, and how many wait for their turn (0 a second: unlimited).
+    calls_per_s: NonNegative = 0
+    calls_waiting_max: Positive = 1_000
+    frameworks_max: Positive = 10_000
+    # Of one framework.
+    framework_tasks_max: Positive = 100_000
+    filters_max: Positive = 50_000
+    wants_max: Positive = 256
 
     # --- bounds (L10): past each, a request is refused with a Problem that names the bound ---
     agents_max: Positive = 20_000

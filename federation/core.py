@@ -29,6 +29,18 @@ from federation.facts import (
     TaskStateChanged,
     TermBegun,
 )  # fmt: skip
+from federation.market.book import MarketBook
+from federation.market.facts import (
+    FrameworkEnded,
+    FrameworkSet,
+    FrameworkTaskChanged,
+    FrameworkTaskLaunched,
+    OperationAcknowledged,
+    OperationChanged,
+    ResourcesReserved,
+    ResourcesUnreserved,
+    UpdateAcknowledged,
+)
 from federation.moves import MoveBook
 from federation.network import NetworkBook
 from federation.profiles import ProfileBook
@@ -75,10 +87,11 @@ class Core:
             ended_tasks_max=config.ended_tasks_max,
             names_max=config.jobs_max,
         )
+        self.market = MarketBook(self.agents, self.shares, config)
         self.profiles = ProfileBook(config.profiles_max, config.profile_samples_max)
         for role in config.roles:
             entry: RoleEntry = self.shares.ensure(role.path)
-            entry.weight, entry.quota = role.weight, role.quota
+            entry.weight, entry.quota, entry.guarantee = role.weight, role.quota, role.guarantee
         # Of this term only.
         self.network = NetworkBook(
             self.agents,
@@ -104,7 +117,7 @@ class Core:
         self._next_cmd = 1
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             TermBegun: self._begin_term,
-            AgentEnrolled: self.agents.enrol,
+            AgentEnrolled: self._enrol,
             AgentStateChanged: self._change_agent,
             AgentModeSet: self.agents.set_mode,
             AgentForgotten: self._forget_agent,
@@ -118,6 +131,15 @@ class Core:
             ShardAdded: self.shards.add,
             ReplicaChanged: self.shards.change_replica,
             ProfileLearned: self.profiles.learn,
+            FrameworkSet: self.market.set_framework,
+            FrameworkEnded: self.market.end_framework,
+            FrameworkTaskLaunched: self.market.launch,
+            FrameworkTaskChanged: self.market.change_task,
+            UpdateAcknowledged: self.market.acknowledge,
+            ResourcesReserved: self.market.reserve,
+            ResourcesUnreserved: self.market.unreserve,
+            OperationChanged: self.market.change_operation,
+            OperationAcknowledged: self.market.acknowledge_operation,
         }
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -129,6 +151,10 @@ class Core:
     def persist(self, fact: Fact) -> None:
         self.apply(fact)
         self.out.append(Persist(fact=fact))
+
+    def _enrol(self, fact: AgentEnrolled) -> None:
+        self.agents.enrol(fact)
+        self.market.enrolled(self.agents[fact.agent_id])
 
     def _begin_term(self, fact: TermBegun) -> None:
         self.term = fact.term

@@ -10,6 +10,9 @@ from federation.agents_book import AgentEntry, Mode
 from federation.core import Core
 from federation.explanation import Explanation
 from federation.facts import AgentEnrolled, JobAccepted
+from federation.market.book import FrameworkEntry, FrameworkTask
+from federation.market.facts import FrameworkSet, FrameworkTaskLaunched, OperationChanged, ResourcesReserved
+from federation.market.protocol import Update
 from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
 from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
@@ -82,6 +85,22 @@ class DurableRole(Record, frozen=True, kw_only=True):
     path: str
     weight: int
     quota: Amount | None
+    guarantee: Amount | None = None
+
+
+class DurableFrameworkTask(Record, frozen=True, kw_only=True):
+    launched: FrameworkTaskLaunched
+    state: str
+    since_us: int
+    seen: bool
+    updates: tuple[Update, ...]
+
+
+class DurableFramework(Record, frozen=True, kw_only=True):
+    registered: FrameworkSet
+    n_launched: int
+    tasks: tuple[DurableFrameworkTask, ...]
+    operations: tuple[OperationChanged, ...]
 
 
 class DurableState(Record, frozen=True, kw_only=True):
@@ -96,6 +115,9 @@ class DurableState(Record, frozen=True, kw_only=True):
     roles: tuple[DurableRole, ...]
     profiles: tuple[Profile, ...]
     explanations: dict[str, Explanation]  # of demand classes
+    frameworks: tuple[DurableFramework, ...] = ()
+    n_frameworks_ever: int = 0
+    reservations: tuple[ResourcesReserved, ...] = ()  # dynamic ones, one a pool
 
 
 def capture(core: Core) -> DurableState:
@@ -119,7 +141,7 @@ def capture(core: Core) -> DurableState:
         shards=tuple(_capture_shard(entry) for entry in core.shards.entries.values()),
         names=dict(core.shards.by_name),
         roles=tuple(
-            DurableRole(path=entry.path, weight=entry.weight, quota=entry.quota)
+            DurableRole(path=entry.path, weight=entry.weight, quota=entry.quota, guarantee=entry.guarantee)
             for _, entry in sorted(core.shares.roles.items())
             if not entry.implied
         ),
@@ -129,6 +151,34 @@ def capture(core: Core) -> DurableState:
             for demand_id in core.tasks.demands.ids_sorted()
             if (explanation := core.tasks.demands.classes[demand_id].explanation) is not None
         },
+        frameworks=tuple(_capture_framework(framework) for framework in core.market.frameworks.values()),
+        n_frameworks_ever=core.market.n_frameworks_ever,
+        reservations=tuple(
+            ResourcesReserved(
+                at_us=0, agent_id=entry.agent_id, reservation=pool.reservation, resources=pool.size.frozen()
+            )
+            for entry in core.agents.entries.values()
+            for pool in entry.holdings.pools.values()
+            if pool.reservation.kind == "dynamic"
+        ),
+    )
+
+
+def _capture_framework(framework: FrameworkEntry) -> DurableFramework:
+    return DurableFramework(
+        registered=framework.fact,
+        n_launched=framework.n_launched,
+        tasks=tuple(
+            DurableFrameworkTask(
+                launched=task.fact,
+                state=task.state,
+                since_us=task.since_us,
+                seen=task.seen,
+                updates=tuple(task.updates),
+            )
+            for task in framework.tasks.values()
+        ),
+        operations=tuple(operation.fact for operation in framework.operations.values()),
     )
 
 
@@ -178,13 +228,14 @@ def restore(core: Core, state: DurableState) -> None:
     core.term, core.last_round_id = state.term, state.last_round_id
     for agent in state.agents:
         core.agents.enrol(agent.enrolled)
+        core.market.enrolled(core.agents[agent.enrolled.agent_id])
         _restore_agent(core, core.agents[agent.enrolled.agent_id], agent)
     for shard in state.shards:
         _restore_shard(core, shard)
     core.shards.by_name = dict(state.names)
     for role in state.roles:
         entry = core.shares.ensure(role.path)
-        entry.weight, entry.quota, entry.implied = role.weight, role.quota, False
+        entry.weight, entry.quota, entry.guarantee, entry.implied = role.weight, role.quota, role.guarantee, False
     for profile in state.profiles:
         core.profiles.put(profile)
     for job in state.jobs:
@@ -193,6 +244,27 @@ def restore(core: Core, state: DurableState) -> None:
     core.tasks.ended = dict.fromkeys(state.ended)
     core.tasks.n_ended_tasks = sum(core.tasks.jobs[job_id].n_tasks for job_id in state.ended)
     core.tasks.serials = dict(state.serials)
+    for reserved in state.reservations:
+        core.market.reserve(reserved)
+    for framework in state.frameworks:
+        _restore_framework(core, framework)
+    core.market.n_frameworks_ever = state.n_frameworks_ever
+
+
+def _restore_framework(core: Core, durable: DurableFramework) -> None:
+    market = core.market
+    market.set_framework(durable.registered)
+    framework = market.frameworks[durable.registered.framework_id]
+    framework.n_launched = durable.n_launched
+    for kept in durable.tasks:
+        task = framework.tasks[kept.launched.spec.task_id] = FrameworkTask(kept.launched)
+        task.state, task.since_us, task.seen = kept.state, kept.since_us, kept.seen
+        task.kill_asked = kept.state == "TASK_KILLING"
+        task.updates = list(kept.updates)
+        if task.is_open:
+            market.attach(framework, task)
+    for operation in durable.operations:
+        market.change_operation(operation)
 
 
 def _restore_agent(core: Core, entry: AgentEntry, agent: DurableAgent) -> None:

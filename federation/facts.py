@@ -6,7 +6,20 @@ Facts only ever gain optional fields; one that changes its meaning gets a new ta
 
 from typing import Literal
 
+import msgspec
+
 from federation.jobs import Job
+from federation.market.facts import (
+    FrameworkEnded,
+    FrameworkSet,
+    FrameworkTaskChanged,
+    FrameworkTaskLaunched,
+    OperationAcknowledged,
+    OperationChanged,
+    ResourcesReserved,
+    ResourcesUnreserved,
+    UpdateAcknowledged,
+)
 from federation.wire import HeldShard
 from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier
 
@@ -61,7 +74,7 @@ class JobAccepted(Record, frozen=True, kw_only=True, tag="job_accepted"):
     job_id: str
     job: Job
     submission_id: str = ""
-    each: dict[str, tuple[str, ...]] = {}
+    each: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     # Per group, what its globs of existing shards resolved to: (shard id, name), since equal bytes may have two names.
     reads: dict[str, tuple[tuple[str, str], ...]] = {}
 
@@ -140,6 +153,7 @@ class RoleSet(Record, frozen=True, kw_only=True, tag="role_set"):
     path: str
     weight: int
     quota: Amount | None = None
+    guarantee: Amount | None = None  # kept free for the role until it has so much
 
 
 class ShardAdded(Record, frozen=True, kw_only=True, tag="shard_added"):
@@ -170,4 +184,6 @@ class ProfileLearned(Record, frozen=True, kw_only=True, tag="profile"):
 Fact = (
     TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | AgentForgotten | JobAccepted | JobCancelled
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
+    | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged | UpdateAcknowledged
+    | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged
 )  # fmt: skip

@@ -52,7 +52,7 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         command=tuple(_filled(core, task, text) for text in spec.command),
         env={key: _filled(core, task, text) for key, text in spec.env.items()},
         gpus=task.gpus,
-        artifact=_artifact(core, spec.artifact) if spec.artifact is not None else None,
+        artifact=artifact_of(core, spec.artifact) if spec.artifact is not None else None,
         reads=tuple(fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads),
         outputs=tuple(Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes),
         time_limit_us=spec.time_limit_us,
@@ -71,7 +71,7 @@ def _filled(core: Core, task: TaskEntry, text: str) -> str:
     return text
 
 
-def _artifact(core: Core, artifact: Artifact) -> Fetch:
+def artifact_of(core: Core, artifact: Artifact) -> Fetch:
     sources = (Source(url=f"{core.http_url}/shards/{artifact.shard_id}"),) if core.http_url else ()
     return Fetch(shard_id=artifact.shard_id, size_bytes=artifact.size_bytes, name=artifact.name, sources=sources)
 
@@ -163,29 +163,3 @@ def drop_after_move(core: Core, move: Move) -> None:
     cmd_id = core.new_cmd_id()
     core.remember(entry, SentCommand(cmd_id=cmd_id, kind="drop", key=move.shard_id, sent_us=core.now_us))
     core.order(entry, [DropShard(cmd_id=cmd_id, shard_id=move.shard_id)])
-
-
-def resend(core: Core, entry: AgentEntry) -> None:
-    """Send again what was not acknowledged in time and is still wanted."""
-    if entry.life is None or not core.agents.is_here(entry.agent_id):
-        return
-    late_us = core.now_us - core.config.resend_after_us
-    commands: list[Command] = []
-    for sent in [sent for sent in entry.sent.values() if sent.sent_us <= late_us]:
-        del entry.sent[sent.cmd_id]
-        task = core.tasks.tasks.get(sent.key)
-        mine = task is not None and task.agent_id == entry.agent_id and task.attempt == sent.attempt
-        if sent.kind == "launch" and task is not None and mine and task.cmd_id == sent.cmd_id:
-            if task.state is TaskState.ASSIGNED:
-                commands.append(launch_again(core, entry, task))
-        elif sent.kind == "kill" and (not mine or (task is not None and task.state is TaskState.KILLING)):
-            core.remember(
-                entry,
-                SentCommand(cmd_id=sent.cmd_id, kind="kill", key=sent.key, attempt=sent.attempt, sent_us=core.now_us),
-            )
-            commands.append(Kill(cmd_id=sent.cmd_id, task_id=sent.key, attempt=sent.attempt))
-    core.count("commands_resent", len(commands))
-    core.order(entry, commands)
-    if entry.sent:
-        next_us = min(sent.sent_us for sent in entry.sent.values()) + core.config.resend_after_us
-        core.deadlines.set(("resend", entry.agent_id), max(next_us, core.now_us + 1))

@@ -7,6 +7,8 @@ after the master itself was stalled, silence is nobody's fault and is not counte
 from federation.agents_book import HERE_STATES, AgentEntry, Life, enrolment, impossible_total
 from federation.core import Core
 from federation.facts import AgentForgotten
+from federation.market import running, subscriptions
+from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
 from federation.probing import agents_changed
 from federation.reconcile import arrived, on_birth
@@ -98,6 +100,12 @@ def _leave_life(core: Core, entry: AgentEntry, birth: Birth) -> frozenset[int]:
         if life is not None and (task := core.tasks.tasks[task_id]).cmd_id not in entry.sent
         and task.cmd_id >> 32 == core.term
     )  # fmt: skip
+    if life is not None:
+        acked |= {
+            task.cmd_id
+            for task in entry.holdings.tasks.values()
+            if task.cmd_id not in entry.sent and task.cmd_id >> 32 == core.term
+        }
     entry.sent.clear()
     core.deadlines.cancel(("resend", entry.agent_id))
     core.moves.forget_agent(entry.agent_id)
@@ -233,6 +241,7 @@ def died(core: Core, death: Death) -> None:
     _rescind(core, entry)
     if entry.state in HERE_STATES:
         core.change_agent_state(entry, AgentState.DISCONNECTED, death.reason)
+        running.unreachable(core, entry)
         _watch(core, entry)
     agents_changed(core)
 
@@ -299,6 +308,7 @@ def check(core: Core, entry: AgentEntry) -> None:
             core.change_agent_state(entry, AgentState.SUSPECT, f"silent for {silent_us // 1000} ms")
         case AgentState.SUSPECT if silent_us >= _disconnected_after_us(core, entry):
             core.change_agent_state(entry, AgentState.DISCONNECTED, f"silent for {silent_us // 1000} ms")
+            running.unreachable(core, entry)
             agents_changed(core)
         case AgentState.DISCONNECTED if now_us - max(entry.since_us, core.quiet_until_us) >= config.lost_after_us:
             _lose(core, entry)
@@ -320,12 +330,15 @@ def _lose(core: Core, entry: AgentEntry) -> None:
     core.moves.forget_agent(entry.agent_id)
     for task_id in list(entry.tasks):
         fail_attempt(core, core.tasks.tasks[task_id], "agent_lost", f"{entry.agent_id} was silent for too long")
+    running.gone(core, entry)
+    subscriptions.agent_gone(core, entry)
     arrived(core, entry.agent_id)
 
 
 def _rescind(core: Core, entry: AgentEntry) -> None:
     if drop_offer(entry):
         core.count(f"offers_{OfferState.RESCINDED}")
+    rescind_agent(core, entry, str(entry.state))
     core.deadlines.cancel(("offer", entry.agent_id))
 
 

@@ -13,16 +13,20 @@ from federation.events import (
     BrokerLost,
     DeadlinePassed,
     Event,
+    FrameworkCalled,
     GarbageArrived,
     PlanFailed,
     PlanReady,
     Started,
+    StreamClosed,
 )  # fmt: skip
 from federation.facts import Fact, JobEnded, TermBegun
-from federation.launches import resend
+from federation.market import market
+from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer, impossible_offer, take_offer
 from federation.reports import on_command_ack, on_statuses
 from federation.requests import asked, dry_runs_timed_out
+from federation.resending import resend
 from federation.states import OfferState, TaskState
 from federation.tasks import JobEntry
 from federation.wire import (
@@ -95,6 +99,10 @@ class Master:
                 rounds.plan_ready(core, event)
             case PlanFailed():
                 rounds.plan_failed(core, event)
+            case FrameworkCalled():
+                market.called(core, event)
+            case StreamClosed():
+                market.stream_closed(core, event.framework_id, event.stream_id)
             case DeadlinePassed():
                 pass  # Time alone acts, below.
             case Started():
@@ -110,6 +118,7 @@ class Master:
             self._pass_deadlines()
             for job_id in list(core.tasks.drained):
                 self._end_job(core.tasks.jobs[job_id])
+            market.look_around(core)
             rounds.open_round(core)
         out, core.out = core.out, []
         return out
@@ -125,6 +134,7 @@ class Master:
         core.quiet_until_us = core.now_us
         liveness.watch_all(core)
         reconcile.begin(core)
+        market.begin(core)
         self._announce()
         for agent_id in core.agents.entries:
             core.send(agent_id, RebirthRequest(term=core.term, spread_us=core.config.rebirth_spread_us))
@@ -193,6 +203,7 @@ class Master:
             core.count(f"offers_{OfferState.REPLACED}")
         if take_offer(entry, offer, core.now_us, liveness.lease_us(core, entry)):
             core.rounds.changed = True
+            core.market.mark(entry.agent_id)
         assert entry.offer is not None
         core.deadlines.set_earlier(("offer", entry.agent_id), entry.offer.expires_us)
 
@@ -201,6 +212,9 @@ class Master:
     def _pass_deadlines(self) -> None:
         core = self.core
         for key in core.deadlines.due(core.now_us):
+            if isinstance(key, tuple) and key[0] == "market":
+                market.pass_deadline(core, key)
+                continue
             if isinstance(key, tuple):
                 entry = core.agents.get(key[1])
                 assert entry is not None, f"a deadline of {key[1]}, which is no agent"
@@ -239,6 +253,7 @@ class Master:
             core.deadlines.set(("offer", agent_id), entry.offer.expires_us)  # It was renewed meanwhile.
         elif drop_offer(entry):
             core.count(f"offers_{OfferState.EXPIRED}")
+            rescind_agent(core, entry, "expired")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 

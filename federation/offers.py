@@ -67,7 +67,15 @@ def drop_offer(entry: AgentEntry) -> bool:
 
 
 def free_of(entry: AgentEntry) -> Resources | None:
-    """What may be placed on the agent now; None without a live offer."""
+    """What may be placed on the agent now, or offered to a framework: neither used, nor reserved, nor leased. None
+    without a live offer."""
+    free = unused_of(entry)
+    held = entry.holdings
+    return free if free is None or not (held.leases or held.pools) else held.open_part(free)
+
+
+def unused_of(entry: AgentEntry) -> Resources | None:
+    """What nothing runs on, reserved and leased parts included; None without a live offer."""
     offer = entry.offer
     if offer is None:
         return None

@@ -6,7 +6,9 @@ Correctness never depends on what a broker remembered: after a birth both sides 
 from federation.agents_book import AgentEntry
 from federation.core import Core
 from federation.launches import kill, kill_of, launch_again
-from federation.reports import advance, fail_attempt, hold, unhold
+from federation.market import running
+from federation.replicas import hold, unhold
+from federation.reports import advance, fail_attempt
 from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
 from federation.wire import Birth, Command, HeldTask
@@ -21,6 +23,8 @@ def on_birth(core: Core, entry: AgentEntry, birth: Birth, acked: frozenset[int])
     commands: list[Command] = []
     for held in birth.tasks:
         task = core.tasks.tasks.get(held.task_id)
+        if running.is_framework_task(held.task_id):
+            continue
         if held.state != "ended" and not _authorised(task, entry, held):
             core.count("orphans_killed")
             commands.append(kill_of(core, entry, held.task_id, held.attempt, "not_authorised"))
@@ -35,6 +39,7 @@ def on_birth(core: Core, entry: AgentEntry, birth: Birth, acked: frozenset[int])
                 kill(core, task, "drain", f"{entry.agent_id} is drained")
         elif birth.tasks_complete:
             _missing(core, entry, task, acked, commands)
+    commands += running.reconcile(core, entry, told, acked, is_complete=birth.tasks_complete)
     core.order(entry, commands)
     _reconcile_shards(core, entry, birth)
     arrived(core, entry.agent_id)
@@ -84,7 +89,7 @@ def _reconcile_shards(core: Core, entry: AgentEntry, birth: Birth) -> None:
 
 def begin(core: Core) -> None:
     """Nothing is placed until every agent with placed tasks has been born again, or the timeout has passed."""
-    core.awaited = {agent_id for agent_id, entry in core.agents.entries.items() if entry.tasks}
+    core.awaited = {agent_id for agent_id, entry in core.agents.entries.items() if entry.tasks or entry.holdings.tasks}
     core.recovering = bool(core.awaited)
     if core.recovering:
         core.deadlines.set("reconcile", core.now_us + core.config.reconcile_timeout_us)
@@ -104,3 +109,4 @@ def finish(core: Core) -> None:
     core.awaited.clear()
     core.deadlines.cancel("reconcile")
     core.rounds.changed = True
+    core.market.all_dirty = True

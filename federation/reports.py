@@ -5,9 +5,12 @@ Everything is acknowledged, so that no outbox sticks; only what concerns the cur
 
 from federation.agents_book import AgentEntry
 from federation.core import Core
-from federation.facts import ReplicaChanged, ShardAdded, TaskStateChanged
+from federation.facts import TaskStateChanged
 from federation.launches import drop_after_move, kill, order_kill
+from federation.market import operations, running
+from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
+from federation.replicas import acceptable, hold, unhold
 from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskState
 from federation.tasks import AGAIN_REASONS, TaskEntry
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
@@ -15,7 +18,13 @@ from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, Statu
 
 def on_statuses(core: Core, entry: AgentEntry, report: StatusReport) -> None:
     for status in report.statuses:
-        if isinstance(status, TaskStatus):
+        if isinstance(status, TaskStatus) and running.is_framework_task(status.task_id):
+            if not running.on_status(core, entry, status, report):
+                order_kill(core, entry, status.task_id, status.attempt, "not_authorised")
+            elif status.state == "refused" and drop_offer(entry):
+                rescind_agent(core, entry, "refused")
+                core.count(f"offers_{OfferState.RESCINDED}")
+        elif isinstance(status, TaskStatus):
             _on_task_status(core, entry, status, report.seq)
         else:
             _on_shard_status(core, entry, status)
@@ -73,6 +82,8 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus, seq: int)
         # The offer was made before the attempt ended; the next one will say that there is room again.
         entry.offer.give_back(task.group.spec.needs, gpus)
         entry.changed()
+    if task.state not in PLACED_STATES:
+        core.market.mark(entry.agent_id)
 
 
 def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | None = None) -> None:
@@ -90,7 +101,7 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
 
 
 def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
-    outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and _acceptable(core, held))
+    outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and acceptable(core, held))
     _close(core, task, TaskState.FINISHED, status.reason, status.detail, status, outputs=outputs)
     core.count("tasks_finished")
     if status.run_us > 0:
@@ -129,6 +140,7 @@ def _refused(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus)
     """The agent would not take it: no fault of the task. Its offer was wrong, so it has to make a new one."""
     core.count("launches_refused")
     if drop_offer(entry):
+        rescind_agent(core, entry, "refused")
         core.count(f"offers_{OfferState.RESCINDED}")
     if task.state is TaskState.KILLING:
         close_killed(core, task, status)
@@ -218,50 +230,9 @@ def _is_output_of(core: Core, task: TaskEntry, held: HeldShard) -> bool:
     return True
 
 
-def _acceptable(core: Core, held: HeldShard) -> bool:
-    """Whether a shard an agent names can be what it says: a known one keeps its size, a new one finds room."""
-    known = core.shards.entries.get(held.shard_id)
-    if known is not None:
-        if known.size_bytes != held.size_bytes:
-            core.count("shards_size_mismatch")
-        return known.size_bytes == held.size_bytes
-    if len(core.shards) >= core.config.shards_max:
-        core.count("shards_over_bound")
-        return False
-    return True
-
-
-def hold(core: Core, entry: AgentEntry, held: HeldShard) -> None:
-    """An agent has a replica."""
-    if not _acceptable(core, held):
-        return
-    known = core.shards.entries.get(held.shard_id)
-    if known is None or (held.name and held.name not in core.shards.by_name):
-        core.persist(
-            ShardAdded(
-                at_us=core.now_us,
-                shard_id=held.shard_id,
-                size_bytes=held.size_bytes,
-                name=held.name,
-                sites=known.sites if known else (),
-                replicas_wanted=known.replicas_wanted if known else 0,
-            )
-        )
-    if entry.agent_id not in core.shards.entries[held.shard_id].replicas:
-        core.persist(ReplicaChanged(at_us=core.now_us, shard_id=held.shard_id, agent_id=entry.agent_id, held=True))
-        core.rounds.changed = True
-
-
-def unhold(core: Core, entry: AgentEntry, shard_id: str) -> None:
-    """An agent no longer has a replica."""
-    known = core.shards.entries.get(shard_id)
-    if known is not None and entry.agent_id in known.replicas:
-        core.persist(ReplicaChanged(at_us=core.now_us, shard_id=shard_id, agent_id=entry.agent_id, held=False))
-        core.rounds.changed = True
-
-
 def _on_shard_status(core: Core, entry: AgentEntry, status: ShardStatus) -> None:
     move = core.moves.end(status.shard.shard_id, entry.agent_id)
+    operations.on_shard(core, entry, status)
     if status.state == "held":
         hold(core, entry, status.shard)
         if move is not None and status.shard.shard_id in core.shards.entries:

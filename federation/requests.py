@@ -22,12 +22,14 @@ from federation.expansion import Expansion, expand
 from federation.facts import AgentModeSet, JobAccepted, JobCancelled, RoleSet, ShardAdded
 from federation.jobs import Job
 from federation.launches import kill, order_kill
+from federation.market import market
 from federation.reports import cancel_pending
 from federation.round_state import REFUSED_WHILE_RECOVERING, DryRun
 from federation.rounds import make_snapshot
 from federation.states import PLACED_STATES, TERMINAL_STATES, TaskState
 from federation.tasks import GroupEntry, JobEntry
 from policies.model import Demand
+from policies.resources import kinds
 
 
 def asked(core: Core, event: Asked) -> None:
@@ -208,6 +210,7 @@ def _set_mode(core: Core, request: SetAgentMode) -> Answer:
     if entry.mode != request.mode:
         core.persist(AgentModeSet(at_us=core.now_us, agent_id=entry.agent_id, mode=request.mode))
         core.rounds.changed = True
+        market.mode_changed(core, entry)
     if request.mode == "draining":
         for task_id in list(entry.tasks):
             task = core.tasks.tasks[task_id]
@@ -220,11 +223,17 @@ def _set_role(core: Core, request: SetRole) -> Answer:
     if len(core.shares.roles) + core.shares.new_roles(request.path) > core.config.roles_max:
         return _full(f"there are {core.config.roles_max} roles")
     quota = request.quota
-    if quota is not None and min(quota.cpu_milli, quota.memory_bytes, quota.disk_bytes, quota.gpus) < 0:
+    amounts = [amount for amount in (quota, request.guarantee) if amount is not None]
+    if any(min(kinds(amount)) < 0 for amount in amounts):
         return Problem(
             status=422, code="bad_quota", title="The quota is impossible", detail="no amount may be negative"
         )
-    core.persist(RoleSet(at_us=core.now_us, path=request.path, weight=request.weight, quota=quota))
+    core.persist(
+        RoleSet(
+            at_us=core.now_us, path=request.path, weight=request.weight, quota=quota, guarantee=request.guarantee
+        )
+    )
+    market.roles_changed(core, request.path)
     core.rounds.changed = True
     return views.role_view(core, core.shares.roles[request.path])
 

@@ -12,6 +12,7 @@ from federation.commands import Reply, Solve
 from federation.core import Core
 from federation.demands import demand_id_of
 from federation.events import PlanFailed, PlanReady
+from federation.market import wants
 from federation.offers import is_offered, may_live, node_of
 from policies.model import Demand, Node, Plan, Profile, Shard, Snapshot
 from policies.resources import fits
@@ -24,7 +25,7 @@ def open_round(core: Core) -> None:
     rounds, now_us = core.rounds, core.now_us
     if rounds.in_flight is not None or core.recovering or not core.started or not core.broker_found:
         return
-    if not core.tasks.demands.classes and not core.shards.lacking():
+    if not core.tasks.demands.classes and not core.shards.lacking() and not wants.are_open(core):
         return
     due_us = max(rounds.begun_us + core.config.round_every_us, rounds.not_before_us)
     if not rounds.changed:
@@ -50,7 +51,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
     nodes = tuple(
         node_of(entry, core.tasks.tasks, core.profiles, core.now_us)
         for entry in core.agents.sorted()
-        if is_offered(entry, core.now_us)
+        if is_offered(entry, core.now_us) and entry.agent_id not in core.market.held
     )
     demands, aliases = _demands(core, nodes, extra or {})
     shard_ids = {shard_id for demand in demands for shard_id in demand.reads} | set(core.shards.wanting)
@@ -89,6 +90,8 @@ def _demands(
         if demand.where.agents_avoided:
             demand = _if_others_exist(demand, nodes)
         _merge(found, aliases, demand, demand_id)
+    for demand in wants.demands(core):
+        found[demand.demand_id] = demand
     for demand_id, demand in extra.items():
         _merge(found, aliases, demand, demand_id)
     return tuple(found[demand_id] for demand_id in sorted(found)), {

@@ -6,12 +6,13 @@ from policies.resources import add, amount_of, role_chain, subtract
 
 
 class RoleEntry:
-    __slots__ = ("allocated", "implied", "n_pending", "n_running", "path", "quota", "weight")
+    __slots__ = ("allocated", "guarantee", "implied", "n_pending", "n_running", "path", "quota", "weight")
 
     def __init__(self, path: str, weight: int = 1, quota: Amount | None = None, *, implied: bool = True) -> None:
         self.path = path
         self.weight = weight
         self.quota = quota
+        self.guarantee: Amount | None = None
         self.implied = implied  # no fact set it: a job named it, or it is the parent of one
         self.allocated = Amount()  # by this role and all below
         self.n_pending = 0
@@ -28,7 +29,7 @@ class ShareBook:
 
     def set(self, fact: RoleSet) -> None:
         entry = self.ensure(fact.path)
-        entry.weight, entry.quota, entry.implied = fact.weight, fact.quota, False
+        entry.weight, entry.quota, entry.guarantee, entry.implied = fact.weight, fact.quota, fact.guarantee, False
         self._view = None
 
     def ensure(self, path: str) -> RoleEntry:
@@ -60,6 +61,12 @@ class ShareBook:
         for entry in self.chain(path):
             entry.allocated = subtract(entry.allocated, amount)
             entry.n_running -= 1
+        self._view = None
+
+    def charge(self, path: str, amount: Amount, sign: int) -> None:
+        """What frameworks have of a role, in tasks and leases, comes (1) or goes (-1)."""
+        for entry in self.chain(path):
+            entry.allocated = add(entry.allocated, amount) if sign > 0 else subtract(entry.allocated, amount)
         self._view = None
 
     def pend(self, path: str, change: int) -> None:

@@ -1,0 +1,324 @@
+"""Allocation cycles: what is free on agents that changed goes, by weighted DRF, to the frameworks that want it.
+
+The arithmetic is `policies.kernels.drf`; here books become its arrays and its grants become leases. A cycle looks only
+at agents of which more became free, or whose filters ended, since the last. Built-in jobs take part: a role's pending
+tasks are one more client of it, and agents whose turn is theirs are left to the placement rounds for a moment.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from federation.agents_book import AgentEntry
+from federation.core import Core
+from federation.market import wants
+from federation.market.book import Filter, FrameworkEntry
+from federation.market.constraints import admits
+from federation.market.holdings import OPEN, Pool, Standing
+from federation.market.leasing import emit, gpu_order, lease, links_at, links_of, rescind
+from federation.market.protocol import FrameworkOffer, Offers, Portion
+from federation.market.running import kill_task
+from federation.offers import free_of, is_offered, unused_of
+from policies.kernels import drf
+from policies.kernels.jit import Int64s
+from policies.model import Gpu, Resources
+from policies.resources import kinds
+
+allocate_kernel: Callable[[drf.Market], int] = drf.allocate
+NO_AMOUNTS = (0, 0, 0, 0)
+
+
+class Tree(NamedTuple):
+    """The roles and their clients in the order of their paths: made anew when a framework or role comes or goes."""
+
+    nodes: Int64s
+    children: Int64s
+    amounts: Int64s
+    roles: dict[str, int]  # path → node
+    clients: dict[tuple[str, str], int]  # (framework, role) → node
+    who: dict[int, tuple[FrameworkEntry, str]]  # node → client
+    built_in: dict[str, int]  # role → the node of its pending tasks
+    masks: list[tuple[str, ...]]  # the constraints of each mask
+
+
+class Item(NamedTuple):
+    entry: AgentEntry
+    standing: Standing
+    gpus: tuple[Gpu, ...]
+
+
+def is_due(core: Core) -> bool:
+    market = core.market
+    return bool(
+        (market.dirty or market.all_dirty)
+        and core.started
+        and not core.recovering
+        and core.broker_found
+        and any(framework.stream_id for framework in market.frameworks.values())
+    )
+
+
+def allocate_if_due(core: Core) -> None:
+    if not is_due(core):
+        return
+    due_us = core.market.allocated_us + core.config.allocate_every_us
+    if core.now_us < due_us:
+        core.deadlines.set_earlier(("market", "cycle"), due_us)
+        return
+    core.market.allocated_us = core.now_us
+    allocate(core)
+
+
+def allocate(core: Core) -> None:
+    """One cycle. Cost O(agents that changed + clients + grants · clients of a role)."""
+    market = core.market
+    if market.all_dirty:
+        entries = core.agents.sorted()
+    else:
+        entries = tuple(core.agents[agent_id] for agent_id in sorted(market.dirty) if agent_id in core.agents.entries)
+    market.dirty, market.all_dirty = {}, False
+    core.count("allocation_cycles")
+    if market.tree is None:
+        market.tree = make_tree(core)
+    tree: Tree = market.tree
+    if not tree.clients:
+        return
+    lowered = _lower(core, tree, entries)
+    if lowered is None:
+        return
+    items, arrays = lowered
+    while (count := allocate_kernel(arrays)) < 0:  # Every item was split among many: there must be more room.
+        items, arrays = _lower(core, tree, entries, room=2 * len(arrays.grants)) or (items, arrays)
+    _grant(core, tree, items, arrays.grants[:count].tolist())
+
+
+# --- laying out ------------------------------------------------------------------------------------------------------
+
+
+def make_tree(core: Core) -> Tree:
+    market, shares = core.market, core.shares
+    names: list[tuple[str, str, FrameworkEntry | None]] = [("", "", None)]
+    names += [(f"/{path}", path, None) for path in shares.roles]
+    active: list[tuple[str, str, FrameworkEntry | None]] = []
+    for client in market.frameworks.values():
+        if client.stream_id:
+            roles_on = [role for role in client.info.roles if role not in client.suppressed]
+            active += [(f"/{role}/~{client.framework_id}", role, client) for role in roles_on]
+    built_in_paths = {f"/{path}/~": path for path in shares.roles} if active else {}
+    names += active
+    names += [(path, role, None) for path, role in built_in_paths.items()]
+    names.sort(key=lambda name: name[0])
+    index = {path: n for n, (path, _, _) in enumerate(names)}
+    nodes = np.zeros((len(names), drf.NODE_ROW), np.int64)
+    amounts = np.zeros((4, len(names), drf.KINDS), np.int64)
+    amounts[drf.LIMIT] = drf.UNLIMITED
+    below: list[list[int]] = [[] for _ in names]
+    roles: dict[str, int] = {}
+    clients: dict[tuple[str, str], int] = {}
+    who: dict[int, tuple[FrameworkEntry, str]] = {}
+    built_in: dict[str, int] = {}
+    masks: list[tuple[str, ...]] = []
+    for n, (path, role, framework) in enumerate(names):
+        row = nodes[n]
+        row[drf.PARENT] = index[path.rpartition("/")[0]] if path else -1
+        if path:
+            below[row[drf.PARENT]].append(n)
+        row[drf.WEIGHT], row[drf.MASK] = 1, -1
+        if framework is not None:
+            row[drf.LEAF] = 1
+            row[drf.GPUS] = framework.has("GPU_RESOURCES")
+            row[drf.REVOCABLE] = framework.has("REVOCABLE_RESOURCES")
+            constraints = (*framework.info.constraints.get("", ()), *framework.info.constraints.get(role, ()))
+            if constraints:
+                if constraints not in masks:
+                    masks.append(constraints)
+                row[drf.MASK] = masks.index(constraints)
+            clients[framework.framework_id, role], who[n] = n, (framework, role)
+        elif path in built_in_paths:
+            row[drf.LEAF] = row[drf.TODO] = row[drf.GPUS] = 1
+            built_in[role] = n
+        elif path:
+            entry = shares.roles[role]
+            roles[role] = n
+            row[drf.WEIGHT] = entry.weight
+            if entry.quota is not None:  # A kind of which the quota names 0 is not limited.
+                amounts[drf.LIMIT, n] = [limit or drf.UNLIMITED for limit in kinds(entry.quota)]
+            if entry.guarantee is not None:
+                amounts[drf.GUARANTEE, n] = kinds(entry.guarantee)
+    children: list[int] = []
+    for n, of_node in enumerate(below):
+        nodes[n, drf.FIRST], nodes[n, drf.N_CHILDREN] = len(children), len(of_node)
+        children += of_node
+    return Tree(nodes, np.array(children, np.int64), amounts, roles, clients, who, built_in, masks)
+
+
+def _lower(
+    core: Core, tree: Tree, entries: tuple[AgentEntry, ...], room: int = 0
+) -> tuple[list[Item], drf.Market] | None:
+    market, config = core.market, core.config
+    items: list[Item] = []
+    rows: list[tuple[int, int, int, int, int, int, int]] = []
+    free_rows: list[tuple[int, int, int, int]] = []
+    filters: list[tuple[int, int, int, int, int]] = []
+    agents: list[AgentEntry] = []
+    least_cpu, least_memory = config.offer_cpu_milli_min, config.offer_memory_bytes_min
+    for entry in entries:
+        if entry.agent_id in market.held or not is_offered(entry, core.now_us):
+            continue
+        found = _parts(core, tree, entry)
+        of_agent = market.filters.get(entry.agent_id)
+        has_gpus = bool(entry.gpus_by_uuid)
+        had_turn = core.now_us - market.left_since.get(entry.agent_id, core.now_us) >= config.left_to_rounds_us
+        for standing, root, free in found:
+            if free.cpu_milli < least_cpu and free.memory_bytes < least_memory:
+                continue
+            gpus = tuple(sorted(free.gpus, key=gpu_order)) if free.gpus else ()
+            n_filters = len(filters)
+            if of_agent is not None:
+                filters += _filter_rows(tree, of_agent, standing, gpus)
+            items.append(Item(entry, standing, gpus))
+            rows.append((len(agents), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
+            free_rows.append((free.cpu_milli, free.memory_bytes, free.disk_bytes, len(gpus)))
+        agents.append(entry)
+    if not items:
+        return None
+    nodes, amounts = tree.nodes.copy(), tree.amounts.copy()
+    _fill_allocated(core, tree, nodes, amounts)
+    links = links_at(core) if tree.masks else {}
+    masks = [[admits(constraints, entry, links_of(links, entry)) for entry in agents] for constraints in tree.masks]
+    return items, drf.Market(
+        nodes=nodes,
+        children=tree.children,
+        amounts=amounts,
+        whole=np.array(kinds(core.agents.total), np.int64),
+        items=np.array(rows, np.int64),
+        free=np.array(free_rows, np.int64),
+        filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
+        masks=np.array(masks, np.int64).reshape(-1, len(agents)),
+        least=np.array((least_cpu, least_memory), np.int64),
+        grants=np.zeros((room or 4 * len(items) + 64, drf.GRANT_ROW), np.int64),
+    )
+
+
+def _fill_allocated(core: Core, tree: Tree, nodes: Int64s, amounts: Int64s) -> None:
+    allocated = amounts[drf.ALLOCATED]
+    for path, n in tree.roles.items():
+        allocated[n] = kinds(core.shares.roles[path].allocated)
+    if tree.who:
+        at = np.fromiter(tree.who, np.int64, len(tree.who))
+        allocated[at] = [framework.role_allocated.get(role, NO_AMOUNTS) for framework, role in tree.who.values()]
+        nodes[at, drf.N_GRANTS] = [framework.n_allocated.get(role, 0) for framework, role in tree.who.values()]
+    for found in core.tasks.demands.classes.values():
+        needs, role = found.template.needs, found.template.role
+        n_gpus = needs.gpu.count if needs.gpu is not None else 0
+        count = len(found.tasks)
+        one = np.array((needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus), np.int64)
+        if role in tree.built_in:
+            amounts[drf.LEFT, tree.built_in[role]] += one * count
+    for want in core.market.wants.values():
+        if want.left and want.wanted.role in tree.built_in:
+            needs = wants.needs_of(want)
+            n_gpus = needs.gpu.count if needs.gpu is not None else 0
+            one = np.array((needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus), np.int64)
+            amounts[drf.LEFT, tree.built_in[want.wanted.role]] += one * want.left
+
+
+def _parts(core: Core, tree: Tree, entry: AgentEntry) -> list[tuple[Standing, int, Resources]]:
+    """What the agent has to offer, by standing, and the node below which each may go."""
+    free = free_of(entry)
+    assert free is not None, "checked by is_offered"
+    parts = [(OPEN, 0, free)]
+    if entry.holdings.pools:
+        unused = unused_of(entry)
+        assert unused is not None
+        for reservation, pool in entry.holdings.pools.items():
+            root = tree.roles.get(reservation.role)
+            wanted = _owner_wants(tree, entry, pool)
+            if wanted and (pool.lent.gpus or pool.lent.cpu_milli or pool.lent.memory_bytes or pool.lent_leased):
+                revoke(core, entry, pool)
+            part = entry.holdings.pool_part(pool, unused)
+            if wanted and root is not None:
+                parts.append((Standing(reservation, False), root, part))
+            else:
+                parts.append((Standing(reservation, True), 0, part))
+    return parts
+
+
+def _owner_wants(tree: Tree, entry: AgentEntry, pool: Pool) -> bool:
+    """Whether a framework of the pool's role (or below) takes offers and has not just refused this agent."""
+    role = pool.reservation.role
+    for framework, of_role in tree.who.values():
+        if of_role == role or of_role.startswith(f"{role}/"):
+            refused = framework.filters.get((of_role, entry.agent_id))
+            if refused is None or Standing(pool.reservation, False) not in refused.refused:
+                return True
+    return False
+
+
+def revoke(core: Core, entry: AgentEntry, pool: Pool) -> None:
+    """The owner needs what was lent: leases of it end, tasks on it are killed."""
+    standing = Standing(pool.reservation, True)
+    for made in list(entry.holdings.leases.values()):
+        if any(Standing(portion.reservation, portion.revocable) == standing for portion in made.offer.portions):
+            rescind(core, made, "revoked")
+    for task in list(entry.holdings.tasks.values()):
+        if any(claim.revocable and claim.reservation == pool.reservation for claim in task.spec.claims):
+            kill_task(core, task, "REASON_CONTAINER_PREEMPTED", "its owner needs the resources")
+
+
+def _filter_rows(
+    tree: Tree, of_agent: dict[tuple[str, str], Filter], standing: Standing, gpus: tuple[Gpu, ...]
+) -> list[tuple[int, int, int, int, int]]:
+    found: list[tuple[int, int, int, int, int]] = []
+    for client, refusal in of_agent.items():
+        node, refused = tree.clients.get(client), refusal.refused.get(standing)
+        if node is None or refused is None:
+            continue
+        # GPUs are offered in their order, so a number is enough: how many of the first were refused.
+        uuids = {gpu.uuid for gpu in refused.gpus}
+        n_first = next((n for n, gpu in enumerate(gpus) if gpu.uuid not in uuids), len(gpus))
+        found.append((node, refused.cpu_milli, refused.memory_bytes, refused.disk_bytes, n_first))
+    return found
+
+
+# --- granting --------------------------------------------------------------------------------------------------------
+
+
+def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -> None:
+    at = links_at(core)
+    portions: dict[tuple[str, int], list[Portion]] = {}
+    given: dict[int, int] = {}  # item → GPUs given so far
+    left: dict[str, None] = {}
+    entries: dict[str, AgentEntry] = {}
+    for n, node, cpu, memory, disk, n_gpus in grants:
+        item = items[n]
+        agent_id = item.entry.agent_id
+        if node not in tree.who:
+            left[agent_id] = None
+            continue
+        gpus: tuple[Gpu, ...] = ()
+        if n_gpus:
+            first = given.get(n, 0)
+            gpus = item.gpus[first : first + n_gpus]
+            given[n] = first + n_gpus
+        resources = Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
+        reservation, revocable = item.standing
+        entries[agent_id] = item.entry
+        portions.setdefault((agent_id, node), []).append(
+            Portion(resources=resources, reservation=reservation, revocable=revocable)
+        )
+    offers: dict[str, list[FrameworkOffer]] = {}
+    for (agent_id, node), parts in portions.items():
+        framework, role = tree.who[node]
+        entry = entries[agent_id]
+        offer = lease(core, framework, role, entry, tuple(parts), links_of(at, entry))
+        offers.setdefault(framework.framework_id, []).append(offer)
+        core.market.left_since.pop(agent_id, None)
+    for agent_id in left:  # Looked at again after the rounds had their time.
+        since_us = core.market.left_since.setdefault(agent_id, core.now_us)
+        core.market.mark(agent_id)
+        core.deadlines.set_earlier(("market", "cycle"), since_us + core.config.left_to_rounds_us)
+    for framework_id, of_framework in offers.items():
+        core.count("framework_offers", len(of_framework))
+        emit(core, core.market.frameworks[framework_id], Offers(offers=tuple(of_framework)))

@@ -1,0 +1,161 @@
+"""What the market has of one agent: framework tasks, leases, and pools reserved for roles.
+
+Of what is free on an agent (its total less everything placed on it), the part of each pool that nobody uses belongs to
+the pool; the rest is unreserved. Each part less the leases on it is what may be offered, so a unit is never offered
+twice. Revocable units are borrowed from what a pool does not use.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from federation.market.protocol import FrameworkOffer, Portion, Reservation
+from policies.model import Amount, Gpu, Resources
+
+if TYPE_CHECKING:
+    from federation.market.book import FrameworkTask
+
+
+class Standing(NamedTuple):
+    """Whose resources these are: what can be taken from a portion must have the same."""
+
+    reservation: Reservation | None
+    revocable: bool
+
+
+OPEN = Standing(None, False)
+
+
+class Bundle:
+    """A mutable amount of one agent's resources, GPUs by uuid."""
+
+    __slots__ = ("cpu_milli", "disk_bytes", "gpus", "memory_bytes")
+
+    def __init__(self, cpu_milli: int = 0, memory_bytes: int = 0, disk_bytes: int = 0) -> None:
+        self.cpu_milli = cpu_milli
+        self.memory_bytes = memory_bytes
+        self.disk_bytes = disk_bytes
+        self.gpus: dict[str, Gpu] = {}
+
+    def add(self, other: Resources) -> None:
+        self.cpu_milli += other.cpu_milli
+        self.memory_bytes += other.memory_bytes
+        self.disk_bytes += other.disk_bytes
+        for gpu in other.gpus:
+            self.gpus[gpu.uuid] = gpu
+
+    def take(self, other: Resources) -> None:
+        self.cpu_milli -= other.cpu_milli
+        self.memory_bytes -= other.memory_bytes
+        self.disk_bytes -= other.disk_bytes
+        for gpu in other.gpus:
+            self.gpus.pop(gpu.uuid, None)
+
+    def frozen(self) -> Resources:
+        return Resources(
+            cpu_milli=self.cpu_milli,
+            memory_bytes=self.memory_bytes,
+            disk_bytes=self.disk_bytes,
+            gpus=tuple(self.gpus.values()),
+        )
+
+    def is_empty(self) -> bool:
+        return not (self.cpu_milli or self.memory_bytes or self.disk_bytes or self.gpus)
+
+
+class Pool:
+    """Resources of an agent reserved for a role: `size` of them, `used` by its tasks, `lent` to revocable ones,
+    `leased` to frameworks of the role, `lent_leased` in revocable leases."""
+
+    __slots__ = ("leased", "lent", "lent_leased", "reservation", "size", "used")
+
+    def __init__(self, reservation: Reservation) -> None:
+        self.reservation = reservation
+        self.size = Bundle()
+        self.used = Bundle()
+        self.lent = Bundle()
+        self.leased = Bundle()
+        self.lent_leased = Bundle()
+
+    def unused(self, *taken: Bundle) -> tuple[int, int, int, list[str]]:
+        """The size less what is used, lent, and in the other bundles named."""
+        cpu, memory, disk = self.size.cpu_milli, self.size.memory_bytes, self.size.disk_bytes
+        for bundle in (self.used, self.lent, *taken):
+            cpu -= bundle.cpu_milli
+            memory -= bundle.memory_bytes
+            disk -= bundle.disk_bytes
+        gone = {uuid for bundle in (self.used, self.lent, *taken) for uuid in bundle.gpus}
+        return cpu, memory, disk, [uuid for uuid in self.size.gpus if uuid not in gone]
+
+
+class Lease:
+    """A framework's offer while it lives."""
+
+    __slots__ = ("amount", "expires_us", "offer", "pieces", "request_id")
+
+    def __init__(self, offer: FrameworkOffer, amount: Amount, pieces: int = 0) -> None:
+        self.offer = offer
+        self.amount = amount
+        self.expires_us = offer.expires_us
+        self.request_id = offer.request_id
+        self.pieces = pieces  # of the request, for a shaped offer
+
+
+class Holdings:
+    __slots__ = ("leased", "leases", "pools", "tasks")
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, FrameworkTask] = {}  # by wire id
+        self.leases: dict[str, Lease] = {}
+        self.pools: dict[Reservation, Pool] = {}
+        self.leased = Bundle()  # of what is unreserved
+
+    def open_part(self, free: Resources) -> Resources:
+        """What of an agent's free resources is neither reserved nor leased."""
+        cpu, memory, disk = free.cpu_milli, free.memory_bytes, free.disk_bytes
+        gone = set(self.leased.gpus) if self.leased.gpus else set()
+        cpu -= self.leased.cpu_milli
+        memory -= self.leased.memory_bytes
+        disk -= self.leased.disk_bytes
+        for pool in self.pools.values():
+            pool_cpu, pool_memory, pool_disk, uuids = pool.unused()
+            cpu, memory, disk = cpu - max(0, pool_cpu), memory - max(0, pool_memory), disk - max(0, pool_disk)
+            gone.update(uuids)
+        gpus = free.gpus
+        if gone and gpus:
+            gpus = tuple(gpu for gpu in gpus if gpu.uuid not in gone)
+        return Resources(
+            cpu_milli=cpu if cpu > 0 else 0,
+            memory_bytes=memory if memory > 0 else 0,
+            disk_bytes=disk if disk > 0 else 0,
+            gpus=gpus,
+        )
+
+    def pool_part(self, pool: Pool, free: Resources) -> Resources:
+        """What of a pool may be leased to its role now (or, revocably, to anyone)."""
+        cpu, memory, disk, uuids = pool.unused(pool.leased, pool.lent_leased)
+        here = {gpu.uuid: gpu for gpu in free.gpus}
+        return Resources(
+            cpu_milli=max(0, min(cpu, free.cpu_milli)),
+            memory_bytes=max(0, min(memory, free.memory_bytes)),
+            disk_bytes=max(0, min(disk, free.disk_bytes)),
+            gpus=tuple(here[uuid] for uuid in uuids if uuid in here),
+        )
+
+    def bundle_leased(self, standing: Standing) -> Bundle:
+        if standing.reservation is None:
+            return self.leased
+        pool = self.pools[standing.reservation]
+        return pool.lent_leased if standing.revocable else pool.leased
+
+    def bundle_used(self, standing: Standing) -> Bundle | None:
+        """Where a task's claim is booked; None for unreserved ones, which the agent's own sums hold."""
+        if standing.reservation is None or standing.reservation not in self.pools:
+            return None
+        pool = self.pools[standing.reservation]
+        return pool.lent if standing.revocable else pool.used
+
+    def is_idle(self) -> bool:
+        return not (self.tasks or self.leases or self.pools)
+
+
+def standing_of(portion: Portion) -> Standing:
+    return Standing(portion.reservation, portion.revocable)

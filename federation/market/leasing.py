@@ -1,0 +1,191 @@
+"""Leases: made, ended, and remembered as filters when they are refused. Every unit is in at most one of them."""
+
+import heapq
+
+from federation.agents_book import AgentEntry
+from federation.commands import Emit
+from federation.core import Core
+from federation.market.book import Filter, FrameworkEntry
+from federation.market.holdings import Lease, Standing, standing_of
+from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
+from policies.model import Amount, Gpu, Link, Resources
+
+SHARDS_SHOWN_MAX = 256
+
+
+def emit(core: Core, framework: FrameworkEntry, event: StreamEvent, *, close: bool = False) -> None:
+    """Say it on the framework's stream; without one nobody hears it."""
+    if framework.stream_id:
+        core.out.append(
+            Emit(framework_id=framework.framework_id, stream_id=framework.stream_id, event=event, close=close)
+        )
+
+
+def lease(
+    core: Core,
+    framework: FrameworkEntry,
+    role: str,
+    entry: AgentEntry,
+    portions: tuple[Portion, ...],
+    links: tuple[Link, ...],
+    *,
+    request_id: str = "",
+    pieces: int = 0,
+) -> FrameworkOffer:
+    """Make a lease of resources that `free_of` or a pool says are free. The caller emits it."""
+    market = core.market
+    market.n_offers += 1
+    enrolled, holdings = entry.enrolled, entry.holdings
+    running: tuple[str, ...] = ()
+    if holdings.tasks:
+        running = tuple(
+            task.spec.task_id for task in holdings.tasks.values() if task.framework_id == framework.framework_id
+        )
+    offer = FrameworkOffer(
+        offer_id=f"{core.term}-o{market.n_offers}",
+        framework_id=framework.framework_id,
+        agent_id=entry.agent_id,
+        role=role,
+        portions=portions,
+        expires_us=core.now_us + core.config.lease_us,
+        site=enrolled.site,
+        region=enrolled.region,
+        tier=enrolled.tier,
+        hardware=enrolled.hardware,
+        speed_milli=enrolled.speed_milli,
+        labels=enrolled.labels,
+        links=links,
+        shards=entry.held_sorted()[:SHARDS_SHOWN_MAX] if entry.shards else (),
+        data_url=enrolled.data_url,
+        request_id=request_id,
+        running=running,
+    )
+    made = Lease(offer, _sum(portions), pieces)
+    market.leases[offer.offer_id] = framework.offers[offer.offer_id] = holdings.leases[offer.offer_id] = made
+    for portion in portions:
+        holdings.bundle_leased(standing_of(portion)).add(portion.resources)
+    market.charge(framework, role, made.amount, 1)
+    framework.n_allocated[role] = framework.n_allocated.get(role, 0) + 1
+    entry.changed()
+    core.deadlines.set_earlier(("market", "leases"), offer.expires_us)
+    return offer
+
+
+def _sum(portions: tuple[Portion, ...]) -> Amount:
+    cpu = memory = disk = gpus = 0
+    for portion in portions:
+        resources = portion.resources
+        cpu += resources.cpu_milli
+        memory += resources.memory_bytes
+        disk += resources.disk_bytes
+        gpus += len(resources.gpus)
+    return Amount(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
+
+
+def end_lease(core: Core, made: Lease) -> FrameworkEntry:
+    """The lease is over, however it came about: what it held is free again."""
+    market, offer = core.market, made.offer
+    framework, entry = market.frameworks[offer.framework_id], core.agents[offer.agent_id]
+    del market.leases[offer.offer_id], framework.offers[offer.offer_id], entry.holdings.leases[offer.offer_id]
+    for portion in offer.portions:
+        entry.holdings.bundle_leased(standing_of(portion)).take(portion.resources)
+    market.charge(framework, offer.role, made.amount, -1)
+    if made.request_id and (want := framework.wants.get(made.request_id)) is not None:
+        want.n_leased = max(0, want.n_leased - made.pieces)
+    entry.changed()
+    market.mark(entry.agent_id)
+    core.rounds.changed = True
+    return framework
+
+
+def rescind(core: Core, made: Lease, reason: str) -> None:
+    framework = end_lease(core, made)
+    core.count("framework_offers_rescinded")
+    emit(core, framework, Rescind(offer_id=made.offer.offer_id, reason=reason))
+
+
+def rescind_agent(core: Core, entry: AgentEntry, reason: str) -> None:
+    for made in list(entry.holdings.leases.values()):
+        rescind(core, made, reason)
+
+
+def rescind_expired(core: Core) -> None:
+    """Leases all last equally long, so the oldest end first."""
+    market = core.market
+    while market.leases:
+        made = next(iter(market.leases.values()))
+        if made.expires_us > core.now_us:
+            core.deadlines.set(("market", "leases"), made.expires_us)
+            return
+        core.count("framework_offers_expired")
+        rescind(core, made, "expired")
+
+
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+
+def refuse(
+    core: Core, framework: FrameworkEntry, role: str, agent_id: str, refused: dict[Standing, Resources], for_us: int
+) -> None:
+    """Do not offer what this contains again for a while. A later refusal of more replaces an earlier one."""
+    if for_us <= 0 or not refused:
+        return
+    market, key = core.market, (role, agent_id)
+    if key not in framework.filters and len(framework.filters) >= core.config.filters_max:
+        core.count("filters_over_bound")
+        return
+    until_us = core.now_us + for_us
+    framework.filters[key] = market.filters.setdefault(agent_id, {})[framework.framework_id, role] = Filter(
+        refused, until_us
+    )
+    heapq.heappush(market.filter_ends, (until_us, framework.framework_id, role, agent_id))
+    core.deadlines.set_earlier(("market", "filters"), until_us)
+
+
+def clear_filters(core: Core, framework: FrameworkEntry, roles: frozenset[str]) -> None:
+    for role, agent_id in [key for key in framework.filters if key[0] in roles]:
+        _drop_filter(core, framework, role, agent_id)
+
+
+def _drop_filter(core: Core, framework: FrameworkEntry, role: str, agent_id: str) -> None:
+    del framework.filters[role, agent_id]
+    of_agent = core.market.filters[agent_id]
+    del of_agent[framework.framework_id, role]
+    if not of_agent:
+        del core.market.filters[agent_id]
+    core.market.mark(agent_id)
+
+
+def end_filters(core: Core) -> None:
+    """Those whose time has come."""
+    ends = core.market.filter_ends
+    while ends and ends[0][0] <= core.now_us:
+        until_us, framework_id, role, agent_id = heapq.heappop(ends)
+        framework = core.market.frameworks.get(framework_id)
+        found = framework.filters.get((role, agent_id)) if framework is not None else None
+        if framework is not None and found is not None and found.until_us == until_us:
+            _drop_filter(core, framework, role, agent_id)
+    if ends:
+        core.deadlines.set(("market", "filters"), ends[0][0])
+
+
+def gpu_order(gpu: Gpu) -> tuple[int, str]:
+    """The order in which GPUs are offered and given: small ones first, so that large ones stay."""
+    return gpu.memory_bytes or 0, gpu.uuid
+
+
+def links_at(core: Core) -> dict[str, tuple[Link, ...]]:
+    """The measured links by the end they share: `site:x`, `agent:y`."""
+    found: dict[str, list[Link]] = {}
+    for link in core.network.links(core.now_us):
+        found.setdefault(link.from_id, []).append(link)
+        if link.to_id != link.from_id:
+            found.setdefault(link.to_id, []).append(link)
+    return {end: tuple(links) for end, links in found.items()}
+
+
+def links_of(at: dict[str, tuple[Link, ...]], entry: AgentEntry) -> tuple[Link, ...]:
+    if not at:
+        return ()
+    of_site, of_agent = at.get(f"site:{entry.site}", ()), at.get(f"agent:{entry.agent_id}", ())
+    return of_site + of_agent if of_agent else of_site

@@ -1,0 +1,210 @@
+"""One allocation cycle of weighted, hierarchical dominant resource fairness: which client is offered which item.
+
+Axes: V nodes of the tree of roles and clients, I items (what of one agent is free and has one standing), K = 4 kinds
+(milli-CPU, bytes of memory, bytes of disk, GPUs), F filters, M masks.
+
+Items are given in their order, each in whole to one client as far as limits allow, and what is left of it to the next.
+For each, the tree is walked from its root (an item that is reserved: from the node of its role), at every node to the
+child that has the least weighted dominant share, of equal ones to that with fewer allocations, then to the first (nodes
+are numbered by path). Offered counts as allocated: shares move with every grant (Ghodsi et al., NSDI 2011, §4; Mesos
+`DRFSorter`). A share is the largest over the kinds of ⌊allocated·2³⁰ / whole⌋, both shifted right until the whole is
+below 2³¹, then times 2²⁰ and divided by the weight.
+
+A first pass serves only clients of roles below their guarantee, up to it; the second all, but never from what the
+guarantees still want. Cost O(grants · (depth + children + clients that refuse)).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+
+from policies.kernels.jit import Int64s, kernel
+
+KINDS = 4
+# Columns of `nodes`. FIRST/N_CHILDREN: into `children`; LEAF: 1 for a client; MASK: row of `masks`, −1 for none;
+# GPUS, REVOCABLE: whether the client takes such; TODO: 1 for built-in work, which takes no more than its `todo` row.
+PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, SHARE, STAMP = range(12)
+NODE_ROW = 12
+# Columns of `items`. AGENT: index of its agent, for masks; ROOT: the node it may go below; HAS_GPUS: of its agent;
+# IS_REVOCABLE: it must be given back; NOT_TODO: built-in work had its turn; FILTER_FROM/FILTER_TO: rows of `filters`.
+AGENT, ROOT, HAS_GPUS, IS_REVOCABLE, FILTER_FROM, FILTER_TO, NOT_TODO = range(7)
+ITEM_ROW = 7
+# Rows of `filters`: the client's node, then what it refused, by kind.
+FILTER_ROW = 1 + KINDS
+# Rows of `grants`: item, node, then how much, by kind.
+GRANT_ROW = 2 + KINDS
+# Rows of `amounts`, each [V, K]: allocated, the limit (−1: none), the guarantee (0: none), built-in work to place.
+ALLOCATED, LIMIT, GUARANTEE, LEFT = range(4)
+UNLIMITED = -1
+SHARE_BITS, WEIGHT_BITS, WHOLE_BITS = 30, 20, 31
+
+
+class Market(NamedTuple):
+    """Everything a cycle reads and changes."""
+
+    nodes: Int64s  # [V, NODE_ROW]
+    children: Int64s  # [V − 1]
+    amounts: Int64s  # [4, V, K]
+    whole: Int64s  # [K]
+    items: Int64s  # [I, ITEM_ROW]
+    free: Int64s  # [I, K]
+    filters: Int64s  # [F, FILTER_ROW]
+    masks: Int64s  # [M, agents]: 1 where the client's constraints admit the agent
+    least: Int64s  # [2]: less CPU and less memory than this is not worth an offer
+    grants: Int64s  # [G, GRANT_ROW], out
+
+
+_i2 = types.Array(types.int64, 2, "C")
+_i3 = types.Array(types.int64, 3, "C")
+_i1 = types.Array(types.int64, 1, "C")
+_market = types.NamedTuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2), Market)
+
+
+@kernel(types.int64(_market, types.int64))
+def share_of(m, v):  # type: ignore[no-untyped-def]
+    """The weighted dominant share of a node, as the module says."""
+    best = 0
+    for k in range(KINDS):
+        whole = m.whole[k]
+        if whole > 0:
+            shift = 0
+            while (whole >> shift) >= (1 << WHOLE_BITS):
+                shift += 1
+            part = ((m.amounts[ALLOCATED, v, k] >> shift) << SHARE_BITS) // (whole >> shift)
+            best = max(best, part)
+    return (best << WEIGHT_BITS) // m.nodes[v, WEIGHT]
+
+
+@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
+def offerable(m, i, v, is_first, spare, out):  # type: ignore[no-untyped-def]
+    """How much of item `i` client `v` may be offered, into `out`; 1 when it is worth an offer."""
+    node = m.nodes[v]
+    if m.items[i, HAS_GPUS] and not node[GPUS]:
+        return 0
+    if m.items[i, IS_REVOCABLE] and not node[REVOCABLE]:
+        return 0
+    if node[MASK] >= 0 and not m.masks[node[MASK], m.items[i, AGENT]]:
+        return 0
+    for k in range(KINDS):
+        out[k] = m.free[i, k]
+    is_reserved = m.nodes[m.items[i, ROOT], PARENT] >= 0
+    if node[TODO]:
+        if is_reserved or is_first or m.items[i, IS_REVOCABLE] or m.items[i, NOT_TODO]:
+            return 0
+        left = 0
+        for k in range(KINDS):
+            left += m.amounts[LEFT, v, k]
+        if left <= 0:
+            return 0
+    short = 0
+    above = v
+    while above >= 0:
+        for k in range(KINDS):
+            limit = m.amounts[LIMIT, above, k]
+            if limit != UNLIMITED:
+                out[k] = min(out[k], max(0, limit - m.amounts[ALLOCATED, above, k]))
+        if is_first and not short:
+            for k in range(KINDS):
+                if m.amounts[GUARANTEE, above, k] > m.amounts[ALLOCATED, above, k]:
+                    short = 1
+            if short:
+                for k in range(KINDS):
+                    if m.amounts[GUARANTEE, above, k] > 0:
+                        out[k] = min(out[k], max(0, m.amounts[GUARANTEE, above, k] - m.amounts[ALLOCATED, above, k]))
+        above = m.nodes[above, PARENT]
+    if is_first and not short:
+        return 0
+    if not is_first and not is_reserved:
+        for k in range(KINDS):
+            out[k] = min(out[k], max(0, spare[k]))
+    if out[0] < m.least[0] and out[1] < m.least[1]:
+        return 0
+    for f in range(m.items[i, FILTER_FROM], m.items[i, FILTER_TO]):
+        if m.filters[f, 0] == v:
+            blocks = 1
+            for k in range(KINDS):
+                if m.filters[f, 1 + k] < out[k]:
+                    blocks = 0
+            if blocks:
+                return 0
+    return 1
+
+
+@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
+def choose(m, i, stamp, is_first, spare, out):  # type: ignore[no-untyped-def]
+    """The client that item `i` goes to, −1 for none. Nodes that refused it carry `stamp`."""
+    root = m.items[i, ROOT]
+    while True:
+        v = root
+        while not m.nodes[v, LEAF]:
+            best = -1
+            for c in range(m.nodes[v, FIRST], m.nodes[v, FIRST] + m.nodes[v, N_CHILDREN]):
+                child = m.children[c]
+                if m.nodes[child, STAMP] == stamp:
+                    continue
+                if best < 0 or m.nodes[child, SHARE] < m.nodes[best, SHARE]:
+                    best = child
+                elif m.nodes[child, SHARE] == m.nodes[best, SHARE]:
+                    if m.nodes[child, N_GRANTS] < m.nodes[best, N_GRANTS]:
+                        best = child
+            if best < 0:
+                break
+            v = best
+        if m.nodes[v, LEAF] and offerable(m, i, v, is_first, spare, out):
+            return v
+        if v == root:
+            return -1
+        m.nodes[v, STAMP] = stamp
+
+
+@kernel(types.int64(_market))
+def allocate(m):  # type: ignore[no-untyped-def]
+    """Fill `grants`; the number of its rows, or −1 when there was no room for them. `free` is what is left."""
+    n, stamp = 0, 0
+    spare = np.zeros(KINDS, np.int64)
+    out = np.zeros(KINDS, np.int64)
+    for v in range(m.nodes.shape[0]):
+        m.nodes[v, STAMP] = -1
+        m.nodes[v, SHARE] = share_of(m, v)
+    has_guarantees = m.amounts[GUARANTEE].sum() > 0
+    for turn in range(0 if has_guarantees else 1, 2):
+        for k in range(KINDS):
+            spare[k] = 1 << 62
+        if has_guarantees and turn == 1:
+            for k in range(KINDS):
+                spare[k] = 0
+            for i in range(m.items.shape[0]):
+                if m.nodes[m.items[i, ROOT], PARENT] < 0 and not m.items[i, IS_REVOCABLE]:
+                    for k in range(KINDS):
+                        spare[k] += m.free[i, k]
+            for v in range(m.nodes.shape[0]):
+                for k in range(KINDS):
+                    spare[k] -= max(0, m.amounts[GUARANTEE, v, k] - m.amounts[ALLOCATED, v, k])
+        for i in range(m.items.shape[0]):
+            while m.free[i, 0] >= m.least[0] or m.free[i, 1] >= m.least[1]:
+                stamp += 1
+                v = choose(m, i, stamp, 1 - turn, spare, out)
+                if v < 0:
+                    break
+                if n == m.grants.shape[0]:
+                    return -1
+                m.grants[n, 0] = i
+                m.grants[n, 1] = v
+                is_open = m.nodes[m.items[i, ROOT], PARENT] < 0
+                for k in range(KINDS):
+                    m.grants[n, 2 + k] = out[k]
+                    m.free[i, k] -= out[k]
+                    if is_open and turn == 1 and has_guarantees:
+                        spare[k] -= out[k]
+                    if m.nodes[v, TODO]:
+                        m.amounts[LEFT, v, k] = max(0, m.amounts[LEFT, v, k] - out[k])
+                n += 1
+                above = v
+                while above >= 0:
+                    for k in range(KINDS):
+                        m.amounts[ALLOCATED, above, k] += out[k]
+                    m.nodes[above, N_GRANTS] += 1
+                    m.nodes[above, SHARE] = share_of(m, above)
+                    above = m.nodes[above, PARENT]
+    return n

@@ -1,0 +1,542 @@
+"""The market's rules, one story each: calls in, events and launches out."""
+
+import pytest
+
+from federation.api import Problem, SetAgentMode, SetRole, SubmitJob
+from federation.config import MasterConfig, ReservationConfig
+from federation.market import protocol as p
+from federation.views import offers as agent_offers
+from policies.model import Amount
+from tests.market_world import MarketWorld, claim, cpus, spec
+from tests.master_world import GIB, SECOND, group, job, resources
+
+
+def world(**fields: object) -> MarketWorld:
+    return MarketWorld(MasterConfig(round_every_us=0, allocate_every_us=0, **fields))  # type: ignore[arg-type]
+
+
+# --- a task from offer to end ----------------------------------------------------------------------------------------
+
+
+def test_subscribe_is_answered_by_an_id_a_heartbeat_and_offers() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    assert [type(event) for event in client.heard] == [p.Subscribed, p.Heartbeat, p.Offers]
+    offer = client.offer()
+    assert offer.agent_id == "gw-1" and offer.portions[0].resources == resources()
+    assert offer.expires_us == w.now_us + w.config.lease_us
+
+
+def test_a_task_runs_from_offer_to_finished() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    client.launch(client.offer())
+    fw = client.framework_id
+    assert list(agent.running) == [(f"@{fw}/t1", 1)]
+    agent.end(f"@{fw}/t1")
+    assert client.states() == ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"]
+    assert not w.master.core.market.frameworks[fw].tasks, "acknowledged and ended: forgotten"
+    assert w.replayed() == w.master.durable()
+
+
+def test_the_rest_of_an_accepted_offer_is_filtered_and_comes_back() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    client.launch(client.offer())
+    assert not client.offers
+    w.advance(6 * SECOND)
+    assert cpus(client.offer()) == 3000
+
+
+def test_what_is_offered_is_not_placed_by_jobs_and_what_jobs_use_is_not_offered() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    w.ask(SubmitJob(job=job("digits", group("train", count=4))))
+    assert not w.agents["gw-1"].running, "all of it is leased"
+    assert agent_offers(w.master)[0].free.cpu_milli == 0
+    client.decline(client.offer())
+    assert len(w.agents["gw-1"].running) == 4
+
+
+def test_gpu_nodes_go_only_to_frameworks_that_want_gpus() -> None:
+    w = world()
+    w.agent("vm-1", total=resources(gpus=["gpu-a", "gpu-b"]))
+    plain = w.client("plain")
+    assert not plain.offers
+    wants = w.client("wants", capabilities=("GPU_RESOURCES",))
+    assert [gpu.uuid for gpu in wants.offer().portions[0].resources.gpus] == ["gpu-a", "gpu-b"]
+    wants.launch(wants.offer(), claims=(claim(gpus=1),))
+    (launch,) = w.agents["vm-1"].running.values()
+    assert launch.gpus == ("gpu-a",)
+
+
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_declined_offer_comes_back_after_five_seconds_and_at_once_on_revive() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    client.decline(client.offer())
+    w.advance(4 * SECOND)
+    assert not client.offers
+    w.advance(2 * SECOND)
+    client.decline(client.offer(), refuse_us=3600 * SECOND)
+    assert not client.offers
+    client.call(p.Revive())
+    assert cpus(client.offer()) == 4000
+
+
+def test_a_filter_blocks_only_what_it_contains() -> None:
+    w = world()
+    agent = w.agent(offer=False)
+    client = w.client()
+    agent.offer(resources(cpu=2))
+    client.decline(client.offer(), refuse_us=3600 * SECOND)
+    agent.offer(resources(cpu=1))
+    assert not client.offers
+    agent.offer(resources(cpu=3))
+    assert cpus(client.offer()) == 3000
+
+
+def test_a_filter_is_of_one_role() -> None:
+    w = world()
+    w.agent()
+    client = w.client(roles=("a", "b"), capabilities=("MULTI_ROLE",))
+    first = client.offer()
+    client.decline(first, refuse_us=3600 * SECOND)
+    assert {first.role, client.offer().role} == {"a", "b"}
+
+
+def test_suppress_stops_new_offers_and_rescinds_none() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    client.call(p.Suppress())
+    assert len(client.offers) == 1
+    client.decline(client.offer(), refuse_us=0)
+    assert not client.offers
+    client.call(p.Revive())
+    assert client.offers
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_hoarders_offers_time_out_and_go_to_others() -> None:
+    w = world()
+    w.agent()
+    hoarder, other = w.client("hoarder"), w.client("other")
+    assert hoarder.offers and not other.offers
+    w.advance(31 * SECOND)
+    assert not hoarder.offers and other.offers
+    assert hoarder.of(p.Rescind)[0].reason == "expired"
+
+
+def test_offers_are_rescinded_when_their_agent_is_suspect() -> None:
+    w = world(lease_us=600 * SECOND)
+    w.agent()
+    client = w.client()
+    w.advance(13 * SECOND, alive=False)
+    assert not client.offers
+    assert client.of(p.Rescind)
+
+
+def test_offers_are_rescinded_on_maintenance_and_tasks_are_asked_back() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    client.launch(client.offer(), cpu=1)
+    w.advance(6 * SECOND)
+    assert client.offers
+    w.ask(SetAgentMode(agent_id="gw-1", mode="draining"))
+    assert not client.offers
+    (asked,) = client.inverse.values()
+    assert asked.agent_id == "gw-1" and asked.reason == "drain" and asked.resources.cpu_milli == 1000
+    assert agent.running, "nothing is taken by force"
+    client.call(p.DeclineInverse(offer_ids=(asked.offer_id,), refuse_us=5 * SECOND))
+    w.advance(6 * SECOND)
+    assert len(client.inverse) == 2
+    again = list(client.inverse)[1]
+    client.call(p.AcceptInverse(offer_ids=(again,)))
+    w.advance(120 * SECOND)
+    assert len(client.inverse) == 2
+    w.ask(SetAgentMode(agent_id="gw-1", mode="active"))
+    assert client.of(p.RescindInverse)[0].offer_id == again
+
+
+def test_a_stale_offer_never_loses_the_others() -> None:
+    w = world(lease_us=600 * SECOND)
+    agent = w.agent(offer=False)
+    client = w.client()
+    agent.offer(resources(cpu=2))
+    first = client.offer()
+    agent.offer(resources(cpu=4))
+    second = next(offer for offer in client.offers.values() if offer is not first)
+    client.decline(first)
+    client.accept(
+        first, second, operations=(p.Launch(tasks=(spec("fits", cpu=2, memory=0), spec("not", cpu=2, memory=0))),)
+    )
+    assert client.states("fits") == ["TASK_STARTING", "TASK_RUNNING"]
+    assert client.states("not") == ["TASK_DROPPED"]
+    assert client.updates[0].reason == "REASON_INVALID_OFFERS" or client.updates[-1].reason == "REASON_INVALID_OFFERS"
+
+
+def test_tasks_on_an_expired_offer_get_a_terminal_status() -> None:
+    w = world()
+    w.agent()
+    client = w.client(capabilities=())
+    offer = client.offer()
+    w.advance(31 * SECOND)
+    client.launch(offer)
+    assert client.states() == ["TASK_LOST"]
+    assert client.updates[0].uuid == b""
+
+
+def test_several_offers_are_of_one_agent() -> None:
+    w = world()
+    w.agent("gw-1")
+    w.agent("gw-2")
+    client = w.client()
+    client.accept(*client.offers.values(), operations=(p.Launch(tasks=(spec(),)),))
+    assert client.states() == ["TASK_DROPPED"]
+    w.advance(6 * SECOND)
+    assert len(client.offers) == 2, "both came back"
+
+
+def test_a_task_that_claims_too_much_is_an_error_and_the_next_one_runs() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    client.accept(client.offer(), operations=(p.Launch(tasks=(spec("big", cpu=5), spec("t1"), spec("t1"))),))
+    assert client.states("big") == ["TASK_ERROR"]
+    assert sorted(client.states("t1")) == ["TASK_ERROR", "TASK_RUNNING", "TASK_STARTING"], "its twin is refused"
+
+
+def test_a_launch_group_is_all_or_none_and_ends_together() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    client.accept(client.offer(), operations=(p.LaunchGroup(tasks=(spec("a", cpu=3), spec("b", cpu=3))),))
+    assert client.states("a") == client.states("b") == ["TASK_ERROR"]
+    w.advance(6 * SECOND)
+    client.accept(client.offer(), operations=(p.LaunchGroup(tasks=(spec("a"), spec("b"))),))
+    assert len(agent.running) == 2
+    agent.end(f"@{client.framework_id}/a", "failed", exit_code=1)
+    assert client.states("b")[-1] == "TASK_KILLED"
+    assert not agent.running
+
+
+# --- reservations ----------------------------------------------------------------------------------------------------
+
+
+def reservation(role: str = "ml", **fields: object) -> p.Reservation:
+    return p.Reservation(role=role, **fields)  # type: ignore[arg-type]
+
+
+def test_reserve_launch_and_unreserve_in_order() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client(roles=("ml",))
+    kept = reservation(labels=(("disk", "fast"),))
+    client.accept(
+        client.offer(),
+        operations=(
+            p.Reserve(claims=(claim(2, 2, reservation=kept),), operation_id="op-1"),
+            p.Launch(tasks=(spec("t1", claims=(claim(1, 1, reservation=kept),)),)),
+        ),
+        refuse_us=0,
+    )
+    done = client.of(p.UpdateOperation)[0]
+    assert (done.operation_id, done.state) == ("op-1", "OPERATION_FINISHED") and done.uuid
+    client.call(p.AcknowledgeOperation(operation_id="op-1", uuid=done.uuid))
+    assert client.states() == ["TASK_STARTING", "TASK_RUNNING"]
+    offer = client.offer()
+    assert {(part.reservation, part.resources.cpu_milli) for part in offer.portions} == {(None, 2000), (kept, 1000)}
+    other = w.client("other", roles=("web",))
+    client.decline(offer, refuse_us=3600 * SECOND)
+    assert cpus(other.offer()) == 2000, "what is reserved is for its role"
+    w.crash()
+    w.agents["gw-1"].connect()
+    w.agents["gw-1"].offer()
+    client.subscribe()
+    offer = client.offer()
+    assert {(part.reservation, part.resources.cpu_milli) for part in offer.portions} == {(None, 2000), (kept, 1000)}
+    client.accept(offer, operations=(p.Unreserve(claims=(claim(1, 1, reservation=kept),)),), refuse_us=0)
+    assert agent.running
+    assert w.master.core.agents["gw-1"].holdings.pools[kept].size.cpu_milli == 1000
+    assert w.replayed() == w.master.durable()
+
+
+def test_static_reservations_belong_to_a_role_and_what_is_below_it() -> None:
+    w = world(reservations=(ReservationConfig(agents="gw-*", role="ml", cpu_milli=3000, memory_bytes=2 * GIB),))
+    w.agent()
+    below, other = w.client("below", roles=("ml/vision",)), w.client("other", roles=("web",))
+    assert sum(cpus(offer) for offer in below.offers.values()) >= 3000
+    below.call(p.Suppress())
+    below.decline(*below.offers.values(), refuse_us=0)
+    assert sum(cpus(offer) for offer in other.offers.values()) == 1000
+
+
+def test_unused_reserved_resources_are_lent_and_taken_back() -> None:
+    w = world(reservations=(ReservationConfig(agents="*", role="ml", cpu_milli=4000, memory_bytes=8 * GIB),))
+    agent = w.agent()
+    batch = w.client("batch", roles=("web",), capabilities=("REVOCABLE_RESOURCES", "PARTITION_AWARE"))
+    offer = batch.offer()
+    assert offer.portions[0].revocable
+    kept = offer.portions[0].reservation
+    batch.accept(offer, operations=(p.Launch(tasks=(spec(claims=(claim(2, 2, reservation=kept, revocable=True),)),)),))
+    assert agent.running
+    owner = w.client("owner", roles=("ml",))
+    w.advance(6 * SECOND)
+    assert batch.states()[-1] == "TASK_KILLED"
+    w.advance(6 * SECOND)
+    assert sum(cpus(offer) for offer in owner.offers.values()) == 4000
+
+
+# --- fairness, quota, guarantees -------------------------------------------------------------------------------------
+
+
+def test_weights_decide_who_is_offered() -> None:
+    w = world()
+    w.ask(SetRole(path="heavy", weight=3))
+    w.ask(SetRole(path="light", weight=1))
+    heavy, light = w.client("heavy", roles=("heavy",)), w.client("light", roles=("light",))
+    for n in range(8):
+        w.agent(f"gw-{n}")
+    assert (len(heavy.offers), len(light.offers)) == (6, 2)
+
+
+def test_a_quota_limits_offers_and_its_change_rescinds() -> None:
+    w = world()
+    w.agent()
+    client = w.client(roles=("ml",))
+    assert cpus(client.offer()) == 4000
+    w.ask(SetRole(path="ml", quota=Amount(cpu_milli=1500)))
+    assert client.of(p.Rescind)[0].reason == "quota"
+    assert cpus(client.offer()) == 1500
+
+
+def test_a_guarantee_keeps_resources_free() -> None:
+    w = world()
+    w.ask(SetRole(path="vip", guarantee=Amount(cpu_milli=3000)))
+    w.agent()
+    other = w.client("other", roles=("web",))
+    assert cpus(other.offer()) == 1000
+    vip = w.client("vip", roles=("vip",))
+    assert cpus(vip.offer()) == 3000
+
+
+# --- constraints -----------------------------------------------------------------------------------------------------
+
+
+def test_offer_constraints_choose_agents() -> None:
+    w = world()
+    w.agent("gw-1", labels=(("zone", "a"),))
+    w.agent("gw-2", labels=(("zone", "b"),))
+    client = w.client(constraints={"": ("label{key=zone} == b",)})
+    assert client.offer().agent_id == "gw-2"
+    answer = w.client("wrong", constraints={"": ("link.rtt_us < 3",)}).heard
+    assert answer == []
+
+
+# --- frameworks come and go ------------------------------------------------------------------------------------------
+
+
+def test_a_framework_fails_over_and_its_tasks_live_on() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    client.launch(client.offer())
+    old = client.stream_id
+    client.subscribe()
+    assert w.master.core.market.frameworks[client.framework_id].stream_id != old
+    assert agent.running
+    answer = client.call(p.Revive(), stream_id=old)
+    assert isinstance(answer, Problem) and answer.status == 400
+
+
+def test_a_framework_that_stays_away_is_over() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client(failover_timeout_us=20 * SECOND)
+    client.launch(client.offer())
+    client.close()
+    w.advance(19 * SECOND)
+    assert agent.running
+    w.advance(2 * SECOND)
+    assert not agent.running
+    answer = client.subscribe()
+    assert isinstance(answer, Problem) and answer.code == "framework_removed"
+    assert w.replayed() == w.master.durable()
+
+
+def test_teardown_kills_and_closes() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    client.launch(client.offer())
+    client.call(p.Teardown())
+    assert not agent.running and client.closed
+    assert isinstance(client.call(p.Revive()), Problem)
+    assert not w.master.core.market.frameworks
+
+
+def test_only_its_principal_speaks_for_a_framework() -> None:
+    w = world()
+    client = w.client(principal="alice")
+    client.principal = "mallory"
+    answer = client.call(p.Teardown())
+    assert isinstance(answer, Problem) and answer.status == 403
+
+
+def test_roles_need_the_capability() -> None:
+    w = world()
+    client = w.client(roles=("a", "b"), capabilities=())
+    assert client.framework_id == "" and not client.heard
+
+
+# --- updates ---------------------------------------------------------------------------------------------------------
+
+
+def test_updates_are_repeated_until_acknowledged_in_order_and_survive_a_crash() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    client.acknowledges = False
+    client.launch(client.offer())
+    agent.end(f"@{client.framework_id}/t1")
+    assert client.states() == ["TASK_STARTING"]
+    w.advance(11 * SECOND)
+    assert client.states() == ["TASK_STARTING"] * 2
+    w.advance(18 * SECOND)
+    assert client.states() == ["TASK_STARTING"] * 2
+    w.advance(2 * SECOND)
+    assert client.states() == ["TASK_STARTING"] * 3
+    w.crash()
+    client.acknowledges = True
+    client.updates.clear()
+    client.subscribe()
+    assert client.states() == ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"]
+    assert w.replayed() == w.master.durable()
+
+
+def test_reconciliation_explicit_and_implicit() -> None:
+    w = world()
+    w.agent()
+    client = w.client()
+    client.launch(client.offer())
+    client.updates.clear()
+    client.call(p.Reconcile())
+    assert client.states() == ["TASK_RUNNING"]
+    client.call(
+        p.Reconcile(tasks=(p.KnownTask(task_id="t1"), p.KnownTask(task_id="x", agent_id="gw-1"),
+                           p.KnownTask(task_id="y", agent_id="nobody")))
+    )  # fmt: skip
+    assert client.states("x") == ["TASK_GONE"] and client.states("y") == ["TASK_UNKNOWN"]
+    assert all(update.uuid == b"" for update in client.updates)
+
+
+def test_kill_and_killing() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client(capabilities=("TASK_KILLING_STATE",))
+    client.launch(client.offer())
+    client.call(p.KillTask(task_id="t1"))
+    assert client.states()[-2:] == ["TASK_KILLING", "TASK_KILLED"] and not agent.running
+    client.call(p.KillTask(task_id="t1"))
+    assert client.states()[-1] == "TASK_LOST"
+
+
+@pytest.mark.parametrize(("capabilities", "state"), [(("PARTITION_AWARE",), "TASK_UNREACHABLE"), ((), "TASK_LOST")])
+def test_an_agent_that_is_cut_off(capabilities: tuple[str, ...], state: str) -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client(capabilities=capabilities)
+    client.launch(client.offer())
+    agent.die()
+    assert client.states()[-1] == state
+    agent.connect()
+    agent.offer()
+    if capabilities:
+        assert client.states()[-1] == "TASK_RUNNING" and agent.running
+    else:
+        assert not agent.running, "it is an orphan now"
+    assert w.replayed() == w.master.durable()
+
+
+def test_a_lost_launch_is_sent_again_and_a_lost_task_is_told() -> None:
+    w = world()
+    agent = w.agent()
+    client = w.client()
+    agent.deaf = True
+    client.launch(client.offer())
+    agent.deaf = False
+    agent.connect()
+    assert client.states() == ["TASK_STARTING", "TASK_RUNNING"]
+    agent.running.clear()
+    agent.connect()
+    assert client.states()[-1] == "TASK_GONE"
+
+
+# --- rate limit ------------------------------------------------------------------------------------------------------
+
+
+def test_calls_wait_for_their_turn_and_the_queue_is_bounded() -> None:
+    w = world(calls_per_s=2, calls_waiting_max=2)
+    client = w.client(principal="p")
+    assert client.call(p.Revive()) == p.CallTaken(framework_id=client.framework_id)
+    assert client.call(p.Revive()) is None and client.call(p.Revive()) is None
+    refused = client.call(p.Revive())
+    assert isinstance(refused, Problem) and refused.status == 429
+    w.advance(SECOND)
+    assert sum(isinstance(answer, p.CallTaken) for answer in w.replies.values()) == 4
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_answered_by_an_offer_of_its_shape_through_the_round() -> None:
+    w = world()
+    agents = [w.agent("gw-1"), w.agent("gw-2")]
+    client = w.client()
+    client.call(p.Suppress())
+    client.decline(*client.offers.values(), refuse_us=0)
+    client.call(p.Revive())
+    client.call(p.Suppress())
+    client.decline(*client.offers.values(), refuse_us=0)
+    assert not client.offers and agents
+    client.call(p.Request(wants=(p.WantedOffer(request_id="r1", cpu_milli=1000, memory_bytes=GIB, count=3),)))
+    assert not client.offers, "suppressed"
+    w.master.core.market.frameworks[client.framework_id].suppressed.clear()
+    w.advance(6 * SECOND)
+    assert sum(cpus(offer) for offer in client.offers.values()) == 3000
+    assert {offer.request_id for offer in client.offers.values()} == {"r1"}
+
+
+def test_a_gang_is_offered_whole_and_agents_are_kept_for_it_when_it_starves() -> None:
+    w = world(starve_after_us=20 * SECOND)
+    for n in range(2):
+        w.agent(f"gw-{n}")
+    other = w.client("other")
+    for n, offer in enumerate(list(other.offers.values())):
+        other.launch(offer, names=(f"t{n}",), cpu=3)
+    client = w.client("gang", roles=("gang",))
+    want = p.WantedOffer(request_id="g", role="gang", cpu_milli=4000, memory_bytes=GIB, count=2, gang=True)
+    client.call(p.Request(wants=(want,)))
+    w.advance(25 * SECOND)
+    shaped = [offer for offer in client.offers.values() if offer.request_id]
+    assert not shaped and len(w.master.core.market.held) == 2
+    for n, agent in enumerate(w.agents.values()):
+        (name,) = [task_id for task_id, _ in agent.running]
+        agent.end(name)
+        w.advance(6 * SECOND)
+        shaped = [offer for offer in client.offers.values() if offer.request_id]
+        if n == 0:
+            assert not shaped, "not half a gang"
+    w.advance(31 * SECOND)
+    assert len([offer for offer in client.heard if isinstance(offer, p.Offers) and offer.offers[0].request_id]) >= 1
