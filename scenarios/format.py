@@ -104,7 +104,8 @@ def load_scenario(
         notes=_notes((*topology.notes, *workload.notes)),
     )
     roles = {each.job.role for each in world.arrivals} | {role.path for role in world.roles}
-    expect = fields.optional("expect", lambda node: read_expectations(node, roles), Expectations())
+    scopes = roles | {each.origin for each in world.arrivals}
+    expect = fields.optional("expect", lambda node: read_expectations(node, scopes), Expectations())
     matrix = fields.optional("matrix", read_matrix, {})
     for key in matrix:
         if key not in ("policy", "seed", *values):
