@@ -76,7 +76,7 @@ class JobAccepted(Record, frozen=True, kw_only=True, tag="job_accepted"):
     submission_id: str = ""
     each: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     # Per group, what its globs of existing shards resolved to: (shard id, name), since equal bytes may have two names.
-    reads: dict[str, tuple[tuple[str, str], ...]] = {}
+    reads: dict[str, tuple[tuple[str, str], ...]] = msgspec.field(default_factory=dict)
 
 
 class JobCancelled(Record, frozen=True, kw_only=True, tag="job_cancelled"):
