@@ -2,6 +2,9 @@
 
     python -m benchmarks.scenarios --json PATH [--only NAME …]
 
+All is single-threaded; speeds are per second of CPU time, which is wall time where the core is free (but for
+`sim_over_wall_10k_agents`, whose name says wall; `sim_over_cpu_10k_agents` stands beside it).
+
 - flows_per_s: flows through the network alone, so many under way at once, each that ends replaced by the next; on a
   star; `flows_per_s_by_platform` has tree, dumbbell and random graph too.
 - simgrid: completion times of the same flows on the same platforms in SimGrid (Debian: python3-simgrid; the system's
@@ -41,6 +44,7 @@ from scenarios.world import AgentSpec, Arrival, World
 CONCURRENT = (10, 100, 1000)
 TURNOVER = 10_000  # flows through the network in one measurement
 SEEDS = (1, 2, 3)
+BEST_OF = 3  # Others on the machine make a run slower, never faster.
 SYSTEM_PYTHON = "/usr/bin/python3"
 SIMGRID = Path(__file__).with_name("simgrid_flows.py")
 SECOND = 1_000_000
@@ -52,19 +56,22 @@ GIB = 2**30
 
 def flows_per_s() -> dict[str, Any]:
     by_platform = {
-        name: {str(n): round(_closed_loop(platform(name, max(10, n)), n)) for n in CONCURRENT} for name in NAMES
+        name: {
+            str(n): round(max(_closed_loop(platform(name, max(10, n)), n) for _ in range(BEST_OF))) for n in CONCURRENT
+        }
+        for name in NAMES
     }
     return {"flows_per_s": by_platform["star"], "flows_per_s_by_platform": by_platform}
 
 
 def _closed_loop(where: Platform, n: int) -> float:
-    """Flows per second of wall time with `n` under way. Building the workload does not count."""
+    """Flows per second with `n` under way. Building the workload does not count."""
     transfers = where.transfers(n + TURNOVER, 0, SEEDS[0])
     network = Network(where.links)
     for transfer in transfers[:n]:
         network.start(transfer.path, transfer.size_bytes, 0)
     n_ended, n_begun = 0, n
-    began = time.perf_counter()
+    began = time.process_time()
     while n_ended < TURNOVER:
         now_us = network.next_end_us()
         assert now_us is not None, "flows are under way and none will end"
@@ -74,7 +81,7 @@ def _closed_loop(where: Platform, n: int) -> float:
                 _, path, _, _, size_bytes = transfers[n_begun]
                 network.start(path, size_bytes, now_us)
                 n_begun += 1
-    return n_ended / (time.perf_counter() - began)
+    return n_ended / (time.process_time() - began)
 
 
 def simgrid() -> dict[str, Any]:
@@ -99,7 +106,7 @@ def simgrid() -> dict[str, Any]:
     for n in CONCURRENT:
         where = platform("star", max(10, n))
         asked = described(where, where.transfers(n + TURNOVER // 5, 0, SEEDS[0]), {"model": "LV08", "concurrent": n})
-        speed[str(n)] = round((TURNOVER // 5) / _ask_simgrid(asked)["wall_s"])
+        speed[str(n)] = round(TURNOVER // 5 / min(_ask_simgrid(asked)["cpu_s"] for _ in range(BEST_OF)))
     headline = {key: found["LV08"][key] for key in ("median_error", "p95_error", "max_error")}
     return {"simgrid": {**headline, "flows_per_s": speed, "models": found}}
 
@@ -163,15 +170,15 @@ def lifecycles_per_s(n_tasks: int = 50_000, policy_name: str = "fifo") -> dict[s
     jobs = tuple(Arrival(at_us=20 * SECOND + at * SECOND, job=_job(f"job-{at}", 1000)) for at in range(n_tasks // 1000))
     world = _world(100, 1, rtt_us=0, duration_us=600 * SECOND, arrivals=jobs)
     recorder = _Recorder(world, policy_name)
-    began = time.perf_counter()
+    began = time.process_time()
     outcome = recorder.run()
-    player_s = time.perf_counter() - began
+    player_s = time.process_time() - began
     assert not outcome.broken_laws and not outcome.refused, (outcome.broken_laws, outcome.refused)
     master = Master(MasterConfig(), policy_name)
-    began = time.perf_counter()
+    began = time.process_time()
     for now_us, event in recorder.heard:
         master.handle(event, now_us)
-    master_s = time.perf_counter() - began
+    master_s = time.process_time() - began
     assert master.durable() == outcome.master.durable(), "the same events led elsewhere"
     return {
         "lifecycles_per_s": round(n_tasks / master_s),
@@ -184,13 +191,14 @@ def sim_over_wall_10k_agents(seconds: int = 60) -> dict[str, Any]:
     jobs = tuple(Arrival(at_us=20 * SECOND + at * SECOND, job=_job(f"job-{at}", 1000)) for at in range(seconds - 30))
     world = _world(10_000, 100, rtt_us=20_000, duration_us=seconds * SECOND, arrivals=jobs, to_the_end=True)
     player = Player(world, registry.load("fifo"), "fifo", MasterConfig(), None)
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     outcome = player.run()
-    wall_s = time.perf_counter() - began
+    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     assert not outcome.broken_laws, outcome.broken_laws
     return {
         "sim_over_wall_10k_agents": round(outcome.ended_us / 1e6 / wall_s, 2),
-        "events_per_s_10k_agents": round(outcome.n_events / wall_s),
+        "sim_over_cpu_10k_agents": round(outcome.ended_us / 1e6 / cpu_s, 2),
+        "events_per_s_10k_agents": round(outcome.n_events / cpu_s),
     }
 
 
