@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import netns
+from benchmarks import emulator, netns
 from federation.config import MasterConfig
 from federation.network import LinkTrack
 from federation.wire import LinkSample
@@ -51,8 +51,8 @@ CASES = (
 class Prober:
     """A prober on host 1 of a data server on host 0, each a process of its own."""
 
-    def __init__(self, pair: netns.Pair, until: ExitStack) -> None:
-        server = pair.python(0, "-m", "benchmarks.network_peer", "serve", netns.ADDRESSES[0])
+    def __init__(self, pair: netns.Pair, until: ExitStack, address: str = netns.ADDRESSES[0]) -> None:
+        server = pair.python(0, "-m", "benchmarks.network_peer", "serve", address)
         until.callback(_end, server)
         url = netns.first_line(server.stdout)
         self._process = pair.python(1, "-m", "benchmarks.network_peer", "probe", url, str(PROBE_BYTES))
@@ -74,6 +74,20 @@ def link(down_bps: int, up_bps: int, cross_bps: int = 0) -> Iterator[tuple[netns
             until.callback(_end, crossing)
             netns.first_line(crossing.stdout)
         yield pair, Prober(pair, until)
+
+
+@contextmanager
+def emulated_link(down: emulator.Way, up: emulator.Way) -> Iterator[Prober]:
+    """The same over a link with delay, jitter and loss."""
+    with netns.pair((1000 * MBIT, 1000 * MBIT)) as pair, ExitStack() as until:
+        ways = msgspec.json.encode((down, up)).decode()
+        carrier = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.emulator", *pair.names, ways], cwd=netns.ROOT, text=True,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        until.callback(_end, carrier)
+        netns.first_line(carrier.stdout)
+        yield Prober(pair, until, emulator.ADDRESSES[0])
 
 
 class Estimator:

@@ -1,12 +1,14 @@
 """Real packets through a shaped link between two network namespaces."""
 
+import os
 import statistics
 import time
 
 import pytest
 
 from benchmarks import netns
-from benchmarks.network import MBIT, Prober, link
+from benchmarks.emulator import Way
+from benchmarks.network import MBIT, Prober, emulated_link, link
 from federation.wire import LinkSample
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(why := netns.why_not()), reason=f"real packets: {why}")]
@@ -44,3 +46,31 @@ def test_a_halved_link_shows_in_the_next_probe() -> None:
         assert probed(prober).bandwidth_bps == pytest.approx(20 * MBIT, rel=0.1)
         pair.shape(0, 10 * MBIT)
         assert probed(prober).bandwidth_bps == pytest.approx(10 * MBIT, rel=0.1)
+
+
+needs_tun = pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="delay and loss: no /dev/net/tun")
+
+
+@needs_tun
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        (Way(delay_us=20_000), Way(delay_us=20_000)),
+        (Way(delay_us=5_000, jitter_us=3_000), Way(delay_us=15_000, jitter_us=1_000)),
+        (Way(delay_us=150_000, loss_ppm=5_000), Way(delay_us=150_000)),
+    ],
+    ids=["even", "jitter", "satellite"],
+)
+def test_a_round_trip_is_the_links_and_not_its_jitters(down: Way, up: Way) -> None:
+    true_us = down.delay_us + up.delay_us
+    with emulated_link(down, up) as prober:
+        found = statistics.median_low(prober.probe()[0].rtt_us or 0 for _ in range(3))
+    assert true_us <= found <= true_us * 1.1 + (down.jitter_us + up.jitter_us) * 0.5 + 500
+
+
+@needs_tun
+@pytest.mark.parametrize("mbit", [2, 20])
+def test_the_rate_is_found_over_delay_and_loss(mbit: int) -> None:
+    down = Way(delay_us=20_000, jitter_us=1_000, loss_ppm=10_000, rate_bps=mbit * MBIT)
+    with emulated_link(down, Way(delay_us=20_000)) as prober:
+        assert estimate_bps(prober) == pytest.approx(mbit * MBIT, rel=0.1)
