@@ -1,8 +1,8 @@
 """What the agent offers: what tasks may use now, less what its attempts hold.
 
-An offer is renewed by time, and at once when the machine has more or less to give. What the agent's own attempts take and
-give back is no reason for one: the master knows it from its launches and their statuses (docs/decisions/0005). A launch
-refused is: the two accounts differ.
+An offer is renewed by time, and at once when the machine has more or less to give. What the agent's own attempts take
+and give back is no reason for one: the master knows it from its launches and their statuses (docs/decisions/0005). A
+launch refused is: the two accounts differ.
 """
 
 from collections.abc import Iterable
