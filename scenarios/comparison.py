@@ -14,8 +14,8 @@ from scenarios.report import summarise
 
 
 class Row(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """Means over the seeds, simulated but for the decision times, which are of this machine. `completion_s` is None where a
-    run did not end."""
+    """Means over the seeds, simulated but for the decision times, which are of this machine. `completion_s` is None
+    where a run did not end."""
 
     scenario: str
     policy: str

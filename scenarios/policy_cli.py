@@ -47,7 +47,8 @@ def compare(
 
         first: dict[str, Row] = {}
         table = Table(
-            "SCENARIO", "POLICY", "COMPLETION", "TASK P50", "TASK P99", "BETWEEN SITES", "FAILED", "DECIDING P50", "P99",
+            "SCENARIO", "POLICY", "COMPLETION", "TASK P50", "TASK P99", "BETWEEN SITES", "FAILED", "DECIDING P50",
+            "P99",
             box=None, header_style="bold",
         )  # fmt: skip
         for row in rows:

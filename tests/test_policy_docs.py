@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def example() -> dict[str, Any]:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "policies.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     names: dict[str, Any] = {}
     exec(compile("\n".join(blocks), "docs/policies.md", "exec"), names)
     return names

@@ -1,0 +1,1 @@
+"""What helps to write a policy: a package to start from, the check, and the bench."""
