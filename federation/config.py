@@ -215,7 +215,7 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # takes as long as a round of a simple policy. "all": the built-in ones too.
     check_plans: Literal["foreign", "all"] = "foreign"
     # Weights of the operator's own cost terms, in thousandths (docs/policies.md). Only policies that price take any.
-    costs: dict[str, NonNegative] = {}
+    costs: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     master: MasterConfig = MasterConfig()
     http: HttpConfig = HttpConfig(port=HTTP_PORT)
 
