@@ -100,6 +100,8 @@ class Broker:
         session = self._sessions.get(agent_id)
         if session is None:
             session = self._sessions[agent_id] = _Session(client)
+        session.client = None
+        self._end(agent_id, now_us)  # A new connection with an id takes over from the old, whose will is published.
         session.client = client
         self._timetable.call(now_us, lambda at_us: self._connect(agent_id, at_us))
 
@@ -208,7 +210,8 @@ class Broker:
             elif not self._fabric.reaches_master(agent_id):
                 self._watch(agent_id, now_us)
             else:
-                session.stuck += 1
+                if session.client is not None and not session.stalled:
+                    session.stuck += 1
                 self._release(agent_id, session, now_us)
 
     def stop(self, now_us: int) -> None:

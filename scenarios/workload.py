@@ -62,6 +62,7 @@ READS_KEYS = ("at", "size", "count", "distinct")
 CLIENTS_KEYS = ("rtt", "weight")
 SERVICE_KEYS = ("role", "replicas", "clients", "task", "from", "to", "priority")
 PPM = 1_000_000
+HERE = "here"  # in `where`, the site where a task arises
 
 T = TypeVar("T")
 
@@ -211,7 +212,7 @@ class TaskSpec(NamedTuple):
     told_us: int | None
     group: TaskGroup  # everything else
     reads: Reads | None
-    at_home: bool  # it must run at the arrival's own site
+    at_home: bool  # where it may run names the arrival's own site
     clients: LatencyTarget | None  # its clients are at the arrival's own site
     behaviour: Behaviour
 
@@ -225,8 +226,11 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
     law = fields.optional("run", read_law, run)
     if law is None:
         raise FileError(node.place, '"task" needs the key "run": how long it really takes')
-    where = fields.node("where")
-    at_home = isinstance(where, Scalar) and where.text == "here"
+    node_where = fields.node("where")
+    if isinstance(node_where, Scalar) and node_where.text == HERE:
+        where = Where(sites=(HERE,))
+    else:
+        where = fields.optional("where", read_where, Where())
     count = fields.optional("count", integer_between(1, 100_000), 1)
     gang = fields.optional("gang", read_flag, False)
     steps = fields.optional("steps", integer_between(1, 1_000_000), 0)
@@ -240,7 +244,7 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
         needs=needs,
         count=count,
         writes=(Write(name="out", path="out", bytes_max=size_bytes),) if size_bytes else (),
-        where=Where() if at_home or where is None else read_where(where),
+        where=where,
         profile=fields.optional("profile", read_text, ""),
         attempts_max=fields.optional("retry", integer_between(1, 100), 3),
         time_limit_us=fields.optional("time_limit", read_duration, None),
@@ -255,7 +259,7 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
         told_us=fields.optional("told", read_duration, None),
         group=group,
         reads=fields.optional("reads", lambda value: _read_reads(value, sites), None),
-        at_home=at_home,
+        at_home=HERE in where.sites,
         clients=fields.optional("clients", _read_clients, None),
         behaviour=Behaviour(
             fails_ppm=fields.optional("fails", quantity(units.parse_percent_ppm), 0),
@@ -283,6 +287,15 @@ def _read_clients(node: Node) -> LatencyTarget:
     fields = Fields(node, '"clients"', CLIENTS_KEYS)
     weight = fields.optional("weight", integer_between(1, 1_000_000), 1)
     return LatencyTarget(site="", rtt_us=fields.required("rtt", read_duration), weight=weight)
+
+
+def _at(spec: TaskSpec, site: str) -> Where:
+    """`here` is where the arrival comes from."""
+    where = spec.group.where
+    if not spec.at_home:
+        return where
+    sites = tuple(sorted({site if each == HERE else each for each in where.sites}))
+    return msgspec.structs.replace(where, sites=sites)
 
 
 class Maker:
@@ -320,7 +333,7 @@ class Maker:
             gang=spec.group.gang or count > 1,
             profile=spec.group.profile or self.name,
             reads=names,
-            where=Where(sites=(site,)) if spec.at_home and site else spec.group.where,
+            where=_at(spec, site),
             latency=spec.group.latency
             if spec.clients is None or not site
             else (*spec.group.latency, msgspec.structs.replace(spec.clients, site=site)),
