@@ -25,7 +25,7 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
 # --- resources -------------------------------------------------------------------------------------------------------
 
 
-class Gpu(Record, frozen=True, kw_only=True):
+class Gpu(Record, frozen=True, kw_only=True, gc=False):
     """One accelerator. Every reading is nullable: drivers, MIG slices and unified memory each hide some of them."""
 
     uuid: str
@@ -35,7 +35,7 @@ class Gpu(Record, frozen=True, kw_only=True):
     isolation: Literal["whole", "mig", "shared"] | None = None
 
 
-class Resources(Record, frozen=True, kw_only=True):
+class Resources(Record, frozen=True, kw_only=True, gc=False):
     """Concrete resources of one agent: what it has, offers, or has left. GPUs are named one by one."""
 
     cpu_milli: int = 0
@@ -73,7 +73,7 @@ class Needs(Record, frozen=True, kw_only=True):
     links: tuple[LinkNeed, ...] = ()
 
 
-class Amount(Record, frozen=True, kw_only=True):
+class Amount(Record, frozen=True, kw_only=True, gc=False):
     """Resources summed over agents, GPUs as a count: quotas, allocations and shares are in these."""
 
     cpu_milli: int = 0

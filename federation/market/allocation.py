@@ -22,7 +22,7 @@ from federation.market.running import kill_task
 from federation.offers import free_of, is_offered, unused_of
 from policies.kernels import drf
 from policies.kernels.jit import Int64s
-from policies.model import Gpu, Resources
+from policies.model import Amount, Gpu, Resources
 from policies.resources import kinds
 
 allocate_kernel: Callable[[drf.Market], int] = drf.allocate
@@ -45,6 +45,7 @@ class Tree(NamedTuple):
 class Item(NamedTuple):
     entry: AgentEntry
     standing: Standing
+    free: Resources
     gpus: tuple[Gpu, ...]
 
 
@@ -177,7 +178,7 @@ def _lower(
             n_filters = len(filters)
             if of_agent is not None:
                 filters += _filter_rows(tree, of_agent, standing, gpus)
-            items.append(Item(entry, standing, gpus))
+            items.append(Item(entry, standing, free, gpus))
             rows.append((len(agents), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
             free_rows.append((free.cpu_milli, free.memory_bytes, free.disk_bytes, len(gpus)))
         agents.append(entry)
@@ -286,39 +287,65 @@ def _filter_rows(
 
 
 def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -> None:
+    market = core.market
     at = links_at(core)
-    portions: dict[tuple[str, int], list[Portion]] = {}
+    portions: dict[tuple[int, int], list[Portion]] = {}  # (client, first item of the agent) → what it is offered
+    first_item: dict[str, int] = {}
     given: dict[int, int] = {}  # item → GPUs given so far
-    left: dict[str, None] = {}
-    entries: dict[str, AgentEntry] = {}
+    sums: dict[int, list[int]] = {}  # client → cpu, memory, disk, GPUs
     for n, node, cpu, memory, disk, n_gpus in grants:
         item = items[n]
-        agent_id = item.entry.agent_id
         if node not in tree.who:
-            left[agent_id] = None
+            _leave_to_rounds(core, item.entry)
             continue
-        gpus: tuple[Gpu, ...] = ()
-        if n_gpus:
-            first = given.get(n, 0)
-            gpus = item.gpus[first : first + n_gpus]
-            given[n] = first + n_gpus
-        resources = Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
+        free = item.free
+        if (cpu, memory, disk, n_gpus) == (free.cpu_milli, free.memory_bytes, free.disk_bytes, len(free.gpus)):
+            resources = free
+        else:
+            gpus: tuple[Gpu, ...] = ()
+            if n_gpus:
+                first = given.get(n, 0)
+                gpus = item.gpus[first : first + n_gpus]
+                given[n] = first + n_gpus
+            resources = Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
         reservation, revocable = item.standing
-        entries[agent_id] = item.entry
-        portions.setdefault((agent_id, node), []).append(
-            Portion(resources=resources, reservation=reservation, revocable=revocable)
-        )
+        part = Portion(resources=resources, reservation=reservation, revocable=revocable)
+        key = (node, first_item.setdefault(item.entry.agent_id, n))
+        found = portions.get(key)
+        if found is None:
+            portions[key] = [part]
+        else:
+            found.append(part)
+        total = sums.get(node)
+        if total is None:
+            sums[node] = [cpu, memory, disk, n_gpus]
+        else:
+            total[0] += cpu
+            total[1] += memory
+            total[2] += disk
+            total[3] += n_gpus
     offers: dict[str, list[FrameworkOffer]] = {}
-    for (agent_id, node), parts in portions.items():
+    for (node, n), parts in portions.items():
         framework, role = tree.who[node]
-        entry = entries[agent_id]
-        offer = lease(core, framework, role, entry, tuple(parts), links_of(at, entry))
-        offers.setdefault(framework.framework_id, []).append(offer)
-        core.market.left_since.pop(agent_id, None)
-    for agent_id in left:  # Looked at again after the rounds had their time.
-        since_us = core.market.left_since.setdefault(agent_id, core.now_us)
-        core.market.mark(agent_id)
-        core.deadlines.set_earlier(("market", "cycle"), since_us + core.config.left_to_rounds_us)
-    for framework_id, of_framework in offers.items():
-        core.count("framework_offers", len(of_framework))
-        emit(core, core.market.frameworks[framework_id], Offers(offers=tuple(of_framework)))
+        entry = items[n].entry
+        offer = lease(core, framework, role, entry, tuple(parts), links_of(at, entry), is_charged=True)
+        of_framework = offers.get(framework.framework_id)
+        if of_framework is None:
+            offers[framework.framework_id] = [offer]
+        else:
+            of_framework.append(offer)
+        if market.left_since:
+            market.left_since.pop(entry.agent_id, None)
+    for node, (cpu, memory, disk, n_gpus) in sums.items():
+        amount = Amount(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=n_gpus)
+        market.charge(*tree.who[node], amount, 1)
+    for framework_id, made in offers.items():
+        core.count("framework_offers", len(made))
+        emit(core, market.frameworks[framework_id], Offers(offers=tuple(made)))
+
+
+def _leave_to_rounds(core: Core, entry: AgentEntry) -> None:
+    """It is the built-in jobs' turn: looked at again after the rounds had their time."""
+    since_us = core.market.left_since.setdefault(entry.agent_id, core.now_us)
+    core.market.mark(entry.agent_id)
+    core.deadlines.set_earlier(("market", "cycle"), since_us + core.config.left_to_rounds_us)

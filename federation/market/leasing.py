@@ -9,6 +9,7 @@ from federation.market.book import Filter, FrameworkEntry
 from federation.market.holdings import Lease, Standing, standing_of
 from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
 from policies.model import Amount, Gpu, Link, Resources
+from policies.resources import amount_of
 
 SHARDS_SHOWN_MAX = 256
 
@@ -31,8 +32,10 @@ def lease(
     *,
     request_id: str = "",
     pieces: int = 0,
+    is_charged: bool = False,
 ) -> FrameworkOffer:
-    """Make a lease of resources that `free_of` or a pool says are free. The caller emits it."""
+    """Make a lease of resources that `free_of` or a pool says are free. The caller emits it, and charges it to the
+    role where it says so (a cycle does that once for all leases of a client)."""
     market = core.market
     market.n_offers += 1
     enrolled, holdings = entry.enrolled, entry.holdings
@@ -64,7 +67,8 @@ def lease(
     market.leases[offer.offer_id] = framework.offers[offer.offer_id] = holdings.leases[offer.offer_id] = made
     for portion in portions:
         holdings.bundle_leased(standing_of(portion)).add(portion.resources)
-    market.charge(framework, role, made.amount, 1)
+    if not is_charged:
+        market.charge(framework, role, made.amount, 1)
     framework.n_allocated[role] = framework.n_allocated.get(role, 0) + 1
     entry.changed()
     core.deadlines.set_earlier(("market", "leases"), offer.expires_us)
@@ -72,6 +76,8 @@ def lease(
 
 
 def _sum(portions: tuple[Portion, ...]) -> Amount:
+    if len(portions) == 1:
+        return amount_of(portions[0].resources)
     cpu = memory = disk = gpus = 0
     for portion in portions:
         resources = portion.resources

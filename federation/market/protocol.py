@@ -49,7 +49,7 @@ class FrameworkInfo(Record, frozen=True, kw_only=True):
 # --- resources -------------------------------------------------------------------------------------------------------
 
 
-class Reservation(Record, frozen=True, kw_only=True):
+class Reservation(Record, frozen=True, kw_only=True, gc=False):
     """Resources of an agent kept for a role and all below it."""
 
     role: RolePath
@@ -58,7 +58,7 @@ class Reservation(Record, frozen=True, kw_only=True):
     labels: Labels = ()
 
 
-class Portion(Record, frozen=True, kw_only=True):
+class Portion(Record, frozen=True, kw_only=True, gc=False):
     """A part of an offer: resources of one standing. `revocable` ones are taken back when their owner needs them."""
 
     resources: Resources
@@ -81,7 +81,7 @@ class Claim(Record, frozen=True, kw_only=True):
 Claims = Annotated[tuple[Claim, ...], msgspec.Meta(max_length=64)]
 
 
-class FrameworkOffer(Record, frozen=True, kw_only=True):
+class FrameworkOffer(Record, frozen=True, kw_only=True, gc=False):
     """A lease on resources of one agent for one role of one framework; void at `expires_us` or when rescinded.
 
     `links` are the measured links that end at the agent or its site; `shards` the shard ids it holds (the first 256).
