@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import crash, repair, simplex, tree
+from policies.kernels.mincost.columns import grown, objective, spread
+from policies.kernels.mincost.dispatch import KERNELS, Kernel, by_prices
 from policies.kernels.mincost.gate import (
     Integers,
     check_alive,
@@ -23,19 +25,12 @@ from policies.kernels.mincost.gate import (
     total,
 )
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
+from policies.kernels.mincost.priced import OPTIMAL, SCANS_COLD, SCANS_FORCED, SCANS_WARM, Arcs, Priced, priced
+from policies.kernels.mincost.residual import read_flow
 
 _BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
 _SOURCES_SPARSE = 32  # One consumer and a source in that many nodes or more: a scheduling network, worth a crash tree.
 _NO_POSITIONS = np.empty(0, np.int64)
-
-
-def _grown(array: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    """`array` or, where it is shorter than `length`, a longer copy: half as much again, so that growth is amortised."""
-    if array.shape[0] >= length:
-        return array
-    longer = np.zeros((length + length // 2, *array.shape[1:]), np.int64)
-    longer[: array.shape[0]] = array
-    return longer
 
 
 class FlowNetwork:
@@ -46,8 +41,18 @@ class FlowNetwork:
     """
 
     def __init__(
-        self, n_nodes: int, tail: Integers, head: Integers, capacity: Integers, cost: Integers, supply: Integers
+        self,
+        n_nodes: int,
+        tail: Integers,
+        head: Integers,
+        capacity: Integers,
+        cost: Integers,
+        supply: Integers,
+        *,
+        kernel: Kernel = "auto",
     ) -> None:
+        if kernel not in KERNELS:
+            raise NetworkError(f"kernel is {kernel!r}; {', '.join(KERNELS)} are known")
         if not isinstance(n_nodes, int | np.integer) or n_nodes < 0:
             raise NetworkError(f"n_nodes is {n_nodes!r}; a number from 0 up is wanted")
         tails = column("tail", tail)
@@ -62,19 +67,20 @@ class FlowNetwork:
         self._free_nodes: list[int] = []
         self._free_arcs: list[int] = []
         self._supply = supplies
-        self._position = _spread(n_arcs)
-        self._tail, self._head = np.empty(n_arcs, np.int64), np.empty(n_arcs, np.int64)
-        self._bound, self._cost = np.empty(n_arcs, np.int64), np.empty(n_arcs, np.int64)
+        self._kernel: Kernel = kernel
+        self._priced: Priced | None = None  # The last flow with prices, where paths or scaling found it.
+        self._n_loops = int((tails == heads).sum())
+        self._is_spread = False  # Arcs lie in another order than their ids'.
+        self._position = np.arange(n_arcs)
+        self._tail, self._head, self._bound, self._cost = tails, heads, bounds, costs
         self._capacity = np.empty(n_arcs, np.int64)  # What the kernel sees: redundant bounds are dropped.
         self._state = np.full(n_arcs, tree.LOWER, np.int64)
         self._capacity_total = 0
         self._supply_total = 0
         self._cost_max = 0
-        bounds = self._checked_capacity(bounds, _NO_POSITIONS)
+        self._bound = self._checked_capacity(bounds, _NO_POSITIONS)
         self._check_supply(supplies)
         self._check_cost(costs, self._n_nodes)
-        self._tail[self._position], self._head[self._position] = tails, heads
-        self._bound[self._position], self._cost[self._position] = bounds, costs
         self._potential, self._excess = np.empty(0, np.int64), np.empty(0, np.int64)
         self._after, self._before = np.empty(0, np.int64), np.empty(0, np.int64)
         self._rows = np.empty((0, tree.ROW), np.int64)
@@ -97,20 +103,20 @@ class FlowNetwork:
 
     @property
     def tail(self) -> Int64s:
-        return self._tail[self._position]
+        return self._by_id(self._tail)
 
     @property
     def head(self) -> Int64s:
-        return self._head[self._position]
+        return self._by_id(self._head)
 
     @property
     def cost(self) -> Int64s:
-        return self._cost[self._position]
+        return self._by_id(self._cost)
 
     @property
     def capacity(self) -> Int64s:
         """Capacities by arc id; UNLIMITED where there is none, 0 for removed arcs."""
-        bounds = self._bound[self._position]
+        bounds = self._by_id(self._bound)
         bounds[bounds == NO_BOUND] = UNLIMITED
         return bounds
 
@@ -136,6 +142,8 @@ class FlowNetwork:
         self._check_supply(new, replaced=self._supply[ids])
         if self._planted:
             self._excess[ids] += new - self._supply[ids]
+        if self._priced:
+            self._priced.set_supply(ids, new - self._supply[ids])
         self._supply[ids] = new
 
     def set_cost(self, arcs: Integers, values: Integers) -> None:
@@ -144,7 +152,10 @@ class FlowNetwork:
         new = column("values", values, ids.size)
         check_alive("arcs", ids, self._arc_alive, unique=True)
         self._check_cost(new, self._n_nodes)
-        self._cost[self._position[ids]] = new
+        positions = self._position[ids]
+        self._cost[positions] = new
+        if self._priced:
+            self._priced.set_cost(ids, self._tail[positions], new)
 
     def set_capacity(self, arcs: Integers, values: Integers) -> None:
         """Set capacities, 0 up or UNLIMITED."""
@@ -156,6 +167,8 @@ class FlowNetwork:
         self._bound[positions] = new
         if self._planted:
             repair.change_capacity(self._columns(), positions, new)
+        if self._priced:
+            self._priced.set_capacity(ids, self._tail[positions], new)
 
     def add_nodes(self, supplies: Integers) -> Int64s:
         """Add nodes; return their ids."""
@@ -166,15 +179,17 @@ class FlowNetwork:
         fresh = np.arange(self._n_nodes, self._n_nodes + new.size - reused)
         ids = np.concatenate([np.array([self._free_nodes.pop() for _ in range(reused)], np.int64), fresh])
         first, self._n_nodes = self._n_nodes, self._n_nodes + fresh.size
-        self._supply = _grown(self._supply, self._n_nodes)
+        self._supply = grown(self._supply, self._n_nodes)
         self._node_alive = np.concatenate([self._node_alive, np.ones(fresh.size, np.bool_)])
         self._node_alive[ids] = True
         self._supply[ids] = new
         if self._planted:
             for name in ("_potential", "_excess", "_after", "_before", "_rows"):
-                setattr(self, name, _grown(getattr(self, name), self._n_nodes))
+                setattr(self, name, grown(getattr(self, name), self._n_nodes))
             tree.append(self._columns(), first, self._n_nodes, self._root)
             self._excess[ids] += new  # A removed id may still owe what its node sent.
+        if self._priced:
+            self._priced.add_nodes(self._n_nodes, ids, new)
         return ids
 
     def remove_nodes(self, nodes: Integers) -> None:
@@ -183,12 +198,15 @@ class FlowNetwork:
         check_alive("nodes", ids, self._node_alive, unique=True)
         gone = np.zeros(self._n_nodes, np.bool_)
         gone[ids] = True
-        touched = (gone[self.tail] | gone[self.head]) & self._arc_alive
-        self.remove_arcs(np.flatnonzero(touched))
+        if self._priced and not self._n_loops:
+            self.remove_arcs(self._priced.arcs_at(ids))
+        else:
+            touched = (gone[self.tail] | gone[self.head]) & self._arc_alive
+            self.remove_arcs(np.flatnonzero(touched))
         self.set_supply(ids, np.zeros(ids.size, np.int64))
         self._node_alive[ids] = False
         self._free_nodes.extend(ids.tolist())
-        if gone[self._root]:
+        if self._planted and gone[self._root]:
             self._planted = False
 
     def add_arcs(self, tail: Integers, head: Integers, capacity: Integers, cost: Integers) -> Int64s:
@@ -205,15 +223,19 @@ class FlowNetwork:
         ids = np.concatenate([np.array([self._free_arcs.pop() for _ in range(reused)], np.int64), fresh])
         self._n_arcs += fresh.size
         for name in ("_tail", "_head", "_bound", "_capacity", "_cost", "_state"):
-            setattr(self, name, _grown(getattr(self, name), self._n_arcs))
-        self._position = np.concatenate([self._position, fresh])
-        self._arc_alive = np.concatenate([self._arc_alive, np.ones(fresh.size, np.bool_)])
+            setattr(self, name, grown(getattr(self, name), self._n_arcs))
+        if fresh.size:
+            self._position = np.concatenate([self._position, fresh])
+            self._arc_alive = np.concatenate([self._arc_alive, np.ones(fresh.size, np.bool_)])
         self._arc_alive[ids] = True
         positions = self._position[ids]
         self._tail[positions], self._head[positions] = tails, heads
         self._bound[positions], self._cost[positions] = bounds, costs
         self._capacity[positions] = bounds
         self._state[positions] = tree.LOWER
+        self._n_loops += int((tails == heads).sum())
+        if self._priced:
+            self._priced.add_arcs(self._arcs(), self._supply[: self._n_nodes], ids)
         return ids
 
     def remove_arcs(self, arcs: Integers) -> None:
@@ -223,6 +245,8 @@ class FlowNetwork:
         positions = self._position[ids]
         if self._planted:
             repair.drop_arcs(self._columns(), self._root, positions)
+        if self._priced:
+            self._priced.drop_arcs(ids)
         self._checked_capacity(np.zeros(ids.size, np.int64), positions)
         self._bound[positions] = 0
         self._capacity[positions] = 0
@@ -234,10 +258,12 @@ class FlowNetwork:
     # --- solving ------------------------------------------------------------------------------------------------------
 
     def solve(self) -> Result:
-        """The optimum; after a first solve, from the last one's tree."""
+        """The optimum; after a first solve, from the last one's tree or prices."""
         self._check_balance()
         if not self._node_alive.any():
             return self._finish("optimal", simplex_ran=False)
+        if not self._planted and self._solve_by_prices():
+            return self._finish_priced()
         if not self._planted:
             self._plant()
         self._work[: simplex.CURSOR] = 0
@@ -253,13 +279,68 @@ class FlowNetwork:
             return self._unbounded()
         return self._finish("optimal", simplex_ran=True)
 
+    def _solve_by_prices(self) -> bool:
+        """True when paths and scaling found the optimum; False when the simplex must, from nothing."""
+        arcs, supply = self._arcs(), self._supply[: self._n_nodes]  # In whatever order, for now.
+        if not by_prices(self._kernel, supply, arcs.bound, arcs.cost, self._cost_max):
+            self._priced = None
+            return False
+        scans = SCANS_WARM
+        if self._priced is None:
+            self._lay(apart=False)
+            arcs = self._arcs()
+            self._priced = priced(arcs, supply)
+            scans = SCANS_COLD
+        if self._kernel != "auto":
+            scans = SCANS_FORCED if self._kernel == "paths" else 0
+        if self._priced.solve(arcs, supply, self._cost_max, scans) != OPTIMAL:
+            self._priced = None
+        return self._priced is not None
+
+    def _lay(self, apart: bool) -> None:
+        """Let the arcs lie as the kernel wants them: spread for the simplex, by id for the others."""
+        if apart == self._is_spread:
+            return
+        position = spread(self._n_arcs) if apart else np.arange(self._n_arcs)
+        for name in ("_tail", "_head", "_bound", "_cost"):
+            column = getattr(self, name)
+            column[position] = column[self._position]
+        self._position, self._is_spread = position, apart
+
+    def _by_id(self, column: Int64s) -> Int64s:
+        return column[self._position] if self._is_spread else column[: self._n_arcs].copy()
+
+    def _arcs(self) -> Arcs:
+        """The columns by id; to be called while arcs are not spread."""
+        tail, head, bound, cost = (
+            column[: self._n_arcs] for column in (self._tail, self._head, self._bound, self._cost)
+        )
+        return Arcs(tail, head, self._arc_alive, bound, cost)
+
+    def _finish_priced(self) -> Result:
+        assert self._priced is not None
+        net = self._priced.net
+        flow = np.empty(self._n_arcs, np.int64)
+        arcs = self._arcs()
+        size = read_flow(net, arcs.bound, arcs.cost, flow)
+        potential = np.where(self._node_alive, net.price - net.price[self._consumer()], 0)
+        return Result(
+            status="optimal",
+            objective=int(np.dot(flow, arcs.cost)) if size < 2.0**62 else objective(flow, arcs.cost),
+            flow=flow,
+            potential=potential,
+            kernel=self._priced.kernel,
+            work=self._priced.work,
+        )
+
     def _plant(self, bare: bool = False) -> None:
         """A first tree: every node hangs under the largest consumer, and no bound stays that cannot bind."""
+        self._lay(apart=True)
         n_nodes, n_arcs = self._n_nodes, self._n_arcs
         self._potential, self._excess = np.zeros(n_nodes, np.int64), np.zeros(n_nodes, np.int64)
         self._after, self._before = np.empty(n_nodes, np.int64), np.empty(n_nodes, np.int64)
         self._rows = np.empty((n_nodes, tree.ROW), np.int64)
-        self._root = int(np.where(self._node_alive, self._supply[:n_nodes], np.iinfo(np.int64).max).argmin())
+        self._root = self._consumer()
         repair.plant(self._columns(), self._supply[:n_nodes], self._root)
         repair.drop_redundant_bounds(
             self._tail[:n_arcs], self._head[:n_arcs], self._supply[:n_nodes], self._bound[:n_arcs], self._capacity
@@ -270,6 +351,10 @@ class FlowNetwork:
         if not bare and (supply < 0).sum() == 1 and (supply > 0).sum() * _SOURCES_SPARSE >= n_nodes:
             crash.lean(self._columns(), supply, n_nodes, n_arcs, self._root, self._big())
         self._planted = True
+
+    def _consumer(self) -> int:
+        """The largest consumer."""
+        return int(np.where(self._node_alive, self._supply[: self._n_nodes], np.iinfo(np.int64).max).argmin())
 
     def _optimise(self) -> int:
         """Repair and run the simplex until no dropped bound is passed. Returns its status."""
@@ -325,7 +410,7 @@ class FlowNetwork:
             witness = (cut & self._node_alive).astype(np.int64)
         return Result(
             status="infeasible" if witness is not None else status,
-            objective=_objective(flow, self.cost) if witness is None else None,
+            objective=objective(flow, self.cost) if witness is None else None,
             flow=flow,
             potential=potential,
             kernel="simplex",
@@ -338,7 +423,13 @@ class FlowNetwork:
         """Flag the cycle; but a network that has no feasible flow is infeasible, whatever its cycles."""
         n_nodes, n_arcs = self._n_nodes, self._n_arcs
         free = FlowNetwork(
-            n_nodes, self.tail, self.head, self.capacity, np.zeros(n_arcs, np.int64), self._supply[:n_nodes]
+            n_nodes,
+            self.tail,
+            self.head,
+            self.capacity,
+            np.zeros(n_arcs, np.int64),
+            self._supply[:n_nodes],
+            kernel="simplex",
         ).solve()
         if free.status != "optimal":
             return free
@@ -403,20 +494,3 @@ class FlowNetwork:
         balance = total(self._supply[: self._n_nodes])
         if balance:
             raise NetworkError(f"supplies sum to {balance}; they must sum to 0 (give the rest to a sink or a source)")
-
-
-def _spread(n_arcs: int) -> Int64s:
-    """Where each arc lies: neighbours come to lie about the square root of their number apart."""
-    stride = max(isqrt(n_arcs), 1)
-    position = np.empty(n_arcs, np.int64)
-    order = np.concatenate([np.arange(first, n_arcs, stride) for first in range(stride)] or [_NO_POSITIONS])
-    position[order] = np.arange(n_arcs)
-    return position
-
-
-def _objective(flow: Int64s, cost: Int64s) -> int:
-    """The sum of flow x cost, exact whatever its size."""
-    if float(np.abs(flow.astype(np.float64) * cost).sum()) < 2.0**62:
-        return int(np.dot(flow, cost))
-    used = np.flatnonzero(flow)
-    return sum(int(amount) * int(price) for amount, price in zip(flow[used], cost[used], strict=True))

@@ -1,0 +1,34 @@
+"""Columns of a network: room to grow, the order in which the simplex wants them, and what a flow costs."""
+
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.kernels.jit import Int64s
+
+
+def grown(array: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """`array` or, where it is shorter than `length`, a longer copy: half as much again, so that growth is amortised."""
+    if array.shape[0] >= length:
+        return array
+    longer = np.zeros((length + length // 2, *array.shape[1:]), np.int64)
+    longer[: array.shape[0]] = array
+    return longer
+
+
+def spread(n_arcs: int) -> Int64s:
+    """Where each arc lies: neighbours come to lie about the square root of their number apart."""
+    stride = max(isqrt(n_arcs), 1)
+    position = np.empty(n_arcs, np.int64)
+    order = np.concatenate([np.arange(first, n_arcs, stride) for first in range(stride)] or [np.empty(0, np.int64)])
+    position[order] = np.arange(n_arcs)
+    return position
+
+
+def objective(flow: Int64s, cost: Int64s) -> int:
+    """The sum of flow x cost, exact whatever its size."""
+    if float(np.abs(flow.astype(np.float64) * cost).sum()) < 2.0**62:
+        return int(np.dot(flow, cost))
+    used = np.flatnonzero(flow)
+    return sum(int(amount) * int(price) for amount, price in zip(flow[used], cost[used], strict=True))
