@@ -1,0 +1,91 @@
+"""The language of offer constraints: strict, and every field of it judged."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.agents_book import AgentEntry
+from federation.facts import AgentEnrolled
+from federation.market.constraints import ConstraintError, admits, parse
+from policies.model import Gpu, Link, Resources
+from tests.master_world import GIB
+
+AGENT = AgentEntry(
+    AgentEnrolled(
+        at_us=0,
+        agent_id="gw-1",
+        boot=1,
+        site="plant-b",
+        region="north",
+        tier="edge",
+        hardware="rpi5-8g",
+        speed_milli=800,
+        labels=(("zone", "a"),),
+        total=Resources(
+            cpu_milli=4000,
+            gpus=(Gpu(uuid="x", model="a100", memory_bytes=40 * GIB), Gpu(uuid="y")),
+        ),
+    )
+)
+LINKS = (
+    Link(from_id="site:plant-b", to_id="site:plant-a", rtt_us=19_000),
+    Link(from_id="agent:gw-1", to_id="site:cloud", rtt_us=5_000),
+    Link(from_id="site:plant-b", to_id="site:cloud", rtt_us=90_000),
+    Link(from_id="site:cloud", to_id="site:plant-b", bandwidth_bps=50_000_000),
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "agent.id == gw-1", "agent.site != plant-a", "agent.region in (south, north)", "agent.tier == edge",
+        'agent.hardware =~ "rpi*"', "agent.speed_milli >= 800", "label{key=zone} == a", "label{key=zone}",
+        "label{key=other} != b", "gpu.model == a100", "gpu.memory_bytes >= 24GiB", "gpu.memory_bytes<=40GiB",
+        "gpu.count == 2", "link.rtt_us{to=site:plant-a} < 20000", "link.rtt_us{to=site:plant-a} <= 19ms",
+        "link.rtt_us{to=site:cloud} < 10ms", "link.bandwidth_bps{from=site:cloud} >= 50Mbps",
+        "link.rtt_us{to=site:plant-b} < 1", "link.rtt_us{to=site:plant-a} > 18.5ms",
+    ],
+)  # fmt: skip
+def test_what_holds(text: str) -> None:
+    assert admits((text,), AGENT, LINKS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "agent.id == gw-2", "label{key=zone} == b", "label{key=other}", "gpu.memory_bytes > 40GiB", "gpu.count > 2",
+        "link.rtt_us{to=site:plant-a} < 19000", "link.rtt_us{to=site:never} < 1000000",
+        "link.bandwidth_bps{to=site:plant-a} > 1", "agent.hardware =~ x86*", "gpu.isolation == whole",
+    ],
+)  # fmt: skip
+def test_what_does_not(text: str) -> None:
+    assert not admits((text,), AGENT, LINKS)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "ends where"), ("rtt < 3", "no field 'rtt'"), ("link.rtt_us < 3", "needs one other end"),
+        ("link.rtt_us{via=x} < 3", "needs one other end"), ("agent.id", "compares agent.id with nothing"),
+        ("agent.id < x", "has no order"), ("gpu.count =~ 3", "is a number"), ("gpu.count == many", "is no number"),
+        ("gpu.memory_bytes > 3ms", "not counted in ms"), ("gpu.count == 1 2", "follows a whole predicate"),
+        ("agent.id == a && b", "has no place"), ("label == x", "needs its key"), ("agent.id{a=b} == c", "no selector"),
+        ("agent.id in (a", "ends where"), ("link.rtt_us{to=a < 3", "stands where }"), ("x" * 2000, "exceeds"),
+        ("link.rtt_us{to=site:a} < 0.5", "not a whole number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_predicate(text: str, says: str) -> None:
+    with pytest.raises(ConstraintError, match=says):
+        parse(text)
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(
+    ["link.rtt_us", "label", "{", "}", "to", "=", "site:a", "<", ">=", "20ms", "in", "(", ")", ",", '"', "==", " "]
+)).map("".join))  # fmt: skip
+def test_no_text_does_worse_than_be_refused(text: str) -> None:
+    try:
+        predicate = parse(text)
+    except ConstraintError:
+        return
+    admits((text,), AGENT, LINKS)
+    assert parse(text) == predicate
