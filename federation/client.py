@@ -104,6 +104,20 @@ def task(
     )
 
 
+def fits(offer: FrameworkOffer, tasks: Iterable[TaskSpec]) -> bool:
+    """Whether the offer holds all that these tasks claim, together. Offers may be small: what one task left behind."""
+    left: dict[Any, list[int]] = {}
+    for portion in offer.portions:
+        have, sums = portion.resources, left.setdefault((portion.reservation, portion.revocable), [0] * 4)
+        amounts = (have.cpu_milli, have.memory_bytes, have.disk_bytes, len(have.gpus))
+        sums[:] = [total + amount for total, amount in zip(sums, amounts, strict=True)]
+    for claim in (claim for spec in tasks for claim in spec.claims):
+        sums = left.setdefault((claim.reservation, claim.revocable), [0] * 4)
+        wanted = (claim.cpu_milli, claim.memory_bytes, claim.disk_bytes, max(claim.gpus, len(claim.gpu_uuids)))
+        sums[:] = [total - amount for total, amount in zip(sums, wanted, strict=True)]
+    return all(total >= 0 for sums in left.values() for total in sums)
+
+
 class Framework:
     """A framework's connection to a master, open within `async with`. At the end of the block the framework is torn
     down and its tasks are killed, unless `keep`: then they run on for `failover_timeout_s`, and who subscribes with

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.client import fits, task
 from federation.errors import PeerError
 from federation.http.mesos.amounts import Dialect, claims_of, mib
 from federation.http.mesos.calls import decode_call
@@ -226,7 +227,7 @@ def test_a_task_that_cannot_be_run_is_refused_by_name(task: dict[str, Any]) -> N
     assert refused.value.code == "invalid"
 
 
-KEYS = st.sampled_from("type value framework_id accept offer_ids operations launch kill task_id".split())
+KEYS = st.sampled_from(("type", "value", "framework_id", "accept", "offer_ids", "operations", "launch", "task_id"))
 KINDS = st.sampled_from(["ACCEPT", "KILL", "LAUNCH"])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 TREES = st.recursive(
@@ -263,3 +264,10 @@ def test_records_come_out_whole_however_the_bytes_are_cut(records: list[bytes], 
 def test_what_is_no_record_is_refused(data: bytes) -> None:
     with pytest.raises(PeerError):
         Unframer().feed(data)
+
+
+def test_what_fits_into_an_offer() -> None:
+    small = task("t", ["true"], cpus=1.0, memory_bytes=MIB)
+    assert fits(OFFER, [small]) and not fits(OFFER, [small, small])
+    assert not fits(OFFER, [task("t", ["true"], cpus=1.0, memory_bytes=MIB, gpus=2)])
+    assert not fits(OFFER, [task("t", ["true"], cpus=0.1, memory_bytes=0, disk_bytes=1)]), "that is reserved"
