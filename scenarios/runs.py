@@ -36,6 +36,7 @@ class Case(Record, frozen=True, kw_only=True):
     seed: int | None = None  # None: the file's
     parameters: dict[str, str] = msgspec.field(default_factory=dict)
     traces: str | None = None
+    is_baseline: bool = False  # it runs only for others to be compared with; nothing is expected of it
 
 
 class Curves(Record, frozen=True, kw_only=True):
@@ -76,8 +77,8 @@ def cases_of(
     known = registry.names()
     chosen = policies or list(matrix.get("policy", ("flow",)))
     bases = [slo.baseline for slo in scenario.expect.slo if slo.baseline]
-    chosen += [base for base in dict.fromkeys(bases) if base not in chosen]
-    for policy in chosen:
+    added = [base for base in dict.fromkeys(bases) if base not in chosen]
+    for policy in (*chosen, *added):
         if policy not in known:
             raise ConfigError(f"{path}: there is no policy {policy!r}; known are {', '.join(known)}")
     own_seeds: list[int | None] = list(seeds) if seeds else [int(text) for text in matrix.get("seed", ())] or [None]
@@ -85,10 +86,17 @@ def cases_of(
     axes |= {name: (value,) for name, value in (parameters or {}).items()}
     settings = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     cases = [
-        Case(path=str(path), policy=policy, seed=seed, parameters=each, traces=None if traces is None else str(traces))
+        Case(
+            path=str(path),
+            policy=policy,
+            seed=seed,
+            parameters=each,
+            traces=None if traces is None else str(traces),
+            is_baseline=policy in added,
+        )
         for each in settings
         for seed in own_seeds
-        for policy in chosen
+        for policy in (*chosen, *added)
     ]
     return scenario, cases
 
@@ -147,6 +155,8 @@ def compare(results: list[Result], slos: tuple[Slo, ...]) -> list[Result]:
                 if result.case.policy == slo.baseline:  # It is what the others are compared with.
                     verdict = msgspec.structs.replace(verdict, ok=True)
                 verdicts[number] = verdict
+        if result.case.is_baseline:
+            verdicts = [msgspec.structs.replace(verdict, ok=True) for verdict in verdicts]
         judged.append(msgspec.structs.replace(result, verdicts=tuple(verdicts)))
     return judged
 
