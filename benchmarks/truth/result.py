@@ -1,0 +1,22 @@
+"""One published number beside ours."""
+
+from policies.model import Record
+
+
+class Result(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """`tolerance` is absolute, in the unit of the measure."""
+
+    experiment: str
+    policy: str
+    measure: str
+    measured: float
+    reference: float
+    tolerance: float
+
+    @property
+    def error(self) -> float:
+        return self.measured - self.reference
+
+    @property
+    def is_within(self) -> bool:
+        return abs(self.error) <= self.tolerance

@@ -1,0 +1,20 @@
+"""Published numbers on the data they were published with, where that data lies beside the project."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.truth import deeprm
+
+DATA = Path(__file__).parents[1].parent / "shared" / "traces"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "deeprm").exists(), reason="needs the DeepRM sequences in ../shared/traces")
+def test_deeprm_heuristics_are_the_published_ones() -> None:
+    results = deeprm.run(DATA / "deeprm", None)
+    assert len(results) == 15
+    for each in results:
+        assert each.is_within, each
+        if each.policy != "Random":
+            assert each.measured == pytest.approx(each.reference, abs=5e-5), each
