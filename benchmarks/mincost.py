@@ -124,9 +124,9 @@ def instances(options: argparse.Namespace) -> Iterator[tuple[Row, graphs.Graph]]
     for family in options.families:
         for agents in options.agents:
             for level in options.levels:
-                for load in LOADS:
+                for load in options.loads:
                     graph = graphs.scheduling(family, agents, load, level)
-                    for churn in (0, *CHURN_PERMILLE):
+                    for churn in options.churn:
                         yield {"family": family, "agents": agents, "load": load, "level": level, "churn": churn}, graph
     for make in (graphs.netgen_like, graphs.goto_like, graphs.road_like):
         for power in options.general:
@@ -178,6 +178,8 @@ def main() -> None:
     parser.add_argument(
         "--general", nargs="*", type=int, default=[10, 12], help="powers of two; the full run: 10 to 16"
     )
+    parser.add_argument("--loads", nargs="*", type=int, default=list(LOADS), help="percent")
+    parser.add_argument("--churn", nargs="*", type=int, default=[0, *CHURN_PERMILLE], help="permille; 0: cold")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     begin = time.perf_counter()

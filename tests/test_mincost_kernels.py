@@ -125,7 +125,7 @@ def test_rounds_of_a_task_level_network(slots: int, kernel: Kernel) -> None:
         churn(rng, network, 40, 7)
 
 
-@pytest.mark.parametrize("slots", [4, 5, 20])
+@pytest.mark.parametrize("slots", [8, 20])
 def test_the_dispatcher_takes_prices_for_tasks(slots: int) -> None:
     network = tasks(np.random.default_rng(1), 500, 100, slots)
     result = network.solve()
@@ -138,6 +138,19 @@ def test_the_dispatcher_takes_the_simplex_for_lumped_networks() -> None:
     network.set_supply(np.arange(102, 602), [9] * 500)
     network.set_supply([0], [-4500])
     assert network.solve().kernel == "simplex"
+
+
+def test_a_full_network_is_handed_over_to_prices() -> None:
+    rng = np.random.default_rng(3)
+    network = tasks(rng, 500, 100, 4)
+    assert network.solve().kernel == "simplex"
+    for _ in range(4):
+        churn(rng, network, 100, 5)
+        result = network.solve()
+        assert result.kernel in ("paths", "paths+scaling", "scaling")
+        assert certificate_error(network, result) is None
+        columns = (network.tail, network.head, network.capacity, network.cost, network.supply)
+        assert result.objective == FlowNetwork(network.n_nodes, *columns, kernel="simplex").solve().objective
 
 
 def test_an_infeasible_change_and_back() -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import crash, repair, simplex, tree
 from policies.kernels.mincost.columns import grown, objective, spread
-from policies.kernels.mincost.dispatch import KERNELS, Kernel, by_prices
+from policies.kernels.mincost.dispatch import KERNELS, Kernel, by_prices, starts_full
 from policies.kernels.mincost.gate import (
     Integers,
     check_alive,
@@ -70,6 +70,7 @@ class FlowNetwork:
         self._kernel: Kernel = kernel
         self._priced: Priced | None = None  # The last flow with prices, where paths or scaling found it.
         self._n_loops = int((tails == heads).sum())
+        self._hands_over = False  # The simplex solves it from nothing, and prices from then on.
         self._is_spread = False  # Arcs lie in another order than their ids'.
         self._position = np.arange(n_arcs)
         self._tail, self._head, self._bound, self._cost = tails, heads, bounds, costs
@@ -264,6 +265,7 @@ class FlowNetwork:
             return self._finish("optimal", simplex_ran=False)
         if not self._planted and self._solve_by_prices():
             return self._finish_priced()
+        hand_over = self._hands_over and not self._planted
         if not self._planted:
             self._plant()
         self._work[: simplex.CURSOR] = 0
@@ -277,22 +279,30 @@ class FlowNetwork:
         if status == simplex.UNBOUNDED:
             self._planted = False
             return self._unbounded()
-        return self._finish("optimal", simplex_ran=True)
+        result = self._finish("optimal", simplex_ran=True)
+        if hand_over and result.status == "optimal":
+            self._lay(apart=False)
+            self._planted = False
+            self._priced = priced(self._arcs(), self._supply[: self._n_nodes], result.flow, result.potential)
+        return result
 
     def _solve_by_prices(self) -> bool:
         """True when paths and scaling found the optimum; False when the simplex must, from nothing."""
         arcs, supply = self._arcs(), self._supply[: self._n_nodes]  # In whatever order, for now.
+        self._hands_over = False
         if not by_prices(self._kernel, supply, arcs.bound, arcs.cost, self._cost_max):
             self._priced = None
             return False
         scans = SCANS_WARM
         if self._priced is None:
+            self._hands_over = self._kernel == "auto" and starts_full(supply, arcs.head, arcs.bound)
+            if self._hands_over:
+                return False
             self._lay(apart=False)
             arcs = self._arcs()
             self._priced = priced(arcs, supply)
             scans = SCANS_COLD
-        if self._kernel != "auto":
-            scans = SCANS_FORCED if self._kernel == "paths" else 0
+        scans = {"paths": SCANS_FORCED, "scaling": 0}.get(self._kernel, scans)
         if self._priced.solve(arcs, supply, self._cost_max, scans) != OPTIMAL:
             self._priced = None
         return self._priced is not None

@@ -15,7 +15,8 @@ from policies.kernels.mincost.residual import Residual, build, read_flow
 
 SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuild costs as much as many small rounds.
 SCANS_COLD = 30  # Scans of all entries that paths may take before scaling does it in 30 to 60; measured.
-SCANS_WARM = 12  # Scaling from good prices takes less.
+SCANS_WARM = 20  # Of 12,000 tasks, full or more, 1 % anew takes up to 10; scaling from good prices is dearer.
+FIRST_EPSILON = 50  # Scaling from paths' prices begins at that part of the largest cost; 20 to 200 are alike.
 SCANS_FORCED = 1 << 20  # Never give up.
 OPTIMAL, GAVE_UP = range(2)
 
@@ -125,11 +126,15 @@ class Priced:
             self.net.price[:] = 0
         tight = np.empty(arcs.tail.size, np.int64)
         scaling.tighten(arcs.tail, arcs.head, arcs.bound, supply, flow_total, tight)
-        return scaling.solve(self.net, arcs.bound, tight, cost_max, work)
+        first = max(cost_max // FIRST_EPSILON, 1) if self.net.price.any() else max(cost_max, 1)
+        return scaling.solve(self.net, arcs.bound, tight, first, work)
 
 
-def priced(arcs: Arcs, supply: Int64s) -> Priced:
-    """The network with nothing routed and prices of 0; nodes with arcs that earn are mended at the first solve."""
-    zeros = np.zeros(arcs.tail.size, np.int64)
-    net = build(*arcs, zeros, supply, np.zeros(supply.size, np.int64), SPARE)
+def priced(arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s | None = None) -> Priced:
+    """The network with that flow and those prices, else nothing routed and prices of 0.
+
+    Nodes with arcs that earn are mended at the first solve; given prices must be right already.
+    """
+    flow = np.zeros(arcs.tail.size, np.int64) if flow is None else flow
+    net = build(*arcs, flow, supply, np.zeros(supply.size, np.int64) if price is None else price.copy(), SPARE)
     return Priced(net, [arcs.tail[arcs.cost < 0]])
