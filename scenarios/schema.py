@@ -8,7 +8,8 @@ from typing import Any
 from federation import jobfile, units
 from federation.jobschema import job_schema
 from policies.model import TIERS
-from scenarios import chance, faultfile, format, topology, workload
+from scenarios import chance, faultfile, topology, workload
+from scenarios import format as scenario_format
 from scenarios.faults import KILL_POINTS
 from scenarios.traces import jobs, networks
 
@@ -45,21 +46,21 @@ def scenario_schema() -> Schema:
         "$id": "urn:offerflow:scenario:v1",
         "title": "offerflow scenario file",
         **_object(
-            format.ROOT_KEYS,
-            schema={"const": format.SCHEMA},
+            scenario_format.ROOT_KEYS,
+            schema={"const": scenario_format.SCHEMA},
             name={"type": "string", "pattern": f"^{jobfile.IDENTIFIER_PATTERN}$"},
             purpose={**_TEXT, "description": "One sentence: what this world shows."},
-            seed={"type": "integer", "minimum": 0, "maximum": format.SEED_MAX},
+            seed={"type": "integer", "minimum": 0, "maximum": scenario_format.SEED_MAX},
             duration=_DURATION,
             include={**_NAMES, "description": "Files merged beneath this one."},
             parameters=_map(_SCALAR),
             topology=_topology(),
-            data=_map(_object(format.DATA_KEYS, at=_TEXT, count=_COUNT, size=_SIZE)),
+            data=_map(_object(scenario_format.DATA_KEYS, at=_TEXT, count=_COUNT, size=_SIZE)),
             workload=_workload(),
             faults={"type": "array", "items": _fault()},
             expect=_object(("laws", "slo"), slo={"type": "array", "items": _TEXT}),
             matrix=_map({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]}),
-            model=_object(format.MODEL_KEYS, solve=_DURATION, commit=_DURATION, measurement_noise=_PERCENT),
+            model=_object(scenario_format.MODEL_KEYS, solve=_DURATION, commit=_DURATION, measurement_noise=_PERCENT),
         ),
         "required": ["schema", "name", "purpose", "seed", "duration", "topology", "workload"],
         "$defs": {**job["$defs"], "job": own, "law": _law(), "task": _task()},
