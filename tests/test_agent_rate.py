@@ -84,7 +84,8 @@ class Pair:
 
     def __init__(self, *, server_bps: int | None = None, client_bps: int | None = None) -> None:
         self.server = DataServer(
-            host="127.0.0.1", port=0, verified=self.nothing, read_log=lambda _, n_bytes: bytes(n_bytes), uplink=Uplink("a", server_bps),
+            host="127.0.0.1", port=0, verified=self.nothing, read_log=lambda _, n_bytes: bytes(n_bytes),
+            uplink=Uplink("a", server_bps),
             limits=ServerLimits(),
         )  # fmt: skip
         self.client = Client(uplink=Uplink("b", client_bps))

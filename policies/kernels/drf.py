@@ -14,7 +14,7 @@ A first pass serves only clients of roles below their guarantee, up to it; the s
 guarantees still want. Cost O(grants · (depth + children + clients that refuse)).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -55,14 +55,15 @@ class Market(NamedTuple):
     grants: Int64s  # [G, GRANT_ROW], out
 
 
+_named_tuple: Any = types.NamedTuple  # numba's stubs do not know it
 _i2 = types.Array(types.int64, 2, "C")
 _i3 = types.Array(types.int64, 3, "C")
 _i1 = types.Array(types.int64, 1, "C")
-_market = types.NamedTuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2), Market)
+_market: Any = _named_tuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2), Market)
 
 
 @kernel(types.int64(_market, types.int64))
-def share_of(m, v):  # type: ignore[no-untyped-def]
+def share_of(m: Market, v: int) -> int:
     """The weighted dominant share of a node, as the module says."""
     best = 0
     for k in range(KINDS):
@@ -73,11 +74,12 @@ def share_of(m, v):  # type: ignore[no-untyped-def]
                 shift += 1
             part = ((m.amounts[ALLOCATED, v, k] >> shift) << SHARE_BITS) // (whole >> shift)
             best = max(best, part)
-    return (best << WEIGHT_BITS) // m.nodes[v, WEIGHT]
+    share: int = (best << WEIGHT_BITS) // m.nodes[v, WEIGHT]
+    return share
 
 
 @kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
-def offerable(m, i, v, is_first, spare, out):  # type: ignore[no-untyped-def]
+def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int64s) -> int:
     """How much of item `i` client `v` may be offered, into `out`; 1 when it is worth an offer."""
     node = m.nodes[v]
     if m.items[i, HAS_GPUS] and not node[GPUS]:
@@ -132,7 +134,7 @@ def offerable(m, i, v, is_first, spare, out):  # type: ignore[no-untyped-def]
 
 
 @kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
-def choose(m, i, stamp, is_first, spare, out):  # type: ignore[no-untyped-def]
+def choose(m: Market, i: int, stamp: int, is_first: int, spare: Int64s, out: Int64s) -> int:
     """The client that item `i` goes to, −1 for none. Nodes that refused it carry `stamp`."""
     root = m.items[i, ROOT]
     while True:
@@ -152,14 +154,15 @@ def choose(m, i, stamp, is_first, spare, out):  # type: ignore[no-untyped-def]
                 break
             v = best
         if m.nodes[v, LEAF] and offerable(m, i, v, is_first, spare, out):
-            return v
+            leaf: int = v
+            return leaf
         if v == root:
             return -1
         m.nodes[v, STAMP] = stamp
 
 
 @kernel(types.int64(_market))
-def allocate(m):  # type: ignore[no-untyped-def]
+def allocate(m: Market) -> int:
     """Fill `grants`; the number of its rows, or −1 when there was no room for them. `free` is what is left."""
     n, stamp = 0, 0
     spare = np.zeros(KINDS, np.int64)
