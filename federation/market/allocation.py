@@ -74,10 +74,9 @@ def allocate_if_due(core: Core) -> None:
 def allocate(core: Core) -> None:
     """One cycle. Cost O(agents that changed + clients + grants · clients of a role)."""
     market = core.market
-    if market.all_dirty:
-        entries = core.agents.sorted()
-    else:
-        entries = tuple(core.agents[agent_id] for agent_id in sorted(market.dirty) if agent_id in core.agents.entries)
+    agent_ids = market.dirty.keys() | market.idle.keys() if market.all_dirty else market.dirty.keys()
+    entries = tuple(core.agents[agent_id] for agent_id in sorted(agent_ids) if agent_id in core.agents.entries)
+    market.idle.update(market.dirty)  # Until it is known what is left of them.
     market.dirty, market.all_dirty = {}, False
     core.count("allocation_cycles")
     if market.tree is None:
@@ -92,6 +91,7 @@ def allocate(core: Core) -> None:
     while (count := allocate_kernel(arrays)) < 0:  # Every item was split among many: there must be more room.
         items, arrays = _lower(core, tree, entries, room=2 * len(arrays.grants)) or (items, arrays)
     _grant(core, tree, items, arrays.grants[:count].tolist())
+    _note_idle(core, entries, items, arrays)
 
 
 # --- laying out ------------------------------------------------------------------------------------------------------
@@ -342,6 +342,17 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -
     for framework_id, made in offers.items():
         core.count("framework_offers", len(made))
         emit(core, market.frameworks[framework_id], Offers(offers=tuple(made)))
+
+
+def _note_idle(core: Core, entries: tuple[AgentEntry, ...], items: list[Item], arrays: drf.Market) -> None:
+    """Of what was looked at, only what is left over, reserved or kept needs another look when someone new comes."""
+    idle = core.market.idle
+    for entry in entries:
+        if not entry.holdings.pools and entry.agent_id not in core.market.held:
+            idle.pop(entry.agent_id, None)
+    left = ((arrays.free[:, 0] >= arrays.least[0]) | (arrays.free[:, 1] >= arrays.least[1])).nonzero()[0]
+    for n in left.tolist():
+        idle[items[n].entry.agent_id] = None
 
 
 def _leave_to_rounds(core: Core, entry: AgentEntry) -> None:

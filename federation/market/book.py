@@ -188,7 +188,8 @@ class MarketBook:
         self.leases: OrderedDict[str, Lease] = OrderedDict()  # oldest first
         self.n_offers = 0
         self.dirty: dict[str, None] = {}  # agents with something to offer that may concern someone
-        self.all_dirty = False
+        self.idle: dict[str, None] = {}  # agents with something that nobody took in their last cycle
+        self.all_dirty = False  # someone new may take what is idle
         self.allocated_us = -(2**62)
         self.buckets: dict[str, Bucket] = {}
         self.filters: dict[str, dict[tuple[str, str], Filter]] = {}  # agent id → (framework, role)
