@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 from federation import units
 from federation.errors import ConfigError
-from federation.strictyaml import Fields, FileError, Node, Place, Scalar, list_of, read_text, suggest
+from federation.strictyaml import Fields, FileError, Node, Place, choice, list_of, read_text, suggest
 from policies.model import Record
 
 Kind = Literal["duration", "share", "count", "bytes", "dollars"]
@@ -101,26 +101,15 @@ class Slo(Record, frozen=True, kw_only=True):
 
 
 class Expectations(Record, frozen=True, kw_only=True):
-    laws: tuple[str, ...] = ("all",)
     slo: tuple[Slo, ...] = ()
 
 
 def read_expectations(node: Node, scopes: set[str]) -> Expectations:
     """`scopes` are the roles of the world."""
     fields = Fields(node, '"expect"', ("laws", "slo"))
-    laws = fields.optional("laws", _read_laws, ("all",))
+    fields.optional("laws", choice("all"), "all")  # They hold always; a file may say so.
     slo = fields.optional("slo", list_of(lambda item: _read_slo(item, scopes), '"slo"'), ())
-    return Expectations(laws=laws, slo=slo)
-
-
-def _read_laws(node: Node) -> tuple[str, ...]:
-    if isinstance(node, Scalar) and node.text == "all":
-        return ("all",)
-    laws = list_of(read_text, '"laws"')(node)
-    for law in laws:
-        if not re.fullmatch(r"L([1-9]|1[0-3])", law):
-            raise FileError(node.place, f'"{law}" is no law: L1 to L13, or all')
-    return laws
+    return Expectations(slo=slo)
 
 
 def _read_slo(node: Node, scopes: set[str]) -> Slo:

@@ -34,7 +34,7 @@ from scenarios.world import ShardSpec, World
 SCHEMA = "offerflow/scenario/v1"
 ROOT_KEYS = (
     "schema", "name", "purpose", "seed", "duration", "include", "parameters", "topology", "data", "workload", "faults",
-    "expect", "matrix", "model", "report",
+    "expect", "matrix", "model",
 )  # fmt: skip
 DATA_KEYS = ("at", "count", "size")
 MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end")

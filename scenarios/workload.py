@@ -56,7 +56,7 @@ ARRIVAL_KEYS = ("at", "job", "file", "actual_run", "fails", "crashes")
 GENERATE_KEYS = ("role", "name", "arrivals", "from", "to", "limit", "at", "priority", "task")
 TASK_KEYS = (
     "cpu", "memory", "disk", "gpu", "links", "run", "told", "reads", "writes", "deadline", "where", "retry",
-    "time_limit", "count", "gang", "communication", "steps", "clients", "latency", "profile", "fails", "crashes",
+    "time_limit", "count", "gang", "communication", "clients", "latency", "profile", "fails", "crashes",
 )  # fmt: skip
 READS_KEYS = ("at", "size", "count", "distinct")
 CLIENTS_KEYS = ("rtt", "weight")
@@ -233,10 +233,9 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
         where = fields.optional("where", read_where, Where())
     count = fields.optional("count", integer_between(1, 100_000), 1)
     gang = fields.optional("gang", read_flag, False)
-    steps = fields.optional("steps", integer_between(1, 1_000_000), 0)
     communication = fields.optional("communication", read_communication, None)
-    if (steps or communication) and not (gang and count > 1):
-        raise FileError(node.place, '"steps" and "communication" are of a gang: add gang: true and a count above 1')
+    if communication and not (gang and count > 1):
+        raise FileError(node.place, '"communication" is of a gang: add gang: true and a count above 1')
     size_bytes = fields.optional("writes", read_size, 0)
     group = TaskGroup(
         name="task",
@@ -264,7 +263,6 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
         behaviour=Behaviour(
             fails_ppm=fields.optional("fails", quantity(units.parse_percent_ppm), 0),
             crashes_agent=fields.optional("crashes", read_flag, False),
-            steps=steps,
         ),
     )
 

@@ -43,7 +43,6 @@ class Behaviour(Record, frozen=True, kw_only=True):
 
     fails_ppm: int = 0  # of attempts end with exit code 1
     crashes_agent: bool = False  # … and take their agent's process with them
-    steps: int = 0  # of a gang: it communicates this often, evenly over its run
 
 
 class Arrival(Record, frozen=True, kw_only=True):

@@ -46,7 +46,14 @@ def run(tmp_path: Path, *faults: str, seed: int | None = None) -> Outcome:
     return outcome
 
 
-POINTS = ["now", "before-journal", "after-journal-before-send", "half-sent", "after-assign-before-send", "while-solving"]
+POINTS = [
+    "now",
+    "before-journal",
+    "after-journal-before-send",
+    "half-sent",
+    "after-assign-before-send",
+    "while-solving",
+]
 
 
 @pytest.mark.parametrize("point", POINTS)
