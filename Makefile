@@ -1,7 +1,7 @@
 # The two commands of a newcomer are `make demo` and `make test`; each sets everything up by itself.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit kernels lock bench-mincost clean
+.PHONY: help setup demo test check unit slow kernels lock bench-mincost clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,9 +21,12 @@ check: setup  ## lint, format and types
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/mypy
 
-unit: setup  ## the whole suite, kernels compiled
-	@echo "[test] the whole suite, kernels compiled"
-	@$(PY) -m pytest
+unit: setup  ## the suite but for what is marked slow, kernels compiled
+	@echo "[test] the suite, kernels compiled"
+	@$(PY) -m pytest -m "not slow"
+
+slow: setup  ## the long replays: every shipped scenario against its golden digest, published results
+	@$(PY) -m pytest -m slow
 
 kernels: setup  ## kernel tests once interpreted, once with bounds checks
 	@echo "[test] kernels interpreted (NUMBA_DISABLE_JIT=1)"
