@@ -328,7 +328,8 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -
     for (node, n), parts in portions.items():
         framework, role = tree.who[node]
         entry = items[n].entry
-        offer = lease(core, framework, role, entry, tuple(parts), links_of(at, entry), is_charged=True)
+        links = links_of(at, entry) if at else ()
+        offer = lease(core, framework, role, entry, tuple(parts), links, is_charged=True)
         of_framework = offers.get(framework.framework_id)
         if of_framework is None:
             offers[framework.framework_id] = [offer]

@@ -66,12 +66,14 @@ def lease(
     made = Lease(offer, _sum(portions), pieces)
     market.leases[offer.offer_id] = framework.offers[offer.offer_id] = holdings.leases[offer.offer_id] = made
     for portion in portions:
-        holdings.bundle_leased(standing_of(portion)).add(portion.resources)
+        bundle = holdings.leased if portion.reservation is None else holdings.bundle_leased(standing_of(portion))
+        bundle.add(portion.resources)
     if not is_charged:
         market.charge(framework, role, made.amount, 1)
     framework.n_allocated[role] = framework.n_allocated.get(role, 0) + 1
     entry.changed()
-    core.deadlines.set_earlier(("market", "leases"), offer.expires_us)
+    if len(market.leases) == 1:  # Later ones end later.
+        core.deadlines.set_earlier(("market", "leases"), offer.expires_us)
     return offer
 
 
