@@ -277,9 +277,7 @@ def resend(core: Core, entry: AgentEntry, sent: SentCommand) -> Command | None:
 # --- killing ---------------------------------------------------------------------------------------------------------
 
 
-def kill_task(
-    core: Core, task: FrameworkTask, reason: str = "", message: str = "", grace_us: int | None = None
-) -> None:  # fmt: skip
+def kill_task(core: Core, task: FrameworkTask, reason: str = "", message: str = "") -> None:
     """Ask the agent to end it. Its end is what the agent reports."""
     framework = core.market.frameworks[task.framework_id]
     if not task.is_open:
