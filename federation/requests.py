@@ -229,9 +229,7 @@ def _set_role(core: Core, request: SetRole) -> Answer:
             status=422, code="bad_quota", title="The quota is impossible", detail="no amount may be negative"
         )
     core.persist(
-        RoleSet(
-            at_us=core.now_us, path=request.path, weight=request.weight, quota=quota, guarantee=request.guarantee
-        )
+        RoleSet(at_us=core.now_us, path=request.path, weight=request.weight, quota=quota, guarantee=request.guarantee)
     )
     market.roles_changed(core, request.path)
     core.rounds.changed = True
