@@ -115,7 +115,7 @@ def bench(
     agents: Annotated[str, typer.Option(help="Sizes of the cluster, comma-separated.")] = "100,1000,5000",
     classes: Annotated[int, typer.Option(min=1, help="Demand classes pending.")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds timed after the first.")] = 5,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="The same seed measures the same rounds.")] = 0,
     output: Output = "table",
 ) -> None:
     """Time a round, by the number of agents."""
