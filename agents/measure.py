@@ -26,7 +26,7 @@ from federation.wire import LinkSample
 from policies.model import Gpu, Record, Resources
 
 CPU_STEP_MILLI = 250  # What changes by less than a step is told as before: an idle device then sends no new offers,
-MEMORY_STEP_BYTES = 64 * 2**20  # which is what keeps it within 20 MB a month on a metered line.
+MEMORY_STEP_BYTES = 64 * 2**20  # fewer offers for memory that breathes
 DISK_STEP_BYTES = 256 * 2**20
 OTHERS_WEIGHT = (
     0.25  # of the newest look, one every 5 s: a backup that runs for a minute counts, a compiler call does not

@@ -188,7 +188,7 @@ def test_offers_are_renewed_by_time_and_changes_are_debounced() -> None:
 
 
 def test_what_launches_take_is_told_with_the_next_renewal() -> None:
-    """The master knows it already: a message a task saved is a tenth of the control plane's work."""
+    """The master knows it already, from the launch and its statuses."""
     world = World()
     world.boot()
     world.clear()
