@@ -21,7 +21,6 @@ Master and agents both use this module; it imports nothing of ours but its own p
 
 import asyncio
 import contextlib
-import logging
 import random
 import socket
 import ssl
@@ -31,20 +30,28 @@ from time import monotonic
 from typing import Any, Final, cast
 
 import aiomqtt
-from aiomqtt import ProtocolVersion
 from aiomqtt.exceptions import MqttConnectError
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTTMessage
 from paho.mqtt.client import Client as Paho
+from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from federation.mqtt_access import LinkTls, make_tls
+from federation.mqtt_client import (
+    ANSWER_S,
+    NotThisProtocol,
+    Session,
+    break_off,
+    enter,
+    make_client,
+    make_properties,
+    write_directly,
+)
 from federation.mqtt_parts import Inbox, Outgoing, Protocol, Will, parse_url
 
 __all__ = ["MqttLink", "Protocol", "Will", "parse_url"]
 
-# Time for TCP, TLS and the broker's answer to CONNECT and SUBSCRIBE. A GPRS modem needs several seconds to wake up.
-_ANSWER_S: Final = 10.0
 _BACKOFF_S_MIN: Final = 0.2
 # Long enough that a thousand agents do not hammer a broker that is coming back, short enough not to be noticed.
 _BACKOFF_S_MAX: Final = 15.0
@@ -52,8 +59,6 @@ _BACKOFF_S_MAX: Final = 15.0
 _GOOD_CONNECTION_S: Final = 20.0
 # After the broker let a ping interval pass it gets this long before the link counts as dead.
 _SILENCE_GRACE_S: Final = 5.0
-_quiet: Final = logging.getLogger("offerflow.mqtt")
-_quiet.setLevel(logging.CRITICAL)
 
 
 class MqttLink:
@@ -86,7 +91,7 @@ class MqttLink:
         outbox_max: int = 10_000,
         packet_bytes_max: int = 512 * 1024,
         resend: bool = False,
-        tls: ssl.SSLContext | None = None,
+        tls: LinkTls | None = None,
     ) -> None:
         self.address = parse_url(url)
         self.client_id = client_id
@@ -96,11 +101,15 @@ class MqttLink:
         self._on_message, self._on_up, self._on_down, self._on_refused = on_message, on_up, on_down, on_refused
         self._subscriptions = tuple(subscriptions)
         self._will = will
-        self._session_s, self._keepalive_s = session_s, keepalive_s
-        self._receive_max, self._packet_bytes_max = receive_max, packet_bytes_max
+        if self.address.is_tls and tls is None:
+            tls = make_tls()
+        self._session = Session(
+            self.address, client_id, session_s, keepalive_s, receive_max, packet_bytes_max,
+            tls if self.address.is_tls else None,
+        )  # fmt: skip
+        self._receive_max, self._keepalive_s = receive_max, keepalive_s
         self._window_wanted = self._window = window
         self._outbox_max, self._resend = outbox_max, resend
-        self._tls = tls or (ssl.create_default_context() if self.address.is_tls else None)
         self._protocol = self.address.protocol  # What the broker took; None until it took one.
         self._client: aiomqtt.Client | None = None  # Only while the connection stands.
         self._inbox = Inbox[MQTTMessage](1, receive_max, self._send_ack)
@@ -202,7 +211,7 @@ class MqttLink:
             return await self._connect_as(self._protocol)
         try:
             client = await self._connect_as("5")
-        except _NotThisProtocol:
+        except NotThisProtocol:
             client = await self._connect_as("3.1.1")
             self._protocol = "3.1.1"
             return client
@@ -210,15 +219,12 @@ class MqttLink:
         return client
 
     async def _connect_as(self, protocol: Protocol) -> aiomqtt.Client:
-        client = self._make_client(protocol)
+        client = make_client(self._session, protocol, self._will() if self._will is not None else None)
+        self._inbox = Inbox[MQTTMessage](self._inbox.next_delivery, self._receive_max, self._send_ack)
+        self._hook(client)
         try:
-            async with asyncio.timeout(2 * _ANSWER_S):
-                try:
-                    await client.__aenter__()
-                except aiomqtt.MqttError as error:
-                    if protocol == "5" and _may_mean_wrong_protocol(client, error):
-                        raise _NotThisProtocol(str(error)) from None
-                    raise
+            async with asyncio.timeout(2 * ANSWER_S):
+                await enter(client, self._session, protocol)
                 self._start_reading(client)
                 if self._subscriptions:
                     granted = await client.subscribe([(topic, 1) for topic in self._subscriptions])
@@ -226,46 +232,10 @@ class MqttLink:
                     if refused := [t for t, code in zip(self._subscriptions, codes, strict=True) if code >= 0x80]:
                         raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
         except BaseException as error:
-            _break(client)
+            break_off(client)
             if isinstance(error, TimeoutError):
                 raise aiomqtt.MqttError("the broker does not answer") from None
             raise
-        return client
-
-    def _make_client(self, protocol: Protocol) -> aiomqtt.Client:
-        will = self._will() if self._will is not None else None
-        is_5 = protocol == "5"
-        properties = None
-        will_properties = None
-        if is_5:
-            properties = _properties(PacketTypes.CONNECT)
-            properties.SessionExpiryInterval = self._session_s
-            properties.ReceiveMaximum = self._receive_max
-            properties.MaximumPacketSize = self._packet_bytes_max
-            if will is not None and will.delay_s:
-                will_properties = _properties(PacketTypes.WILLMESSAGE)
-                will_properties.WillDelayInterval = will.delay_s
-        client = aiomqtt.Client(
-            self.address.host,
-            self.address.port,
-            username=self.address.username,
-            password=self.address.password,
-            identifier=self.client_id,
-            protocol=ProtocolVersion.V5 if is_5 else ProtocolVersion.V311,
-            clean_session=None if is_5 else False,
-            clean_start=False if is_5 else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=properties,
-            will=will and aiomqtt.Will(will.topic, will.payload, 1, will.retain, will_properties),
-            keepalive=self._keepalive_s,
-            timeout=_ANSWER_S,
-            logger=_quiet,  # Whatever matters reaches the callbacks; the driver logs it.
-            # The window is ours: paho does not know the broker's receive maximum, and walks its window at every PUBACK.
-            max_inflight_messages=0,
-            tls_context=self._tls,
-            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-        )
-        self._inbox = Inbox[MQTTMessage](self._inbox.next_delivery, self._receive_max, self._send_ack)
-        self._hook(client)
         return client
 
     def _hook(self, client: aiomqtt.Client) -> None:
@@ -322,7 +292,7 @@ class MqttLink:
                 if not client._disconnected.done():
                     client._disconnected.set_exception(error)
 
-        self._write_directly(paho)
+        write_directly(paho)
         self._readable = readable
         self._heard_at = monotonic()
         self._is_reading = not self._inbox.is_full()
@@ -330,32 +300,6 @@ class MqttLink:
             asyncio.get_running_loop().add_reader(cast(socket.socket, sock), readable)
         else:
             asyncio.get_running_loop().remove_reader(cast(socket.socket, sock))
-
-    def _write_directly(self, paho: Paho) -> None:
-        """Write what one turn of the loop queued at its end; watch the socket only when it takes no more. (aiomqtt
-        watches it for each packet and wakes the loop through a pipe, since it may be called from its thread.)"""
-        loop = asyncio.get_running_loop()
-        is_watched = False
-
-        def register(p: Paho, userdata: Any, sock: Any) -> None:
-            loop.call_soon(write)
-
-        def unregister(p: Paho, userdata: Any, sock: Any) -> None:
-            nonlocal is_watched
-            if is_watched:
-                is_watched = False
-                loop.remove_writer(sock)
-
-        def write() -> None:
-            nonlocal is_watched
-            with contextlib.suppress(OSError):  # The reader is told of a broken connection too.
-                paho.loop_write()
-            sock = paho.socket()
-            if sock is not None and paho.want_write() and not is_watched:
-                is_watched = True
-                loop.add_writer(cast(socket.socket, sock), write)
-
-        paho.on_socket_register_write, paho.on_socket_unregister_write = register, unregister
 
     def _read_again(self) -> None:
         if self._is_reading or self._client is None or not self._inbox.has_room():
@@ -392,7 +336,7 @@ class MqttLink:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            _break(client)
+            break_off(client)
             self._keep_or_drop_unsent()
 
     async def _deliver(self) -> str:
@@ -456,9 +400,9 @@ class MqttLink:
         if expires_s not in self._property_cache:
             if len(self._property_cache) >= 64:
                 self._property_cache.clear()
-            properties = _properties(PacketTypes.PUBLISH)
-            properties.MessageExpiryInterval = max(1, expires_s)
-            self._property_cache[expires_s] = properties
+            made = make_properties(PacketTypes.PUBLISH)
+            made.MessageExpiryInterval = max(1, expires_s)
+            self._property_cache[expires_s] = made
         return self._property_cache[expires_s]
 
     def _keep_or_drop_unsent(self) -> None:
@@ -479,29 +423,3 @@ class MqttLink:
         self.counters["refused"] += 1
         if self._on_refused is not None:
             self._on_refused(topic, reason)
-
-
-class _NotThisProtocol(aiomqtt.MqttError):
-    """The broker took the connection and would not speak this version."""
-
-
-def _may_mean_wrong_protocol(client: aiomqtt.Client, error: aiomqtt.MqttError) -> bool:
-    """Whether a refusal of MQTT 5 may be about the version. A broker that knows only 3.1.1 says its own code 1, hangs
-    up, sends what a version 5 client cannot read, or waits for more bytes in silence; one that knows 5 gives a reason,
-    and 0x84 is the version."""
-    if isinstance(error, MqttConnectError):
-        return getattr(error.rc, "value", error.rc) in (1, 0x80, 0x81, 0x82, 0x84)
-    return client._client.socket() is not None  # TCP stands, and no answer came in time.
-
-
-def _properties(packet_type: int) -> Properties:
-    made: Properties = Properties(packet_type)  # type: ignore[no-untyped-call]
-    return made
-
-
-def _break(client: aiomqtt.Client) -> None:
-    """Close the socket without a DISCONNECT, and let go of the client."""
-    with contextlib.suppress(Exception):
-        client._client._sock_close()
-    if client._disconnected.done() and not client._disconnected.cancelled():
-        client._disconnected.exception()  # Seen: asyncio need not log it.

@@ -53,9 +53,11 @@ def parse_url(url: str) -> Address:
     """Read `mqtt[s]://[user[:password]@]host[:port][?protocol=5|3.1.1]`. Raises `ValueError` saying what is wrong."""
     parts = urlsplit(url)
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-        raise ValueError(f"{url!r} is not a broker: write mqtt://host:port or mqtts://host:port")
+        raise ValueError(f"{shown_url(url)!r} is not a broker: write mqtt://host:port or mqtts://host:port")
     if parts.query not in _PROTOCOL_QUERIES:
-        raise ValueError(f"{url!r} is not a broker: after the question mark stands protocol=5 or protocol=3.1.1")
+        raise ValueError(
+            f"{shown_url(url)!r} is not a broker: after the question mark stands protocol=5 or protocol=3.1.1"
+        )
     is_tls = parts.scheme == "mqtts"
     return Address(
         parts.hostname,
@@ -65,6 +67,13 @@ def parse_url(url: str) -> Address:
         None if parts.password is None else unquote(parts.password),
         _PROTOCOL_QUERIES[parts.query],
     )
+
+
+def shown_url(url: str) -> str:
+    """The URL as it may be shown: without its password. Never raises, since what is shown may be wrong."""
+    scheme, mark, rest = url.partition("://")
+    access, at, place = rest.rpartition("@")
+    return f"{scheme}{mark}{access.partition(':')[0]}{at}{place}" if at else url
 
 
 class Inbox(Generic[R]):
