@@ -1,4 +1,5 @@
-"""The agent's process: `python -m agents CONFIG [LEVEL]`, where CONFIG is a TOML file or the settings as a JSON object.
+"""The agent's process: `python -m agents CONFIG [LEVEL]`, where CONFIG is a TOML file, the settings as a JSON object,
+or `-` for that object on standard input.
 
 `offerflow agent run` reads options and file, then becomes this: the command line's libraries (typer with pydantic and
 rich) would cost 15 MB for as long as the agent runs. A service manager may start this directly.
@@ -31,10 +32,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _config(argument: str) -> AgentConfig:
-    if not argument.startswith("{"):
+    if argument != "-" and not argument.startswith("{"):
         return read_config(Path(argument), {})
     try:
-        return msgspec.json.decode(argument, type=AgentConfig)
+        return msgspec.json.decode(sys.stdin.buffer.read() if argument == "-" else argument, type=AgentConfig)
     except msgspec.DecodeError as error:
         raise ConfigError(f"the settings: {error}") from None
 

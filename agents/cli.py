@@ -23,6 +23,11 @@ def run(
     site: Annotated[str | None, typer.Option(help="The site it stands at; links are measured between sites.")] = None,
     tier: Annotated[str | None, typer.Option(help="edge or cloud.")] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt://HOST:PORT or mqtts://HOST:PORT.")] = None,
+    broker_user: Annotated[str | None, typer.Option(help="User at the broker.")] = None,
+    broker_password_file: Annotated[str | None, typer.Option(help="A file that holds the user's password.")] = None,
+    tls_ca_file: Annotated[str | None, typer.Option(help="PEM of whom to trust for mqtts:// and https://.")] = None,
+    tls_cert_file: Annotated[str | None, typer.Option(help="PEM of the certificate to show the broker.")] = None,
+    tls_key_file: Annotated[str | None, typer.Option(help="PEM of its key.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder for its journal, shards and tasks.")] = None,
     data_host: Annotated[str | None, typer.Option(help="Address its data server listens on.")] = None,
     data_port: Annotated[int | None, typer.Option(help="Port of its data server; 0: any free one.")] = None,
@@ -48,6 +53,11 @@ def run(
         "site": site,
         "tier": tier,
         "broker": broker,
+        "broker_user": broker_user,
+        "broker_password_file": broker_password_file,
+        "tls_ca_file": tls_ca_file,
+        "tls_cert_file": tls_cert_file,
+        "tls_key_file": tls_key_file,
         "data_dir": data_dir,
         "data_host": data_host,
         "data_port": data_port,
@@ -62,8 +72,10 @@ def run(
         "cpu_share_milli": cpu_share_milli,
     }
     from federation.errors import ConfigError
+    from federation.mqtt_access import refuse_password
 
     try:
+        refuse_password(broker)
         settings = read_config(config, overrides)
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
@@ -74,15 +86,20 @@ def run(
 
 
 def _become_the_agent(settings: "AgentConfig", log_level: str) -> None:
-    """Replace this process by `python -m agents`, which never loads what reading options took (15 MB)."""
+    """Replace this process by `python -m agents`, which never loads what reading options took (15 MB). The settings go
+    through its standard input: arguments can be read by everyone here, and a file's broker may hold a password."""
     import os
     import sys
+    import tempfile
 
     import msgspec
 
     sys.stdout.flush()
-    arguments = ["-P", "-m", "agents", msgspec.json.encode(settings).decode(), log_level]
-    os.execv(sys.executable, [sys.executable, *arguments])
+    with tempfile.TemporaryFile() as file:  # It has no name from the start.
+        file.write(msgspec.json.encode(settings))
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agents", "-", log_level])
 
 
 def _labels(pairs: list[str] | None) -> dict[str, str] | None:

@@ -61,9 +61,9 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     broker: str = "mqtt://127.0.0.1:1883"  # `offerflow up` prints the one to use elsewhere.
     broker_user: str = ""
     broker_password_file: str = ""
-    tls_ca_file: str = ""  # for mqtts://; "": the system's authorities
-    tls_cert_file: str = ""
-    tls_key_file: str = ""
+    tls_ca_file: str = ""  # trusted for mqtts:// and for transfers over https://; "": the system's authorities
+    tls_cert_file: str = ""  # shown to the broker of mqtts://; "": none
+    tls_key_file: str = ""  # "": in the same file
 
     # The data plane. Loopback unless told: an open port is the operator's decision.
     data_host: str = "127.0.0.1"

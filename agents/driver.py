@@ -8,12 +8,10 @@ takes nothing more, and running tasks are adopted by the next start.
 import asyncio
 import contextlib
 import signal
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -27,6 +25,7 @@ from agents.commands import (
     Persist,
     Probe,
     Publish,
+    Redirect,
     RemoveShard,
     StartTask,
     StopTask,
@@ -52,6 +51,8 @@ from agents.state import ENDED_STATES
 from federation.errors import ConfigError, PeerError, StorageError
 from federation.journal import Journal
 from federation.mqtt import MqttLink, Will
+from federation.mqtt_access import open_access
+from federation.mqtt_parts import shown_url
 from federation.wire import (
     MASTER_STATE_TOPIC,
     AgentChannel,
@@ -198,29 +199,19 @@ class LiveAgent:
         _log.info("agent started", agent_id=self.config.agent_id, boot=self.agent.boot, data_url=started.data_url)
 
     def _make_link(self) -> MqttLink:
-        config = self.config
-        if config.broker_user:
-            url = _with_user(config.broker, config.broker_user, _secret(config.broker_password_file))
-        else:
-            url = config.broker
-        try:
-            return MqttLink(
-                url,
-                config.agent_id,
-                on_message=self._on_message,
-                on_up=self._on_up,
-                on_down=self._on_down,
-                on_refused=lambda topic, reason: _log.warning("publish refused", topic=topic, reason=reason),
-                subscriptions=(
-                    master_topic(config.agent_id, "cmd"),
-                    master_topic(config.agent_id, "ctl"),
-                    MASTER_STATE_TOPIC,
-                ),
-                will=self._will,
-                tls=_tls_context(config),
-            )
-        except ValueError as error:
-            raise ConfigError(f"broker: {error}") from None
+        access = open_access(self.config)
+        agent_id = self.config.agent_id
+        return MqttLink(
+            access.url,
+            agent_id,
+            on_message=self._on_message,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_refused=lambda topic, reason: _log.warning("publish refused", topic=topic, reason=reason),
+            subscriptions=(master_topic(agent_id, "cmd"), master_topic(agent_id, "ctl"), MASTER_STATE_TOPIC),
+            will=self._will,
+            tls=access.tls,
+        )
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -238,11 +229,10 @@ class LiveAgent:
         await self._handle(events)
 
     async def _handle(self, events: list[tuple[Event, asyncio.Future[None] | None]]) -> None:
-        commands: list[Command] = []
+        now_us = self._clock.now_us()
         for event, _ in events:
-            now_us = self._clock.now_us()
             _log.debug("event", now_us=now_us, event_kind=type(event).__name__)
-            commands += self.agent.handle(event, now_us)
+        commands = self.agent.handle_all([event for event, _ in events], now_us)
         facts = [command.fact for command in commands if isinstance(command, Persist)]
         await self._commit(facts)
         self._tell_counters()
@@ -286,6 +276,8 @@ class LiveAgent:
                 shard = HeldShard(shard_id=fetch.shard_id, size_bytes=fetch.size_bytes, name=fetch.name)
                 failed = FetchEnded(fetch_id=fetch_id, shard=shard, ok=False, reason="fetch", detail="internal error")
                 self._spawn(self._guarded(workers.fetcher.fetch(fetch_id, fetch), failed), "fetch")
+            case Redirect(fetch_id=fetch_id, fetch=fetch):
+                workers.fetcher.redirect(fetch_id, fetch)
             case StartTask(launch=launch):
                 self._spawn(self._guarded(workers.executor.run(launch), _ended_badly(launch)), "task")
             case StopTask():
@@ -356,13 +348,13 @@ class LiveAgent:
     async def _on_up(self, protocol: str) -> None:
         """Returns when the core has handled it: the will of the next connection depends on that."""
         self._conn += 1
-        _log.info("connected", broker=self.config.broker, protocol=protocol)
+        _log.info("connected", broker=shown_url(self.config.broker), protocol=protocol)
         handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._inbox.put((Connected(), handled))
         await handled
 
     async def _on_down(self, detail: str) -> None:
-        _log.warning("not connected", broker=self.config.broker, detail=detail)
+        _log.warning("not connected", broker=shown_url(self.config.broker), detail=detail)
         await self.post(Disconnected(detail=detail))
 
     async def _on_message(self, topic: str, payload: bytes, delivery: int, retained: bool) -> None:
@@ -399,33 +391,6 @@ def _channel(message: AgentMessage) -> AgentChannel:
 
 def _ended_badly(launch: Launch) -> TaskEnded:
     return TaskEnded(task_id=launch.task_id, attempt=launch.attempt, reason="start", detail="internal error")
-
-
-def _secret(path: str) -> str:
-    if not path:
-        return ""
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"broker_password_file: {path} cannot be read: {error.strerror}") from None
-
-
-def _with_user(url: str, user: str, password: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{host}").geturl()
-
-
-def _tls_context(config: AgentConfig) -> ssl.SSLContext | None:
-    if not config.broker.startswith("mqtts://"):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.tls_ca_file or None)
-        if config.tls_cert_file:
-            context.load_cert_chain(config.tls_cert_file, config.tls_key_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls_ca_file, tls_cert_file or tls_key_file cannot be used: {error}") from None
-    return context
 
 
 def _first(group: BaseExceptionGroup[StorageError]) -> StorageError:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import platform
 import re
 import shutil
@@ -14,7 +13,6 @@ from pathlib import Path
 from random import Random
 
 import msgspec
-import psutil
 
 from agents.config import AgentConfig
 from agents.events import Measured
@@ -22,6 +20,7 @@ from agents.executors.base import TaskUse
 from agents.gpus import load_nvml, read_gpus
 from agents.ports import Post
 from agents.probes.tcp_info import read_tcp_info
+from federation.machine import busy_cpu_s, cpu_milli_total, memory_available_bytes, memory_total_bytes
 from federation.wire import LinkSample
 from policies.model import Gpu, Record, Resources
 
@@ -61,7 +60,7 @@ class Gauge:
         """The configured limits; for those not set, what the machine has less the reserves. Constant while it runs."""
         if self._total is None:
             config = self._config
-            memory, disk = _memory_total(), shutil.disk_usage(self._folder).total
+            memory, disk = memory_total_bytes(), shutil.disk_usage(self._folder).total
             self._total = Resources(
                 cpu_milli=config.cpu_milli if config.cpu_milli is not None else cpu_milli_total(),
                 memory_bytes=_limit(config.memory_bytes, memory - config.memory_reserved_bytes),
@@ -99,7 +98,7 @@ class Gauge:
         cpu_milli = total.cpu_milli
         if config.cpu_milli is None:
             cpu_milli -= self._others_milli(use.cpu_s)
-        memory = _memory_available() + use.memory_bytes - config.memory_reserved_bytes
+        memory = memory_available_bytes() + use.memory_bytes - config.memory_reserved_bytes
         disk = shutil.disk_usage(self._folder).free - config.disk_reserved_bytes
         told = self._told or total  # Running tasks count as free, so an untouched machine offers all it has.
         self._told = Resources(
@@ -155,29 +154,6 @@ def calibrate(budget_s: float = CALIBRATION_S) -> int:
     return min(max(1, int(REFERENCE_S / max(best_s, 1e-6) * 1000)), 1_000_000)
 
 
-def cpu_milli_total() -> int:
-    """CPUs this process may use: its affinity, and its control group's quota (cgroup v2)."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _cgroup("cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        return min(cpus * 1000, max(1, int(quota) * 1000 // int(period)))
-    return cpus * 1000
-
-
-def busy_cpu_s() -> float:
-    """CPU time used so far on the CPUs of `cpu_milli_total`: by the control group if it has a quota, else by all."""
-    if _cgroup("cpu.max")[:3] not in ("", "max"):
-        for line in _cgroup("cpu.stat").splitlines():
-            key, _, value = line.partition(" ")
-            if key == "usage_usec" and value.isdigit():
-                return int(value) / 1e6
-    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    all_cpus = psutil.cpu_times(percpu=True)
-    times = [found for number, found in enumerate(all_cpus) if ours is None or number in ours]
-    # Time of guests is in the user's too; waiting for a disk leaves the CPU free.
-    return sum(sum(one) - one.idle - getattr(one, "iowait", 0) - getattr(one, "guest", 0) for one in times)
-
-
 def cpu_model() -> str:
     """As in "AMD EPYC 9654" or "Raspberry Pi 5 Model B"; the architecture where neither is told."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -205,27 +181,6 @@ def _steady(value: int, total: int, step: int, told: int) -> int:
 
 def _limit(configured: int | None, found: int) -> int:
     return configured if configured is not None else max(0, found)
-
-
-def _memory_total() -> int:
-    """Of the machine or of the control group, the smaller."""
-    limit = _cgroup("memory.max")
-    total = int(psutil.virtual_memory().total)
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
-def _memory_available() -> int:
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    available = int(psutil.virtual_memory().available)
-    return min(available, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else available
-
-
-def _cgroup(name: str) -> str:
-    """A file of this container's control group, "" where there is none."""
-    try:
-        return Path("/sys/fs/cgroup", name).read_text().strip()
-    except OSError:
-        return ""
 
 
 def _text() -> bytes:

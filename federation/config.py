@@ -203,8 +203,14 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # The journal, the store of shards and the recording live here. One master a folder: the journal is locked.
     folder: str = "~/.local/state/offerflow"
-    # mqtt[s]://[user:password@]host[:port]; a broker that knows only MQTT 3.1.1 may say so with ?protocol=3.1.1.
+    # mqtt[s]://host[:port]; a broker that knows only MQTT 3.1.1 may say so with ?protocol=3.1.1.
     broker: str = "mqtt://127.0.0.1:1883"
+    broker_user: str = ""
+    broker_password_file: str = ""  # a file: what stands in arguments or settings is read by too many
+    # For mqtts://, all PEM. "": the system's authorities, no certificate of our own, its key in the same file.
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
     # Names this master at the broker: two masters on one broker need two names.
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9-]{0,62})$")] = "master"
     policy: str = "flow"

@@ -40,7 +40,8 @@ from federation.facts import Fact
 from federation.journal import Journal
 from federation.market.protocol import Call
 from federation.master import Master
-from federation.mqtt import MqttLink, Will, parse_url
+from federation.mqtt import MqttLink, Will
+from federation.mqtt_access import Access, open_access
 from federation.postman import AGENT_TOPICS, event_of, payloads_of
 from federation.recording import FORMAT, Header, Recorder
 from federation.saved import decode_saved, encode_saved
@@ -77,6 +78,7 @@ class LiveMaster:
         journal: Journal[Fact],
         clock: Clock,
         make_policy: Callable[[], Policy],
+        access: Access,
     ) -> None:
         """Use `open`. `master` must hold every fact of `journal`."""
         self.config = config
@@ -94,7 +96,7 @@ class LiveMaster:
         self._term = master.term + 1
         self._http_url = ""
         self._link = MqttLink(
-            config.broker,
+            access.url,
             f"of-{config.name}",
             on_message=self._message_arrived,
             on_up=self._broker_found,
@@ -106,6 +108,7 @@ class LiveMaster:
             receive_max=_RECEIVE_MAX,
             outbox_max=_OUTBOX_MAX,
             resend=True,
+            tls=access.tls,
         )
         self._broker_detail = "lost: not connected yet"
         self._committed = asyncio.Event()  # Set, and replaced, when the journal has grown.
@@ -121,8 +124,8 @@ class LiveMaster:
     @classmethod
     def open(cls, config: LiveConfig) -> Self:
         """Recover the master from its folder; blocks. Raises `ConfigError` and `StorageError`."""
+        access = open_access(config)
         try:
-            parse_url(config.broker)
             registry.load(config.policy, config.costs)
             if config.fallback_policy:
                 registry.load(config.fallback_policy)
@@ -149,7 +152,7 @@ class LiveMaster:
                 "the machine's clock is behind the journal; going on from the journal's", behind_us=clock.behind_us
             )
         log.info("recovered", facts=len(facts), last_seq=seq, snapshot=state is not None)
-        return cls(config, master, journal, clock, lambda: registry.load(config.policy, config.costs))
+        return cls(config, master, journal, clock, lambda: registry.load(config.policy, config.costs), access)
 
     # --- what others call --------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import secrets
 import shutil
 import signal
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import psutil
 
 from federation import views
 from federation.api import CancelJob
@@ -21,12 +19,17 @@ from federation.broker import Broker, die_with_parent, start_broker
 from federation.config import HTTP_PORT, LiveConfig
 from federation.driver import LiveMaster
 from federation.errors import ConfigError, StorageError
+from federation.machine import cpu_milli_total, memory_available_bytes
 from federation.serving import run_master, set_up_logging
 from federation.states import PLACED_STATES
+from federation.units import format_cpu
 
 _AGENT_STOP_S: Final = 10.0  # Its own shutdown takes 5 s at most.
 _JOIN_S: Final = 30.0  # An agent measures its machine before it joins; slow machines take seconds.
 _RACK: Final = "rack"
+# A task asks for one core and 256 MiB unless its job says otherwise: an agent that offered less would never get one.
+_CPU_MILLI_MIN: Final = 1000
+_MEMORY_BYTES_MIN: Final = 512 * 2**20
 
 
 class Local:
@@ -119,17 +122,20 @@ class Local:
         if token:
             token_file.touch(mode=0o600)
             token_file.write_text(token)
+        settings = msgspec.structs.replace(self._settings, broker=broker_url)
+        share = _share(self._n_agents, self._folder)
         for name in names:
             config = self._folder / f"{name}.toml"
-            config.write_text(
-                _agent_config(name, self._n_agents, broker_url, self._folder, token_file if token else None)
-            )
+            config.touch(mode=0o600)  # The broker's address may hold a password.
+            config.write_text(_agent_config(name, share, settings, self._folder, token_file if token else None))
             await self._spawn(name, config)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_JOIN_S):
                 await _until(live, lambda: _n_online(live) >= len(names))
         missing = "" if _n_online(live) >= len(names) else f" ({_n_online(live)} joined so far)"
-        self._say(f"agents   {', '.join(names) or 'none'}{missing}")
+        self._say(f"agents   {', '.join(names) or 'none'}{missing}{_share_text(share, len(names))}")
+        if not live.broker_status().startswith("connected"):
+            self._note(f"no agent can join: the broker is {live.broker_status()}")
         kept = "kept" if self._state_dir else "removed at the end; --state-dir keeps it"
         self._say(f"state    {self._folder} ({kept})")
         master = "" if url.endswith(f"127.0.0.1:{HTTP_PORT}") else f"export OFFERFLOW_URL={url}; "
@@ -208,20 +214,46 @@ def _n_online(live: LiveMaster) -> int:
     return sum(agent.state == "online" for agent in views.agents(live.master))
 
 
-def _agent_config(name: str, n_agents: int, broker_url: str, folder: Path, token_file: Path | None) -> str:
-    """The machine is divided evenly: agents that all offered the whole of it would promise it several times."""
-    share = {
-        "cpu_milli": (os.cpu_count() or 1) * 1000 // n_agents,
-        "memory_bytes": psutil.virtual_memory().available * 9 // 10 // n_agents,
-        "disk_bytes": shutil.disk_usage(folder).free * 9 // 10 // n_agents,
+def _share(n_agents: int, folder: Path) -> dict[str, int]:
+    """What each of the agents may promise. The machine is divided evenly, since agents that all offered the whole of it
+    would promise it several times; but each has a core and some memory, or it could take no task at all."""
+    memory_bytes, n = memory_available_bytes() * 9 // 10, max(1, n_agents)
+    return {
+        "cpu_milli": max(_CPU_MILLI_MIN, cpu_milli_total() // n),
+        "memory_bytes": min(memory_bytes, max(_MEMORY_BYTES_MIN, memory_bytes // n)),
+        "disk_bytes": shutil.disk_usage(folder).free * 9 // 10 // n,
+    }
+
+
+def _share_text(share: dict[str, int], n_agents: int) -> str:
+    """What each offers, and whether the machine has it."""
+    if not n_agents:
+        return ""
+    has_milli = cpu_milli_total()
+    each = (
+        f", {format_cpu(share['cpu_milli'])} cores each"
+        if n_agents > 1
+        else f", {format_cpu(share['cpu_milli'])} cores"
+    )
+    if share["cpu_milli"] * n_agents <= has_milli:
+        return each
+    return f"{each} (emulated: this machine has {format_cpu(has_milli)} for all, so tasks that run together share them)"
+
+
+def _agent_config(name: str, share: dict[str, int], master: LiveConfig, folder: Path, token_file: Path | None) -> str:
+    """An agent's settings as TOML. Its CPU is set, so it is a promise: what else runs on this machine does not lessen
+    it, or a busy desktop with one core would never run a task."""
+    access = {
+        key: getattr(master, key)
+        for key in ("broker", "broker_user", "broker_password_file", "tls_ca_file", "tls_cert_file", "tls_key_file")
     }
     settings: dict[str, str | int] = {
         "agent_id": name,
         "site": name,
         "tier": "cloud" if name == _RACK else "edge",
-        "broker": broker_url,
+        **{key: value for key, value in access.items() if value},
         "data_dir": str(folder / "agents"),
-        **(share if n_agents > 1 else {}),
+        **share,
         **({"token_file": str(token_file)} if token_file else {}),
     }
     # A JSON string or number is a TOML one.

@@ -74,6 +74,16 @@ def open_access(settings: BrokerSettings) -> Access:
     return Access(url, None)
 
 
+def refuse_password(url: str | None) -> None:
+    """For a URL that came as an argument. Raises `ConfigError` if it holds a password."""
+    access, at, _ = (url or "").partition("://")[2].rpartition("@")
+    if url is not None and at and ":" in access:
+        raise ConfigError(
+            f"--broker {shown_url(url)}: arguments can be read by everyone on this machine; write the password into a "
+            "file and name it with --broker-password-file, beside --broker-user"
+        )
+
+
 def make_tls(ca_file: str = "", cert_file: str = "", key_file: str = "") -> LinkTls:
     """Trust `ca_file` ("": the system's authorities) and show `cert_file` where there is one (its key in `key_file`,
     or in the same file). Raises `ConfigError`."""

@@ -23,6 +23,7 @@ from federation.mqtt_parts import Address, Protocol, Will
 
 # Time for TCP, TLS and the broker's answer to CONNECT and SUBSCRIBE. A GPRS modem needs several seconds to wake up.
 ANSWER_S: Final = 10.0
+_NOT_LET_IN: Final = (4, 5, 0x86, 0x87)  # Bad user or password, and not authorised, in 3.1.1 and in 5.
 _quiet: Final = logging.getLogger("offerflow.mqtt")
 _quiet.setLevel(logging.CRITICAL)
 
@@ -89,6 +90,8 @@ async def enter(client: aiomqtt.Client, session: Session, protocol: Protocol) ->
             raise aiomqtt.MqttError(advice(cause)) from None
         if protocol == "5" and _may_mean_wrong_protocol(client, error):
             raise NotThisProtocol(str(error)) from None
+        if isinstance(error, MqttConnectError) and getattr(error.rc, "value", error.rc) in _NOT_LET_IN:
+            raise aiomqtt.MqttError(f"{error}: check broker_user and broker_password_file") from None
         raise
 
 

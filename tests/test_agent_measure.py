@@ -12,7 +12,8 @@ import pytest
 from agents.config import AgentConfig
 from agents.events import Event, Measured
 from agents.executors.base import TaskUse
-from agents.measure import CPU_STEP_MILLI, Gauge, busy_cpu_s, calibrate, cpu_milli_total, cpu_model, slug
+from agents.measure import CPU_STEP_MILLI, Gauge, calibrate, cpu_model, slug
+from federation.machine import busy_cpu_s, cpu_milli_total
 
 BASE = AgentConfig(agent_id="edge-1", site="plant-a")
 

@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ("policies", "federation", "agents", "scenarios")
 # What of the master's package an agent may use: light modules only (docs/decisions/0002-light-agent.md).
-AGENT_MAY_IMPORT = {"federation.errors", "federation.journal", "federation.mqtt", "federation.wire", "policies.model"}
+AGENT_MAY_IMPORT = {
+    "federation.errors", "federation.journal", "federation.machine", "federation.mqtt", "federation.mqtt_access",
+    "federation.mqtt_parts", "federation.wire", "policies.model",
+}  # fmt: skip
 HEAVY = ("aiohttp", "amqtt", "networkx", "numba", "numpy", "prometheus_client", "ruamel", "scipy", "sklearn")
 
 

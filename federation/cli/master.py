@@ -11,6 +11,17 @@ app = typer.Typer(help="Run the master.", no_args_is_help=True)
 
 Config = Annotated[Path | None, typer.Option(help="TOML file; options override it.")]
 Policy = Annotated[str | None, typer.Option(help="The placement policy; see `offerflow policy list`.")]
+BROKER_HELP = "mqtt://HOST:PORT or mqtts://HOST:PORT."
+BrokerUser = Annotated[str | None, typer.Option(help="User at the broker.")]
+BrokerPasswordFile = Annotated[Path | None, typer.Option(help="A file that holds the user's password.")]
+CaFile = Annotated[
+    Path | None,
+    typer.Option("--tls-ca-file", help="PEM of whom to trust for mqtts://.", show_default="the system's authorities"),
+]
+CertFile = Annotated[Path | None, typer.Option("--tls-cert-file", help="PEM of the certificate to show the broker.")]
+KeyFile = Annotated[
+    Path | None, typer.Option("--tls-key-file", help="PEM of its key.", show_default="in the certificate's file")
+]
 Http = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Where HTTP listens.", show_default="127.0.0.1:8642")
 ]
@@ -27,7 +38,12 @@ def _group() -> None:
 @app.command()
 def run(
     config: Config = None,
-    broker: Annotated[str | None, typer.Option(help="mqtt://HOST:PORT or mqtts://HOST:PORT.")] = None,
+    broker: Annotated[str | None, typer.Option(help=BROKER_HELP)] = None,
+    broker_user: BrokerUser = None,
+    broker_password_file: BrokerPasswordFile = None,
+    tls_ca_file: CaFile = None,
+    tls_cert_file: CertFile = None,
+    tls_key_file: KeyFile = None,
     policy: Policy = None,
     http: Http = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder for journal and shards.")] = None,
@@ -52,7 +68,7 @@ def run(
     from federation.serving import run_master, set_up_logging, warm_up
 
     overrides = {
-        "broker": broker,
+        **broker_settings(broker, broker_user, broker_password_file, tls_ca_file, tls_cert_file, tls_key_file),
         "policy": policy,
         "folder": None if state_dir is None else str(state_dir),
         "name": name,
@@ -66,6 +82,29 @@ def run(
     set_up_logging(settings.log_level, settings.log_format)
     warm_up(settings.policy, note)
     asyncio.run(run_master(settings, lambda _, url: say(f"the master serves at {url}")))
+
+
+def broker_settings(
+    broker: str | None,
+    user: str | None,
+    password_file: Path | None,
+    ca_file: Path | None,
+    cert_file: Path | None,
+    key_file: Path | None,
+) -> dict[str, Any]:
+    """The options as settings. Raises `ConfigError` for a password among them."""
+    from federation.mqtt_access import refuse_password
+
+    refuse_password(broker)
+    files = {
+        "broker_password_file": password_file,
+        "tls_ca_file": ca_file,
+        "tls_cert_file": cert_file,
+        "tls_key_file": key_file,
+    }
+    # Absolute: agents that `up` starts read them too.
+    paths = {key: None if path is None else str(path.expanduser().absolute()) for key, path in files.items()}
+    return {"broker": broker, "broker_user": user, **paths}
 
 
 def http_settings(address: str | None, token_file: Path | None) -> dict[str, Any]:

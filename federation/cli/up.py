@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from federation.cli.master import Config, Http, LogLevel, Policy, Record, TokenFile, http_settings
+from federation.cli.master import (
+    BrokerPasswordFile,
+    BrokerUser,
+    CaFile,
+    CertFile,
+    Config,
+    Http,
+    KeyFile,
+    LogLevel,
+    Policy,
+    Record,
+    TokenFile,
+    broker_settings,
+    http_settings,
+)
 from federation.cli.output import note, say
 
 
@@ -16,6 +30,11 @@ def up(
         str | None,
         typer.Option(help="Use the broker at mqtt://HOST:PORT, or one `embedded` here.", show_default="a private one"),
     ] = None,
+    broker_user: BrokerUser = None,
+    broker_password_file: BrokerPasswordFile = None,
+    tls_ca_file: CaFile = None,
+    tls_cert_file: CertFile = None,
+    tls_key_file: KeyFile = None,
     policy: Policy = None,
     state_dir: Annotated[
         Path | None,
@@ -38,7 +57,14 @@ def up(
     from federation.serving import warm_up
 
     overrides = {
-        "broker": broker if broker != "embedded" else None,
+        **broker_settings(
+            broker if broker != "embedded" else None,
+            broker_user,
+            broker_password_file,
+            tls_ca_file,
+            tls_cert_file,
+            tls_key_file,
+        ),
         "policy": policy,
         "recording": None if record is None else str(record),
         "log_level": log_level,
