@@ -99,10 +99,14 @@ class Agent:
     # --- the machine -------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now_us: int) -> list[Command]:
+        return self.handle_all((event,), now_us)
+
+    def handle_all(self, events: Iterable[Event], now_us: int) -> list[Command]:
+        """What waits is handled in its order; then what it led to is told once, ten statuses in one report."""
         batch = Batch(self._state, now_us)
-        if self._leaving:
-            return batch.commands
-        self._dispatch(event, batch)
+        for event in events:
+            if not self._leaving:
+                self._dispatch(event, batch)
         if not self._leaving:
             self._flush(batch)
         return batch.commands
