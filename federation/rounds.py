@@ -65,7 +65,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         nodes=nodes,
         links=core.network.links(core.now_us),
         shards=tuple(shards),
-        roles=core.shares.snapshot(),
+        roles=wants.entitled_roles(core, demands, nodes),
         profiles=tuple(profiles),
         transfers=core.transfers.snapshot(core.tasks.tasks),
     )

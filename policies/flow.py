@@ -82,17 +82,12 @@ class _Round:
         return -int(self.costs.level[c]), -demand.priority, -share, demand.oldest_us, demand.demand_id
 
     def plan(self) -> Plan:
-        attempts = 0
-        while attempts < ATTEMPTS_MAX:
-            active = self._active()
-            if not len(active) or not self.columns.n_groups:
-                break
-            flows = self._solve(active)
-            if self._break_gang(active, flows):
-                continue
-            attempts += 1
-            if not self._pack(active, flows):
-                break
+        self._give_out()
+        if self.ledger.keeps_entitlements:
+            # What the entitled left is anyone's: nothing stays idle for the sake of fairness.
+            self.ledger.keeps_entitlements = False
+            self.broken_gangs.clear()
+            self._give_out()
         explainer = Explainer(
             self.columns, self.costs.obstacle, self.ledger, self.costs.transfer_us + self.costs.run_us
         )
@@ -106,6 +101,19 @@ class _Round:
         )
 
     # --- solving -----------------------------------------------------------------------------------------------------
+
+    def _give_out(self) -> None:
+        attempts = 0
+        while attempts < ATTEMPTS_MAX:
+            active = self._active()
+            if not len(active) or not self.columns.n_groups:
+                break
+            flows = self._solve(active)
+            if self._break_gang(active, flows):
+                continue
+            attempts += 1
+            if not self._pack(active, flows):
+                break
 
     def _active(self) -> Int64s:
         """Classes that still have tasks, in order of rank."""
@@ -163,7 +171,7 @@ class _Round:
         return mean
 
     def _quotas(self, active: Int64s) -> tuple[Quota, ...]:
-        limited = [role.path for role in self.columns.snapshot.roles if role.quota is not None]
+        limited = self.ledger.limited_roles()
         below: dict[str, list[int]] = {path: [] for path in limited}
         room = dict.fromkeys(limited, 0)
         for a, c in enumerate(active.tolist()):

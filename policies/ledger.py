@@ -21,6 +21,7 @@ class Ledger:
         self._gpu_type = {key: n for n, key in enumerate(columns.gpu_types)}
         self._roles: dict[str, Role] = {role.path: role for role in columns.snapshot.roles}
         self._started: dict[str, Amount] = {}
+        self.keeps_entitlements = any(role.entitlement is not None for role in self._roles.values())
 
     def copy(self) -> "Ledger":
         other = Ledger.__new__(Ledger)
@@ -84,11 +85,21 @@ class Ledger:
     def role_room(self, c: int, path: str, at_most: int) -> int:
         """The same for one role of the chain."""
         role = self._roles.get(path)
-        if role is None or role.quota is None:
+        if role is None:
             return at_most
         needs = self._columns.snapshot.demands[c].needs
         allocated = add(role.allocated, self._started.get(path, Amount()))
+        if self.keeps_entitlements:
+            at_most = quota_copies(needs, allocated, role.entitlement, at_most)
         return quota_copies(needs, allocated, role.quota, at_most)
+
+    def limited_roles(self) -> list[str]:
+        """Those that a quota limits, or as long as they are kept an entitlement, sorted by path."""
+        return [
+            path
+            for path, role in sorted(self._roles.items())
+            if role.quota is not None or (self.keeps_entitlements and role.entitlement is not None)
+        ]
 
     def full_roles(self, c: int) -> tuple[str, ...]:
         """The roles whose quota leaves no room for one more task of class `c`, outermost first."""

@@ -11,7 +11,7 @@ from federation.core import Core
 from federation.market import operations
 from federation.market.book import FrameworkEntry, resources_of
 from federation.market.facts import FrameworkTaskLaunched, ResourcesReserved, ResourcesUnreserved
-from federation.market.holdings import OPEN, Bundle, Standing, standing_of
+from federation.market.holdings import OPEN, Bundle, Standing, by_standing, standing_of
 from federation.market.leasing import end_lease, gpu_order, refuse
 from federation.market.protocol import (
     Accept,
@@ -22,13 +22,13 @@ from federation.market.protocol import (
     Launch,
     LaunchGroup,
     Operation,
-    Portion,
     Reservation,
     Reserve,
     TaskSpec,
     Unreserve,
 )
 from federation.market.running import launch_of, lost_state, say
+from federation.market.subscriptions import changed
 from federation.offers import is_offered, unused_of
 from federation.wire import Command
 from policies.model import Resources
@@ -37,6 +37,7 @@ Left = dict[Standing, Bundle]
 
 
 def decline(core: Core, framework: FrameworkEntry, call: Decline) -> None:
+    framework.n_ignored = 0
     for offer_id in dict.fromkeys(call.offer_ids):
         made = framework.offers.get(offer_id)
         if made is None:
@@ -45,17 +46,11 @@ def decline(core: Core, framework: FrameworkEntry, call: Decline) -> None:
         core.count("framework_offers_declined")
         end_lease(core, made)
         offer = made.offer
-        refuse(core, framework, offer.role, offer.agent_id, _by_standing(offer.portions), call.refuse_us)
-
-
-def _by_standing(portions: tuple[Portion, ...]) -> dict[Standing, Resources]:
-    left: Left = {}
-    for portion in portions:
-        left.setdefault(standing_of(portion), Bundle()).add(portion.resources)
-    return {standing: bundle.frozen() for standing, bundle in left.items()}
+        refuse(core, framework, offer.role, offer.agent_id, by_standing(offer.portions), call.refuse_us)
 
 
 def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
+    framework.n_ignored = 0
     found = [framework.offers.get(offer_id) for offer_id in dict.fromkeys(call.offer_ids)]
     made = [lease for lease in found if lease is not None]
     agent_ids = {lease.offer.agent_id for lease in made}
@@ -76,7 +71,8 @@ def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
         for operation in call.operations:
             _refuse(core, framework, operation, problem)
         for lease in made:
-            _give_back(core, framework, lease.offer.role, lease.offer.agent_id, lease.offer.portions, call.refuse_us)
+            offer = lease.offer
+            refuse(core, framework, offer.role, offer.agent_id, by_standing(offer.portions), call.refuse_us)
         return
     core.count("framework_offers_accepted", len(made))
     if len(made) < len(found):
@@ -94,14 +90,10 @@ def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
         for lease in made:
             if lease.request_id and (want := framework.wants.get(lease.request_id)) is not None:
                 want.n_taken += lease.pieces
+                if want.is_met:
+                    changed(core)
     rest = {standing: bundle.frozen() for standing, bundle in left.items() if not bundle.is_empty()}
     refuse(core, framework, role, entry.agent_id, rest, call.refuse_us)
-
-
-def _give_back(
-    core: Core, framework: FrameworkEntry, role: str, agent_id: str, portions: tuple[Portion, ...], for_us: int
-) -> None:  # fmt: skip
-    refuse(core, framework, role, agent_id, _by_standing(portions), for_us)
 
 
 def _refuse(core: Core, framework: FrameworkEntry, operation: Operation, problem: str) -> None:

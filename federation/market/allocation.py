@@ -104,7 +104,9 @@ def make_tree(core: Core) -> Tree:
     active: list[tuple[str, str, FrameworkEntry | None]] = []
     for client in market.frameworks.values():
         if client.stream_id:
-            roles_on = [role for role in client.info.roles if role not in client.suppressed]
+            roles_on = [
+                role for role in client.info.roles if role not in client.suppressed and not client.is_shaped(role)
+            ]
             active += [(f"/{role}/~{client.framework_id}", role, client) for role in roles_on]
     built_in_paths = {f"/{path}/~": path for path in shares.roles} if active else {}
     names += active

@@ -93,14 +93,15 @@ class Filter:
 
 
 class Want:
-    """A piece of REQUEST as it stands: how many of its pieces are offered or taken."""
+    """A piece of REQUEST as it stands: how many of its pieces are offered or taken. A SUPPRESS after it pauses it."""
 
-    __slots__ = ("demand_id", "framework_id", "n_leased", "n_taken", "since_us", "wanted")
+    __slots__ = ("demand_id", "framework_id", "is_paused", "n_leased", "n_taken", "since_us", "wanted")
 
     def __init__(self, framework_id: str, wanted: WantedOffer, since_us: int) -> None:
         self.framework_id = framework_id
         self.wanted = wanted
         self.since_us = since_us
+        self.is_paused = False
         self.n_leased = 0
         self.n_taken = 0
         digest = hashlib.blake2b(f"{framework_id}\0{wanted.request_id}".encode(), digest_size=8).hexdigest()
@@ -109,6 +110,10 @@ class Want:
     @property
     def left(self) -> int:
         return max(0, self.wanted.count - self.n_leased - self.n_taken)
+
+    @property
+    def is_met(self) -> bool:
+        return self.n_taken >= self.wanted.count
 
 
 class OperationEntry:
@@ -122,8 +127,9 @@ class FrameworkEntry:
     """The upper fields are durable, the lower ones end with the term."""
 
     __slots__ = (
-        "fact", "filters", "framework_id", "gone_us", "info", "inverse", "n_allocated", "n_launched", "offers",
-        "operations", "principal", "retries", "role_allocated", "since_us", "stream_id", "suppressed", "tasks", "wants",
+        "fact", "filters", "framework_id", "gone_us", "info", "inverse", "n_allocated", "n_ignored", "n_launched",
+        "offers", "operations", "principal", "retries", "role_allocated", "since_us", "stream_id", "suppressed",
+        "tasks", "wants",
     )  # fmt: skip
 
     def __init__(self, fact: FrameworkSet) -> None:
@@ -144,6 +150,7 @@ class FrameworkEntry:
         self.offers: dict[str, Lease] = {}
         self.inverse: dict[str, InverseOffer] = {}
         self.n_allocated: dict[str, int] = {}  # role → offers made
+        self.n_ignored = 0  # times in a row that offers lapsed without an answer
         self.retries: dict[str, tuple[int, int]] = {}  # task or operation → (due, the wait before)
         self.wants: dict[str, Want] = {}
 
@@ -153,6 +160,10 @@ class FrameworkEntry:
 
     def has(self, capability: str) -> bool:
         return capability in self.info.capabilities
+
+    def is_shaped(self, role: str) -> bool:
+        """Whether requests stand for the role: it is offered what answers them, and nothing else."""
+        return any(want.wanted.role == role and not want.is_met for want in self.wants.values())
 
 
 class Bucket:

@@ -159,3 +159,10 @@ class Holdings:
 
 def standing_of(portion: Portion) -> Standing:
     return Standing(portion.reservation, portion.revocable)
+
+
+def by_standing(portions: tuple[Portion, ...]) -> dict[Standing, Resources]:
+    left: dict[Standing, Bundle] = {}
+    for portion in portions:
+        left.setdefault(standing_of(portion), Bundle()).add(portion.resources)
+    return {standing: bundle.frozen() for standing, bundle in left.items()}

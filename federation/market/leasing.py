@@ -6,12 +6,13 @@ from federation.agents_book import AgentEntry
 from federation.commands import Emit
 from federation.core import Core
 from federation.market.book import Filter, FrameworkEntry
-from federation.market.holdings import Lease, Standing, standing_of
+from federation.market.holdings import Lease, Standing, by_standing, standing_of
 from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
 from policies.model import Amount, Gpu, Link, Resources
 from policies.resources import amount_of
 
 SHARDS_SHOWN_MAX = 256
+IGNORED_DOUBLINGS_MAX = 6
 
 
 def emit(core: Core, framework: FrameworkEntry, event: StreamEvent, *, close: bool = False) -> None:
@@ -118,15 +119,23 @@ def rescind_agent(core: Core, entry: AgentEntry, reason: str) -> None:
 
 
 def rescind_expired(core: Core) -> None:
-    """Leases all last equally long, so the oldest end first."""
-    market = core.market
+    """Leases all last equally long, so the oldest end first. Who answers nothing has refused what it kept, for twice as
+    long each time in a row: else it, holding nothing, would be the first to be offered it again."""
+    market, ignored = core.market, dict[str, None]()
     while market.leases:
         made = next(iter(market.leases.values()))
         if made.expires_us > core.now_us:
             core.deadlines.set(("market", "leases"), made.expires_us)
-            return
+            break
         core.count("framework_offers_expired")
+        offer = made.offer
         rescind(core, made, "expired")
+        framework = market.frameworks[offer.framework_id]
+        for_us = core.config.lease_us << min(framework.n_ignored, IGNORED_DOUBLINGS_MAX)
+        refuse(core, framework, offer.role, offer.agent_id, by_standing(offer.portions), for_us)
+        ignored[framework.framework_id] = None
+    for framework_id in ignored:
+        market.frameworks[framework_id].n_ignored += 1
 
 
 # --- filters ---------------------------------------------------------------------------------------------------------

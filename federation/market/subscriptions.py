@@ -135,6 +135,10 @@ def revive(core: Core, framework: FrameworkEntry, call: Revive) -> Answer:
     if not roles <= frozenset(framework.info.roles):
         return _not_its(framework, roles)
     framework.suppressed -= roles
+    framework.n_ignored = 0
+    for want in framework.wants.values():
+        want.is_paused = want.is_paused and want.wanted.role not in roles
+    core.rounds.changed = True
     clear_filters(core, framework, roles)
     changed(core)
     core.market.allocated_us = -(2**62)  # At once.
@@ -146,6 +150,8 @@ def suppress(core: Core, framework: FrameworkEntry, call: Suppress) -> Answer:
     if not roles <= frozenset(framework.info.roles):
         return _not_its(framework, roles)
     framework.suppressed |= roles
+    for want in framework.wants.values():
+        want.is_paused = want.is_paused or want.wanted.role in roles
     core.market.tree = None
     return CallTaken(framework_id=framework.framework_id)
 
@@ -172,6 +178,8 @@ def disconnect(core: Core, framework: FrameworkEntry) -> None:
         end_lease(core, made)
     framework.inverse.clear()
     framework.retries.clear()
+    framework.n_ignored = 0
+    clear_filters(core, framework, frozenset(role for role, _ in framework.filters))
     changed(core)
     core.count("framework_disconnections")
     core.deadlines.cancel(("market", "heartbeat", framework.framework_id))

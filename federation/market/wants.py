@@ -8,6 +8,8 @@ bounded while: others go on everywhere else meanwhile (backfill).
 
 from collections.abc import Iterable
 
+import msgspec
+
 from federation.agents_book import AgentEntry
 from federation.api import Answer, Problem
 from federation.core import Core
@@ -16,11 +18,25 @@ from federation.market.constraints import ConstraintError, Predicate, admits, ho
 from federation.market.holdings import OPEN
 from federation.market.leasing import emit, lease, links_at, links_of
 from federation.market.protocol import CallTaken, FrameworkOffer, Offers, Portion, Request, WantedOffer
-from federation.market.subscriptions import refusal
+from federation.market.subscriptions import changed, refusal
 from federation.offers import free_of, is_offered, may_live
 from federation.states import AgentState
-from policies.model import Amount, Demand, Gang, Gpu, LinkNeed, Needs, Placement, Resources, Where
-from policies.resources import amount_of, copies, fits, quota_copies, role_chain, take
+from policies.entitlements import entitlements
+from policies.model import (
+    Amount,
+    Demand,
+    Gang,
+    Gpu,
+    Link,
+    LinkNeed,
+    Needs,
+    Node,
+    Placement,
+    Resources,
+    Role,
+    Where,
+)
+from policies.resources import amount_of, copies, fits, quota_copies, role_chain, take, total
 
 
 def request(core: Core, framework: FrameworkEntry, call: Request) -> Answer:
@@ -42,6 +58,7 @@ def request(core: Core, framework: FrameworkEntry, call: Request) -> Answer:
             framework.wants[wanted.request_id] = core.market.wants[want.demand_id] = want
             core.deadlines.set_earlier(("market", "holds"), core.now_us + core.config.starve_after_us)
     core.rounds.changed = True
+    changed(core)
     core.count("requests")
     return CallTaken(framework_id=framework.framework_id)
 
@@ -74,7 +91,7 @@ def are_open(core: Core) -> bool:
 
 def _is_open(core: Core, want: Want) -> bool:
     framework = core.market.frameworks[want.framework_id]
-    if not framework.stream_id or want.wanted.role in framework.suppressed:
+    if not framework.stream_id or want.is_paused:
         return False
     # A gang that is offered, whole, is not wished for a second time meanwhile.
     return want.left == want.wanted.count if want.wanted.gang else want.left > 0
@@ -107,11 +124,14 @@ def _link_need(predicate: Predicate) -> LinkNeed | None:
 
 def demands(core: Core) -> Iterable[Demand]:
     """The open wishes as a policy sees them."""
-    for want in core.market.wants.values():
-        if not _is_open(core, want):
-            continue
+    wants = [want for want in core.market.wants.values() if _is_open(core, want)]
+    if not wants:
+        return
+    with_gpus = tuple(entry.agent_id for entry in core.agents.sorted() if entry.gpus_by_uuid)
+    links = links_at(core)
+    for want in wants:
         wanted, where = want.wanted, want.wanted.where
-        avoided = tuple(sorted({*where.agents_avoided, *_avoided(core, want)}))
+        avoided = tuple(sorted({*where.agents_avoided, *_avoided(core, want, with_gpus, links)}))
         yield Demand(
             demand_id=want.demand_id,
             role=wanted.role,
@@ -134,19 +154,17 @@ def demands(core: Core) -> Iterable[Demand]:
         )
 
 
-def _avoided(core: Core, want: Want) -> list[str]:
+def _avoided(core: Core, want: Want, with_gpus: tuple[str, ...], links: dict[str, tuple[Link, ...]]) -> set[str]:
     """Agents that constraints, filters or GPUs keep from this framework."""
     framework = core.market.frameworks[want.framework_id]
+    found = set() if framework.has("GPU_RESOURCES") else set(with_gpus)
+    found.update(agent_id for role, agent_id in framework.filters if _is_refused(framework, want, agent_id))
     texts = _predicates(framework, want)
-    takes_gpus = framework.has("GPU_RESOURCES")
-    links = links_at(core) if texts else {}
-    return [
-        entry.agent_id
-        for entry in core.agents.sorted()
-        if (entry.gpus_by_uuid and not takes_gpus)
-        or (texts and not admits(texts, entry, links_of(links, entry)))
-        or _is_refused(framework, want, entry.agent_id)
-    ]
+    if texts:
+        for entry in core.agents.sorted():
+            if not admits(texts, entry, links_of(links, entry)):
+                found.add(entry.agent_id)
+    return found
 
 
 def _predicates(framework: FrameworkEntry, want: Want) -> tuple[str, ...]:
@@ -160,6 +178,20 @@ def _is_refused(framework: FrameworkEntry, want: Want, agent_id: str) -> bool:
     found = framework.filters.get((want.wanted.role, agent_id))
     refused = found.refused.get(OPEN) if found is not None else None
     return refused is not None and fits(needs_of(want), refused)
+
+
+def entitled_roles(core: Core, demands: tuple[Demand, ...], nodes: tuple[Node, ...]) -> tuple[Role, ...]:
+    """The roles as a policy sees them. Where frameworks' requests compete with others, each role has its fair share of
+    what is free beside it: the capacity of its source in the flow network, as long as others want the rest."""
+    roles = core.shares.snapshot()
+    paths = {demand.role for demand in demands}
+    if len(paths) < 2 or not any(demand.demand_id in core.market.wants for demand in demands):
+        return roles
+    free = total(amount_of(node.free) for node in nodes)
+    due = entitlements(roles, demands, free, core.agents.total)
+    return tuple(
+        msgspec.structs.replace(role, entitlement=due[role.path]) if role.path in due else role for role in roles
+    )
 
 
 def place(core: Core, placements: Iterable[Placement]) -> int:
