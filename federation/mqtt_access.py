@@ -153,8 +153,12 @@ _ADVICE: Final = {
 _HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
 
 
-def advice(error: ssl.SSLError) -> str:
+def advice(error: ssl.SSLError | ConnectionResetError) -> str:
     """The failure of a TLS connection as one sentence that says what to do."""
+    if isinstance(error, ConnectionResetError | ssl.SSLEOFError):
+        return (
+            "the broker hung up instead of speaking TLS: if this port has none, write mqtt:// or the port that has it"
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
         if error.verify_code in (_HOSTNAME_MISMATCH, _IP_MISMATCH):
@@ -162,4 +166,5 @@ def advice(error: ssl.SSLError) -> str:
         if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
             return f"the broker's certificate is out of date ({reason}): renew it, or set this machine's clock"
         return f"the broker's certificate is not trusted ({reason}): set tls_ca_file to the authority that signed it"
-    return _ADVICE.get(error.reason or "", f"TLS failed ({error.reason or error})")
+    reason = getattr(error, "reason", None) or str(error)  # OpenSSL's own errors have one.
+    return _ADVICE.get(reason, f"TLS failed ({reason})")

@@ -86,7 +86,7 @@ async def enter(client: aiomqtt.Client, session: Session, protocol: Protocol) ->
     except aiomqtt.MqttError as error:
         failure = session.tls.failure if session.tls is not None else None
         cause = failure or error.__context__
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) or (session.tls is not None and isinstance(cause, ConnectionResetError)):
             raise aiomqtt.MqttError(advice(cause)) from None
         if protocol == "5" and _may_mean_wrong_protocol(client, error):
             raise NotThisProtocol(str(error)) from None
