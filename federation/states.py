@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 
-class AgentState(StrEnum):
+class _State(StrEnum):
+    __hash__ = str.__hash__  # Enum's own runs Python code, and states are keys of every book.
+
+
+class AgentState(_State):
     ONLINE = "online"  # born on this connection, and heard lately
     SUSPECT = "suspect"  # silent past its lease: its offer is rescinded, its tasks are kept
     DISCONNECTED = "disconnected"  # known gone: its tasks are unknown, and kept
@@ -26,7 +30,7 @@ AGENT_EDGES: dict[AgentState, tuple[AgentState, ...]] = {
 }
 
 
-class TaskState(StrEnum):
+class TaskState(_State):
     WAITING = "waiting"  # for tasks it comes after
     PENDING = "pending"  # to be placed
     ASSIGNED = "assigned"  # launch committed and sent

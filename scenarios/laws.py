@@ -46,15 +46,16 @@ class Connections(Protocol):
 class _Group:
     """Tasks of one group: how many there are, how many finished, and whom they come after."""
 
-    __slots__ = ("after", "attempts_max", "n_finished", "needs", "role", "task_ids")
+    __slots__ = ("after", "attempts_max", "chain", "kinds", "n_finished", "needs", "task_ids")
 
     def __init__(
         self, needs: Needs, after: tuple[str, ...], task_ids: tuple[str, ...], role: str, attempts_max: int
     ) -> None:
         self.needs = needs
+        self.kinds = kinds(amount_of(needs))
         self.after = after
         self.task_ids = task_ids
-        self.role = role
+        self.chain = tuple(role_chain(role))
         self.attempts_max = attempts_max
         self.n_finished = 0
 
@@ -67,6 +68,27 @@ class _Attempt:
         self.attempt = attempt
         self.needs = needs
         self.gpus = gpus
+
+
+class _Holding:
+    """What the open attempts on one agent hold together: a sum is compared, not all attempts added up at each."""
+
+    __slots__ = ("cpu_milli", "disk_bytes", "gpus", "memory_bytes", "task_ids")
+
+    def __init__(self) -> None:
+        self.task_ids: set[str] = set()
+        self.cpu_milli = self.memory_bytes = self.disk_bytes = 0
+        self.gpus: dict[str, int] = {}  # uuid → attempts that were given it
+
+    def change(self, attempt: _Attempt, sign: int) -> None:
+        needs = attempt.needs
+        self.cpu_milli += sign * needs.cpu_milli
+        self.memory_bytes += sign * needs.memory_bytes
+        self.disk_bytes += sign * needs.disk_bytes
+        for uuid in attempt.gpus:
+            self.gpus[uuid] = self.gpus.get(uuid, 0) + sign
+            if not self.gpus[uuid]:
+                del self.gpus[uuid]
 
 
 class Laws:
@@ -82,7 +104,7 @@ class Laws:
         self._groups: dict[str, tuple[str, str]] = {}  # task id → job id, group
         self._last_attempt: dict[str, int] = {}
         self._open: dict[str, _Attempt] = {}  # task id → the attempt that may run
-        self._held: dict[str, set[str]] = {}  # agent id → tasks with an open attempt there
+        self._held: dict[str, _Holding] = {}  # by agent
         self._totals: dict[str, Resources] = {}
         self._agents: dict[str, AgentState] = {}
         self._offers: dict[str, tuple[Offer, int]] = {}  # agent id → last offer, when it lapses
@@ -107,9 +129,11 @@ class Laws:
                     self._facts.append(fact)
                     self._learn(fact)
                 case commands.Reply(answer=JobView(job_id=job_id)):
-                    self._check(job_id in self._jobs, f"L1 job {job_id} was acknowledged before it was durable")
+                    if job_id not in self._jobs:
+                        self._break(f"L1 job {job_id} was acknowledged before it was durable")
                 case commands.Send(agent_id=agent_id, message=CommandBatch(term=term, commands=batch)):
-                    self._check(self._term in (0, term), f"L3 commands of term {term} were sent in term {self._term}")
+                    if self._term not in (0, term):
+                        self._break(f"L3 commands of term {term} were sent in term {self._term}")
                     for item in batch:
                         if isinstance(item, Launch):
                             self._check_launch(agent_id, item)
@@ -138,7 +162,8 @@ class Laws:
 
     def process_began(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
         other = self._processes.get((task_id, attempt))
-        self._check(other is None, f"L3 attempt {attempt} of {task_id} runs on {other} and on {agent_id} at {now_us}")
+        if other is not None:
+            self._break(f"L3 attempt {attempt} of {task_id} runs on {other} and on {agent_id} at {now_us}")
         self._processes[task_id, attempt] = agent_id
 
     def process_ended(self, task_id: str, attempt: int) -> None:
@@ -234,7 +259,12 @@ class Laws:
         self._check(replayed.durable() == master.durable(), "L7 the replayed journal differs from the live state")
 
     def _check(self, holds: bool, sentence: str) -> None:
-        if not holds and len(self.broken) < BROKEN_MAX:
+        if not holds:
+            self._break(sentence)
+
+    def _break(self, sentence: str) -> None:
+        """Called alone where a check is frequent: a sentence that nobody reads need not be written."""
+        if len(self.broken) < BROKEN_MAX:
             self.broken.append(sentence)
 
     def _hear(self, event: events.AgentSpoke, now_us: int) -> None:
@@ -255,6 +285,14 @@ class Laws:
 
     def _learn(self, fact: facts.Fact) -> None:
         match fact:
+            case facts.TaskStateChanged():
+                self._move_task(fact)
+            case facts.TasksAssigned(at_us=at_us, assignments=assignments):
+                for assignment in assignments:
+                    self._check_offer(assignment.agent_id, at_us)
+                    for index, task_id in enumerate(assignment.task_ids):
+                        gpus = assignment.gpus[index] if assignment.gpus else ()
+                        self._assign(task_id, assignment.agent_id, assignment.attempts[index], gpus)
             case facts.TermBegun(term=term):
                 self._check(term > self._term, f"L3 term {term} began after term {self._term}")
                 self._term = term
@@ -274,14 +312,6 @@ class Laws:
             case facts.JobEnded(job_id=job_id):
                 self._end(job_id)
                 self._ended_jobs.add(job_id)
-            case facts.TasksAssigned(at_us=at_us, assignments=assignments):
-                for assignment in assignments:
-                    self._check_offer(assignment.agent_id, at_us)
-                    for index, task_id in enumerate(assignment.task_ids):
-                        gpus = assignment.gpus[index] if assignment.gpus else ()
-                        self._assign(task_id, assignment.agent_id, assignment.attempts[index], gpus)
-            case facts.TaskStateChanged():
-                self._move_task(fact)
             case _:
                 pass
 
@@ -317,14 +347,15 @@ class Laws:
         for task_id in self._task_ids(job_id):
             if self._tasks[task_id] is TaskState.WAITING:
                 self._tasks[task_id] = TaskState.CANCELLED
-            ended = self._tasks[task_id] in TERMINAL_STATES
-            self._check(ended, f"L2 job {job_id} ended while task {task_id} is {self._tasks[task_id]}")
+            if self._tasks[task_id] not in TERMINAL_STATES:
+                self._break(f"L2 job {job_id} ended while task {task_id} is {self._tasks[task_id]}")
 
     def _task_ids(self, job_id: str) -> list[str]:
         return [task_id for group in self._jobs[job_id].values() for task_id in group.task_ids]
 
     def _lose_sight(self, agent_id: str) -> None:
-        for task_id in sorted(self._held.get(agent_id, ())):
+        held = self._held.get(agent_id)
+        for task_id in () if held is None else sorted(held.task_ids):
             if self._tasks[task_id] is not TaskState.KILLING:
                 self._tasks[task_id] = TaskState.UNKNOWN
 
@@ -342,55 +373,66 @@ class Laws:
 
     def _assign(self, task_id: str, agent_id: str, attempt: int, gpus: tuple[str, ...]) -> None:
         before = self._tasks[task_id]
-        self._check(TaskState.ASSIGNED in TASK_EDGES[before], f"L8 task {task_id} went from {before} to assigned")
-        self._check(task_id not in self._open, f"L3 task {task_id} was assigned while an attempt of it is open")
-        self._check(
-            attempt > self._last_attempt.get(task_id, 0), f"L3 attempt {attempt} of task {task_id} was used before"
-        )
+        if TaskState.ASSIGNED not in TASK_EDGES[before]:
+            self._break(f"L8 task {task_id} went from {before} to assigned")
+        if task_id in self._open:
+            self._break(f"L3 task {task_id} was assigned while an attempt of it is open")
+        if attempt <= self._last_attempt.get(task_id, 0):
+            self._break(f"L3 attempt {attempt} of task {task_id} was used before")
         self._tasks[task_id] = TaskState.ASSIGNED
         self._last_attempt[task_id] = attempt
-        job_id, group = self._groups[task_id]
-        self._open[task_id] = _Attempt(agent_id, attempt, self._jobs[job_id][group].needs, gpus)
-        self._held.setdefault(agent_id, set()).add(task_id)
-        self._check_room(agent_id)
-        self._use(self._jobs[job_id][group], 1)
-        over = self._over_quota(self._jobs[job_id][group], 0)
-        self._check(not over, f"L6 {over} after {task_id} was assigned")
+        job_id, name = self._groups[task_id]
+        group = self._jobs[job_id][name]
+        placed = self._open[task_id] = _Attempt(agent_id, attempt, group.needs, gpus)
+        held = self._held.get(agent_id)
+        if held is None:
+            held = self._held[agent_id] = _Holding()
+        held.task_ids.add(task_id)
+        held.change(placed, 1)
+        self._check_room(agent_id, held, gpus)
+        self._use(group, 1)
+        over = self._over_quota(group, 0)
+        if over:
+            self._break(f"L6 {over} after {task_id} was assigned")
 
     def _check_offer(self, agent_id: str, now_us: int) -> None:
         _, lapses_us = self._offers.get(agent_id, (None, 0))
-        self._check(now_us < lapses_us, f"L5 work was assigned to {agent_id} at {now_us} without a live offer of it")
+        if now_us >= lapses_us:
+            self._break(f"L5 work was assigned to {agent_id} at {now_us} without a live offer of it")
 
-    def _check_room(self, agent_id: str) -> None:
+    def _check_room(self, agent_id: str, held: _Holding, gpus: tuple[str, ...]) -> None:
+        """After `gpus` were given to one more attempt there."""
         total = self._totals[agent_id]
-        held = [self._open[task_id] for task_id in sorted(self._held[agent_id])]
-        sums = {
-            "cpu": (sum(attempt.needs.cpu_milli for attempt in held), total.cpu_milli),
-            "memory": (sum(attempt.needs.memory_bytes for attempt in held), total.memory_bytes),
-            "disk": (sum(attempt.needs.disk_bytes for attempt in held), total.disk_bytes),
-        }
-        for kind, (used, has) in sums.items():
-            self._check(used <= has, f"L4 {kind} of agent {agent_id}: {used} allocated of {has}")
-        gpus = [uuid for attempt in held for uuid in attempt.gpus]
-        self._check(len(gpus) == len(set(gpus)), f"L4 a GPU of agent {agent_id} is allocated twice")
-        self._check(set(gpus) <= {gpu.uuid for gpu in total.gpus}, f"L4 agent {agent_id} has no such GPU: {gpus}")
+        for kind, used, has in (
+            ("cpu", held.cpu_milli, total.cpu_milli),
+            ("memory", held.memory_bytes, total.memory_bytes),
+            ("disk", held.disk_bytes, total.disk_bytes),
+        ):
+            if used > has:
+                self._break(f"L4 {kind} of agent {agent_id}: {used} allocated of {has}")
+        if gpus:
+            if any(held.gpus[uuid] > 1 for uuid in gpus):
+                self._break(f"L4 a GPU of agent {agent_id} is allocated twice")
+            if not set(gpus) <= {gpu.uuid for gpu in total.gpus}:
+                self._break(f"L4 agent {agent_id} has no such GPU: {list(gpus)}")
 
     def _move_task(self, fact: facts.TaskStateChanged) -> None:
-        before, after = self._tasks[fact.task_id], TaskState(fact.state)
-        self._check(
-            after == before or after in TASK_EDGES[before], f"L8 task {fact.task_id} went from {before} to {after}"
-        )
-        self._tasks[fact.task_id] = after
-        if after not in PLACED_STATES and fact.task_id in self._open:
-            attempt = self._open.pop(fact.task_id)
-            self._held[attempt.agent_id].discard(fact.task_id)
-            job_id, name = self._groups[fact.task_id]
+        task_id = fact.task_id
+        before, after = self._tasks[task_id], TaskState(fact.state)
+        if after is not before and after not in TASK_EDGES[before]:
+            self._break(f"L8 task {task_id} went from {before} to {after}")
+        self._tasks[task_id] = after
+        job_id, name = self._groups[task_id]
+        if after not in PLACED_STATES and task_id in self._open:
+            attempt = self._open.pop(task_id)
+            held = self._held[attempt.agent_id]
+            held.task_ids.discard(task_id)
+            held.change(attempt, -1)
             self._use(self._jobs[job_id][name], -1)
         if fact.attempt_failed:
-            self._count_failure(fact.task_id)
+            self._count_failure(task_id)
         if after is TaskState.FINISHED:
-            job_id, group = self._groups[fact.task_id]
-            self._jobs[job_id][group].n_finished += 1
+            self._jobs[job_id][name].n_finished += 1
             self._release(job_id)
 
     def _count_failure(self, task_id: str) -> None:
@@ -400,26 +442,28 @@ class Laws:
         self._check(n_failed <= most, f"L11 task {task_id} failed {n_failed} times; {most} attempts were allowed")
 
     def _use(self, group: _Group, sign: int) -> None:
-        for amounts in (self._used.setdefault(path, [0, 0, 0, 0]) for path in role_chain(group.role)):
-            for kind, amount in enumerate(kinds(amount_of(group.needs))):
+        for path in group.chain:
+            amounts = self._used.get(path)
+            if amounts is None:
+                amounts = self._used[path] = [0, 0, 0, 0]
+            for kind, amount in enumerate(group.kinds):
                 amounts[kind] += sign * amount
 
     def _over_quota(self, group: _Group, more: int = 1) -> str:
         """What is past a quota with so many tasks more of this group; "" where all fits."""
-        wanted = kinds(amount_of(group.needs))
-        for path in role_chain(group.role):
+        for path in group.chain:
             quota = self._quotas.get(path)
-            used = self._used.get(path, [0, 0, 0, 0])
             if quota is None:
                 continue
+            used = self._used.get(path, [0, 0, 0, 0])
             for kind, limit in enumerate(kinds(quota)):
-                if limit and used[kind] + more * wanted[kind] > limit:
+                if limit and used[kind] + more * group.kinds[kind] > limit:
                     return f"role {path} uses {used[kind]} {KINDS[kind]} of {limit}"
         return ""
 
     def _check_launch(self, agent_id: str, launch: Launch) -> None:
         attempt = self._open.get(launch.task_id)
-        self._check(
-            attempt is not None and (attempt.agent_id, attempt.attempt) == (agent_id, launch.attempt),
-            f"L3 a launch of {launch.task_id} attempt {launch.attempt} on {agent_id} was sent without authority",
-        )
+        if attempt is None or attempt.agent_id != agent_id or attempt.attempt != launch.attempt:
+            self._break(
+                f"L3 a launch of {launch.task_id} attempt {launch.attempt} on {agent_id} was sent without authority"
+            )
