@@ -217,39 +217,46 @@ class SimulatedAgent:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def handle(self, happened: object, now_us: int) -> None:
-        if self._paused and happened is not None and not isinstance(happened, ProcessEnded):
-            self._backlog.append(happened)
-            return
-        event: events.Event
+    def handle(self, happened: list[object], now_us: int) -> None:
+        """What comes to it at one moment, in order; its core is told of all at once, as the live driver does."""
+        told: list[events.Event] = []
+        for each in happened:
+            if self._paused and each is not None and not isinstance(each, ProcessEnded):
+                self._backlog.append(each)
+                continue
+            life = self._life
+            event = self._event_of(each, now_us)
+            if life != self._life:
+                told.clear()  # It crashed: what it had not looked at is gone with it.
+            elif event is not None:
+                told.append(event)
+        if told and self.core is not None and not self._paused:
+            self._carry_out_all(self.core.handle_all(told, now_us + self._clock_us), now_us)
+
+    def _event_of(self, happened: object, now_us: int) -> events.Event | None:
+        """What its core is to be told of it; None: nothing."""
         match happened:
+            case Local(event=event, life=life):
+                return event if life == self._life else None
+            case Delivery(event=event, life=life):
+                return event if self._broker.is_connected(self.spec.agent_id, life) else None
             case None:
-                event = events.DeadlinePassed()
-            case Delivery(event=carried, life=life):
-                if not self._broker.is_connected(self.spec.agent_id, life):
-                    return
-                event = carried
-            case Local(event=local, life=life):
-                if life != self._life:
-                    return
-                event = local
+                return events.DeadlinePassed()
             case ProcessEnded(event=ended, power=power):
                 launch = self._end_process((ended.task_id, ended.attempt), now_us) if power == self._power else None
                 if launch is None:
-                    return  # it was stopped before it came to its end
+                    return None  # it was stopped before it came to its end
                 behaviour = self._overseer.behaviour_of(ended.task_id)
                 if behaviour is not None and behaviour.crashes_agent and ended.exit_code:
                     self.kill(now_us)
                     self._timetable.call(now_us + RESTART_US, self.start)
-                event = self._ended(launch, ended)
+                told = self._ended(launch, ended)
                 if self._paused:
-                    self._backlog.append(Local(event, self._life))
-                    return
+                    self._backlog.append(Local(told, self._life))
+                    return None
+                return told
             case _:
                 raise AssertionError(f"{happened!r} is no event of an agent")
-        if self.core is None or self._paused:
-            return
-        self._carry_out_all(self.core.handle(event, now_us + self._clock_us), now_us)
 
     def _post(self, at_us: int, event: events.Event) -> None:
         self._timetable.schedule(at_us, self.spec.agent_id, Local(event, self._life))
