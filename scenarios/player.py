@@ -216,8 +216,16 @@ class Player(Overseer):
             self._arm("", self._master.next_deadline_us(), now_us)
         else:
             agent = self._agents[target]
-            agent.handle(event, now_us)
+            agent.handle([event, *self._with_it(target, now_us)], now_us)
             self._arm(target, agent.next_deadline_us(), now_us)
+
+    def _with_it(self, target: str, now_us: int) -> list[object]:
+        """What comes next in the queue for the same agent at the same moment."""
+        found: list[object] = []
+        queue = self._queue
+        while queue and queue[0][2] == target and queue[0][0] == now_us and queue[0][3] is not None:
+            found.append(heapq.heappop(queue)[3])
+        return found
 
     def _arm(self, target: str, due_us: int | None, now_us: int) -> None:
         if due_us is None:
