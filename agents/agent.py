@@ -14,6 +14,7 @@ from agents.events import (
     Disconnected,
     Event,
     FetchEnded,
+    FetchesProgressed,
     GarbageArrived,
     LinksMeasured,
     MasterSpoke,
@@ -145,6 +146,8 @@ class Agent:
             case FetchEnded():
                 self._measuring.gather(event.samples, batch.now_us)
                 self._work.on_fetch_ended(batch, event)
+            case FetchesProgressed():
+                self._measuring.on_fetches_progressed(event, batch.now_us)
             case TaskStarted():
                 self._work.on_task_started(batch, event)
             case TaskEnded():

@@ -29,6 +29,13 @@ class Fetch(Record, frozen=True, kw_only=True, tag=True):
     fetch: WireFetch
 
 
+class Redirect(Record, frozen=True, kw_only=True, tag=True):
+    """Let a running fetch go on from these sources, with what it has; nothing when it has ended meanwhile."""
+
+    fetch_id: int
+    fetch: WireFetch
+
+
 class StartTask(Record, frozen=True, kw_only=True, tag=True):
     """Everything it reads is in the store. → `TaskStarted`, then `TaskEnded`; only `TaskEnded` if it cannot start."""
 
@@ -63,4 +70,6 @@ class Leave(Record, frozen=True, kw_only=True, tag=True):
     """Everything is published: close the connection and stop."""
 
 
-Command = Persist | Publish | Acknowledge | Fetch | StartTask | StopTask | RemoveShard | Probe | Measure | Leave
+Command = (
+    Persist | Publish | Acknowledge | Fetch | Redirect | StartTask | StopTask | RemoveShard | Probe | Measure | Leave
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """What can happen to an agent: everything it ever learns arrives as one of these, with the time beside it."""
 
-from federation.wire import HeldShard, LinkSample, MasterMessage
+from federation.wire import FetchProgress, HeldShard, LinkSample, MasterMessage
 from policies.model import Record, Resources
 
 
@@ -64,6 +64,13 @@ class FetchEnded(Record, frozen=True, kw_only=True, tag=True):
     samples: tuple[LinkSample, ...] = ()
 
 
+class FetchesProgressed(Record, frozen=True, kw_only=True, tag=True):
+    """Of fetches that run for long, now and then: how far they are, and the rates since they were last told of."""
+
+    fetches: tuple[FetchProgress, ...]
+    samples: tuple[LinkSample, ...] = ()
+
+
 class TaskStarted(Record, frozen=True, kw_only=True, tag=True):
     task_id: str
     attempt: int
@@ -107,5 +114,5 @@ class DeadlinePassed(Record, frozen=True, kw_only=True, tag=True):
 
 Event = (
     Started | Connected | Disconnected | MasterSpoke | GarbageArrived | Measured | LinksMeasured | FetchEnded
-    | TaskStarted | TaskEnded | ShardRemoved | ShardFound | ShutdownAsked | DeadlinePassed
+    | FetchesProgressed | TaskStarted | TaskEnded | ShardRemoved | ShardFound | ShutdownAsked | DeadlinePassed
 )  # fmt: skip

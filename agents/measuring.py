@@ -2,10 +2,12 @@
 
 from agents.commands import Measure, Probe
 from agents.config import AgentConfig
+from agents.events import FetchesProgressed
 from agents.session import Batch, Session, spread_us
-from federation.wire import LinkSample, NetReport, Peer, Ping, Pong, ProbePlan
+from federation.wire import FetchProgress, LinkSample, NetReport, Peer, Ping, Pong, ProbePlan
 
 _SAMPLES_MAX = 512  # gathered between two reports, newest kept: half of what the wire takes in one
+_FETCHES_MAX = 256  # told of in one report, newest kept: what the wire takes
 _PINGS_MAX = 16  # unanswered ones remembered; older are lost
 _SOON_US = 500_000  # a measured bandwidth matters to the next round: it is told this soon, with those around it
 _PROBE_TIMEOUT_US = 120_000_000  # a worker that never answers must not end all probing
@@ -26,6 +28,7 @@ class Measuring:
         self._config = config
         self._measure_due_us: int | None = None
         self._samples: list[LinkSample] = []
+        self._fetches: dict[str, FetchProgress] = {}  # by shard, since the last report
         self._report_due_us: int | None = None
         self._n_silent = 0  # reports in a row that had nothing to tell
         self._ping_due_us: int | None = None
@@ -128,6 +131,17 @@ class Measuring:
         if self._report_due_us is not None and any(sample.method in ("transfer", "probe") for sample in samples):
             self._report_due_us = min(self._report_due_us, now_us + _SOON_US)
 
+    def on_fetches_progressed(self, event: FetchesProgressed, now_us: int) -> None:
+        """What moves or does not is told soon: the master may know a better source."""
+        for fetch in event.fetches:
+            self._fetches.pop(fetch.shard_id, None)
+            self._fetches[fetch.shard_id] = fetch
+        while len(self._fetches) > _FETCHES_MAX:
+            del self._fetches[next(iter(self._fetches))]
+        self.gather(event.samples, now_us)
+        if self._report_due_us is not None:
+            self._report_due_us = min(self._report_due_us, now_us + _SOON_US)
+
     # --- what is due -------------------------------------------------------------------------------------------------
 
     def due_us(self, session: Session) -> int | None:
@@ -149,13 +163,15 @@ class Measuring:
             self._ping(batch, session)
             self._ping_due_us = now_us + session.welcome.ping_every_us
         if self._report_due_us is not None and now_us >= self._report_due_us:
-            self._n_silent = 0 if self._samples else self._n_silent + 1
-            if self._samples or self._n_silent % _SILENT_REPORTS == 0:
+            has_news = bool(self._samples or self._fetches)
+            self._n_silent = 0 if has_news else self._n_silent + 1
+            if has_news or self._n_silent % _SILENT_REPORTS == 0:
                 session.publish(
                     batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes,
-                    probe_bytes=self._probe_bytes,
+                    probe_bytes=self._probe_bytes, fetches=tuple(self._fetches.values()),
                 )  # fmt: skip
             self._samples.clear()
+            self._fetches.clear()
             self._report_due_us = now_us + self._config.net_report_every_us
         self._probe(batch)
 

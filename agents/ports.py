@@ -67,7 +67,11 @@ class ShardStore(Protocol):
 class Fetcher(Protocol):
     async def fetch(self, fetch_id: int, fetch: Fetch) -> None:
         """Get it into the store (at once if it is there): sources in order, Range resume, SHA-256, rate cap.
-        Always posts one `FetchEnded`, with a "transfer" sample for bytes that came from an agent."""
+        Always posts one `FetchEnded`, with a "transfer" sample for bytes that came from an agent; a fetch that runs
+        for long is told of in `FetchesProgressed` too."""
+
+    def redirect(self, fetch_id: int, fetch: Fetch) -> None:
+        """Leave the present source of a running fetch at once and go on from these; ended ones are ignored."""
 
 
 class Prober(Protocol):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from agents.commands import Fetch, RemoveShard, StartTask, StopTask
+from agents.commands import Fetch, Redirect, RemoveShard, StartTask, StopTask
 from agents.config import AgentConfig
 from agents.events import FetchEnded, TaskEnded, TaskStarted
 from agents.facts import CommandTaken, ProcessStarted, ShardForgotten, ShardStored, StatusQueued
@@ -23,6 +23,7 @@ from federation.wire import (
     HeldTask,
     Kill,
     Launch,
+    RedirectFetch,
     ShardStatus,
     TaskState,
     TaskStatus,
@@ -148,6 +149,8 @@ class Work:
                 self._kill(batch, command, term)
             case FetchShard(fetch=fetch):
                 self._copy(batch, fetch)
+            case RedirectFetch(fetch=fetch):
+                self._redirect(batch, fetch)
             case DropShard(shard_id=shard_id):
                 self._drop(batch, shard_id)
 
@@ -236,6 +239,13 @@ class Work:
             self._fetching[fetch.shard_id] = fetch_id
             batch.do(Fetch(fetch_id=fetch_id, fetch=fetch))
         self._fetches[fetch_id].waiters[waiter] = fetch
+
+    def _redirect(self, batch: Batch, fetch: WireFetch) -> None:
+        """Those who wait keep their own sources: should the new ones fail, they are tried after them."""
+        fetch_id = self._fetching.get(fetch.shard_id)
+        if fetch_id is not None and fetch.sources:
+            self._fetches[fetch_id].fetch = fetch
+            batch.do(Redirect(fetch_id=fetch_id, fetch=fetch))
 
     def on_fetch_ended(self, batch: Batch, event: FetchEnded) -> None:
         fetching = self._fetches.pop(event.fetch_id, None)

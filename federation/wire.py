@@ -104,6 +104,15 @@ class Fetch(Record, frozen=True, kw_only=True):
     sources: Annotated[tuple[Source, ...], msgspec.Meta(max_length=16)] = ()
 
 
+class FetchProgress(Record, frozen=True, kw_only=True):
+    """How far a fetch that is still running has come: of `shard_id`, `done_bytes` are here, now coming from
+    `from_agent` ("" is the master's store)."""
+
+    shard_id: Sha256
+    from_agent: Name = ""
+    done_bytes: Count
+
+
 class Output(Record, frozen=True, kw_only=True):
     """A file the task writes under its output folder; it becomes a shard of the agent, named `{task_id}/{name}`."""
 
@@ -217,6 +226,7 @@ class NetReport(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="net/1"
     samples: Annotated[tuple[LinkSample, ...], msgspec.Meta(max_length=1024)]
     control_bytes: Count = 0  # MQTT payload bytes sent and received since boot
     probe_bytes: Count = 0  # of active probes received since boot
+    fetches: Annotated[tuple[FetchProgress, ...], msgspec.Meta(max_length=256)] = ()  # those that run for long
 
 
 class Ping(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="ping/1"):
@@ -266,12 +276,19 @@ class FetchShard(Record, frozen=True, kw_only=True, tag_field="t", tag="fetch_sh
     fetch: Fetch
 
 
+class RedirectFetch(Record, frozen=True, kw_only=True, tag_field="t", tag="redirect_fetch/1"):
+    """Go on with a running fetch from these sources, by Range from where it is; void when it runs no more."""
+
+    cmd_id: Count
+    fetch: Fetch
+
+
 class DropShard(Record, frozen=True, kw_only=True, tag_field="t", tag="drop_shard/1"):
     cmd_id: Count
     shard_id: Sha256
 
 
-Command = Launch | Kill | FetchShard | DropShard
+Command = Launch | Kill | FetchShard | RedirectFetch | DropShard
 
 
 class CommandBatch(Record, frozen=True, kw_only=True, tag_field="t", tag="commands/1"):

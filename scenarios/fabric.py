@@ -62,6 +62,15 @@ class Sight(Record, frozen=True, kw_only=True):
     is_lower_bound: bool
 
 
+class Look(Record, frozen=True, kw_only=True):
+    """A moment of a transfer: when, how far it was, and the loads on its way until then."""
+
+    at_us: int
+    moved_bytes: int
+    shared_us: int = 0
+    others_us: int = 0
+
+
 class Fabric:
     """Transfers between agents and the time messages take. Unknown pairs of sites have no path."""
 
@@ -122,6 +131,27 @@ class Fabric:
         self._watches[flow_id] = self._begin_watch(from_agent, to_agent, now_us)
         self._on_end[flow_id] = on_end
         return flow_id
+
+    def look(self, flow_id: int, now_us: int) -> Look:
+        """How far a transfer under way has come."""
+        shared_us, others_us = self._watches[flow_id].seen(now_us)
+        moved_bytes = self.network.moved_bytes(flow_id, now_us)
+        return Look(at_us=now_us, moved_bytes=moved_bytes, shared_us=shared_us, others_us=others_us)
+
+    def began_us(self, flow_id: int) -> int:
+        """When a transfer under way began to move bytes."""
+        return self.network.started_us(flow_id)
+
+    def sight_between(self, before: Look, after: Look) -> Sight:
+        """What an agent sees of a transfer between two looks."""
+        duration_us = max(1, after.at_us - before.at_us)
+        rate_bps = (after.moved_bytes - before.moved_bytes) * 8_000_000 // duration_us
+        return Sight(
+            bandwidth_bps=noisy(rate_bps, self._noise_ppm, self._noise),
+            duration_us=duration_us,
+            shared_milli=max(1000, (after.shared_us - before.shared_us) * 1000 // duration_us),
+            is_lower_bound=(after.others_us - before.others_us) * 1000 >= OTHERS_MILLI_MIN * duration_us,
+        )
 
     def cancel(self, flow_id: int, now_us: int) -> None:
         self.network.cancel(flow_id, now_us)

@@ -149,6 +149,16 @@ class Network:
         left = [int(maxmin.left_at(self._tables.flows, flow.slot, self._now_us)) for flow in under_way]
         return self._carried[link_id] + sum(map(_moved_bytes, under_way, left))
 
+    def moved_bytes(self, flow_id: int, now_us: int) -> int:
+        """What a flow under way has moved by now."""
+        self._move_to(now_us)
+        flow = self._flows[flow_id]
+        return _moved_bytes(flow, int(maxmin.left_at(self._tables.flows, flow.slot, now_us)))
+
+    def started_us(self, flow_id: int) -> int:
+        """When a flow under way began to move, or will."""
+        return self._flows[flow_id].started_us
+
     def start_up_us(self, path: tuple[str, ...]) -> int:
         """From asking for a flow over `path` to its first byte."""
         return self._path(path).start_up_us

@@ -14,16 +14,18 @@ from agents import commands, events
 from agents.agent import Agent
 from agents.config import AgentConfig
 from agents.facts import Fact
-from federation.wire import Death, HeldShard, Launch, LinkSample, Source
+from federation.wire import Death, FetchProgress, HeldShard, Launch, LinkSample, Source
 from policies.model import Resources
 from scenarios.broker import Broker, Delivery, Timetable
-from scenarios.fabric import Fabric, Sight
+from scenarios.fabric import Fabric, Look, Sight
 from scenarios.faults import KillPoint
 from scenarios.network import Flow
 from scenarios.streams import stream
 from scenarios.world import AgentSpec, Behaviour, World
 
 PROBE_TIMEOUT_US = 10_000_000  # what the live prober allows itself
+PROGRESS_US = 2_000_000  # how often the live fetcher tells of a transfer
+TAIL_US_MIN = 250_000  # the end of one that was told of says nothing more when it is shorter
 STALL_US = 30_000_000  # A fetch that gets no bytes for this long tries its next source, as the live one does.
 RESTART_US = 10_000_000  # A supervisor starts a crashed agent again after this long.
 FACTS_MAX = 20_000  # Journals are compacted past this, as the live one is.
@@ -44,6 +46,27 @@ class ProcessEnded(NamedTuple):
 
     event: events.TaskEnded
     power: int
+
+
+class _Stream:
+    """One source's part of a fetch. `told` is how far it was when the master was last told."""
+
+    __slots__ = ("done_bytes", "fetch_id", "flow_id", "later", "server", "shard", "told")
+
+    def __init__(
+        self, fetch_id: int, shard: HeldShard, server: "SimulatedAgent", later: tuple[Source, ...], done_bytes: int
+    ) -> None:
+        self.fetch_id = fetch_id
+        self.shard = shard
+        self.server = server
+        self.later = later  # sources to try after this one
+        self.done_bytes = done_bytes  # here before it began
+        self.flow_id = 0
+        self.told: Look | None = None
+
+    @property
+    def known_bytes(self) -> int:
+        return self.done_bytes + (self.told.moved_bytes if self.told is not None else 0)
 
 
 class Overseer:
@@ -110,6 +133,7 @@ class SimulatedAgent:
         self._wall_us = 0  # how far the wall clock is off: what the next process begins with
         self._serving: dict[int, Callable[[int], None]] = {}  # flows out of here → what to do when they break
         self._fetching: dict[int, SimulatedAgent] = {}  # flows to here → who serves them
+        self._streams: dict[int, _Stream] = {}  # fetches under way
         self.disk_is_full = False
         self.bandwidth_ppm = PPM  # what it multiplies the bandwidths by that it reports
 
@@ -158,6 +182,7 @@ class SimulatedAgent:
             self._fabric.cancel(flow_id, now_us)
             server._serving.pop(flow_id, None)
         self._fetching.clear()
+        self._streams.clear()
         for flow_id, broken in list(self._serving.items()):
             self._fabric.cancel(flow_id, now_us)
             broken(now_us)
@@ -286,6 +311,8 @@ class SimulatedAgent:
                 self._broker.to_master(self.spec.agent_id, message, now_us)
             case commands.Fetch():
                 self._fetch(command, now_us)
+            case commands.Redirect(fetch_id=fetch_id, fetch=fetch):
+                self._redirect(fetch_id, fetch.sources, now_us)
             case commands.StartTask(launch=launch):
                 self._start_task(launch, now_us)
             case commands.StopTask(task_id=task_id, attempt=attempt, reason=reason):
@@ -320,63 +347,109 @@ class SimulatedAgent:
     def _fail_fetch(self, fetch_id: int, shard: HeldShard, reason: str, detail: str, now_us: int) -> None:
         self._post(now_us, events.FetchEnded(fetch_id=fetch_id, shard=shard, ok=False, reason=reason, detail=detail))
 
-    def _fetch_from(self, fetch_id: int, shard: HeldShard, sources: tuple[Source, ...], now_us: int) -> None:
-        """Try these in order; a source that fails midway leaves its turn to the next."""
+    def _fetch_from(
+        self, fetch_id: int, shard: HeldShard, sources: tuple[Source, ...], now_us: int, done_bytes: int = 0
+    ) -> None:
+        """Try these in order; a source that fails midway leaves its turn to the next, which goes on from there."""
         for index, source in enumerate(sources):
             server = self._peers.get(source.agent_id)
             if server is None or server.core is None or shard.shard_id not in server._store:
                 continue
-            later = sources[index + 1 :]
-            flow_id = self._transfer(fetch_id, shard, server, later, now_us)
-            if flow_id is not None:
+            stream = _Stream(fetch_id, shard, server, sources[index + 1 :], done_bytes)
+            if self._transfer(stream, now_us):
                 return
         self._fail_fetch(fetch_id, shard, "fetch", "no source has a path to here", now_us)
 
-    def _transfer(
-        self, fetch_id: int, shard: HeldShard, server: "SimulatedAgent", later: tuple[Source, ...], now_us: int
-    ) -> int | None:
-        own_id, source, life = self.spec.agent_id, server.spec.agent_id, self._life
+    def _transfer(self, stream: "_Stream", now_us: int) -> bool:
+        """False where there is no path."""
+        own_id, life, server = self.spec.agent_id, self._life, stream.server
+        source, shard = server.spec.agent_id, stream.shard
 
         def arrived(ended_us: int, flow: Flow, sight: Sight) -> None:
             self._fetching.pop(flow.flow_id, None)
             server._serving.pop(flow.flow_id, None)
             if life != self._life:
                 return
+            self._streams.pop(stream.fetch_id, None)
             if self.disk_is_full:
-                self._fail_fetch(fetch_id, shard, "disk_full", "no space left on the device", ended_us)
+                self._fail_fetch(stream.fetch_id, shard, "disk_full", "no space left on the device", ended_us)
                 return
             self._store[shard.shard_id] = shard
-            sample = self._reported(
-                LinkSample(
-                    from_agent=source,
-                    to_agent=own_id,
-                    method="transfer",
-                    bandwidth_bps=sight.bandwidth_bps,
-                    bytes=flow.size_bytes,
-                    duration_us=sight.duration_us,
-                    shared_milli=sight.shared_milli,
-                    is_lower_bound=sight.is_lower_bound,
-                )
-            )
+            n_bytes = flow.size_bytes
+            if stream.told is not None:  # The rest: what came before was told of as it came.
+                n_bytes -= stream.told.moved_bytes
+                rate_bps = n_bytes * 8_000_000 // max(1, ended_us - stream.told.at_us)
+                sight = replace(sight, bandwidth_bps=rate_bps, duration_us=ended_us - stream.told.at_us)
+            is_telling = stream.told is None or sight.duration_us >= TAIL_US_MIN
+            samples = (self._transfer_sample(source, sight, n_bytes),) if is_telling else ()
             fetched = events.FetchEnded(
-                fetch_id=fetch_id, shard=shard, ok=True, fetched_bytes=flow.size_bytes, samples=(sample,)
+                fetch_id=stream.fetch_id, shard=shard, ok=True, fetched_bytes=shard.size_bytes, samples=samples
             )
             self._post(ended_us, fetched)
 
-        flow_id = self._fabric.transfer(source, own_id, shard.size_bytes, now_us, arrived)
+        left_bytes = max(1, shard.size_bytes - stream.done_bytes) if shard.size_bytes else 0
+        flow_id = self._fabric.transfer(source, own_id, left_bytes, now_us, arrived)
         if flow_id is None:
-            return None
+            return False
 
         def broken(at_us: int) -> None:
             self._fetching.pop(flow_id, None)
             if life == self._life:
-                self._fetch_from(fetch_id, shard, later, at_us)
+                self._streams.pop(stream.fetch_id, None)
+                self._fetch_from(stream.fetch_id, shard, stream.later, at_us, stream.known_bytes)
 
+        stream.flow_id = flow_id
         self._fetching[flow_id] = server
         server._serving[flow_id] = broken
+        self._streams[stream.fetch_id] = stream
         if self._may_break:
             self._watch_stall(flow_id, server, broken, now_us)
-        return flow_id
+        self._timetable.call(now_us + PROGRESS_US, lambda at_us: self._tell_progress(stream, at_us))
+        return True
+
+    def _transfer_sample(self, source: str, sight: Sight, n_bytes: int) -> LinkSample:
+        return self._reported(
+            LinkSample(
+                from_agent=source,
+                to_agent=self.spec.agent_id,
+                method="transfer",
+                bandwidth_bps=sight.bandwidth_bps,
+                bytes=n_bytes,
+                duration_us=sight.duration_us,
+                shared_milli=sight.shared_milli,
+                is_lower_bound=sight.is_lower_bound,
+            )
+        )
+
+    def _tell_progress(self, stream: "_Stream", now_us: int) -> None:
+        """As the live fetcher does: how far it is and the rate since it was last told of, every other second."""
+        if self._streams.get(stream.fetch_id) is not stream or stream.flow_id not in self._fetching:
+            return
+        look = self._fabric.look(stream.flow_id, now_us)
+        samples: tuple[LinkSample, ...] = ()
+        if stream.told is not None or look.moved_bytes:
+            before = stream.told or Look(at_us=self._fabric.began_us(stream.flow_id), moved_bytes=0)
+            sight = self._fabric.sight_between(before, look)
+            samples = (
+                self._transfer_sample(stream.server.spec.agent_id, sight, look.moved_bytes - before.moved_bytes),
+            )
+            stream.told = look
+        fetch = FetchProgress(
+            shard_id=stream.shard.shard_id, from_agent=stream.server.spec.agent_id, done_bytes=stream.known_bytes
+        )
+        self._post(now_us, events.FetchesProgressed(fetches=(fetch,), samples=samples))
+        self._timetable.call(now_us + PROGRESS_US, lambda at_us: self._tell_progress(stream, at_us))
+
+    def _redirect(self, fetch_id: int, sources: tuple[Source, ...], now_us: int) -> None:
+        """Leave the source it comes from; what is here stays."""
+        stream = self._streams.pop(fetch_id, None)
+        if stream is None:
+            return
+        done_bytes = stream.done_bytes + self._fabric.look(stream.flow_id, now_us).moved_bytes
+        self._fetching.pop(stream.flow_id, None)
+        stream.server._serving.pop(stream.flow_id, None)
+        self._fabric.cancel(stream.flow_id, now_us)
+        self._fetch_from(fetch_id, stream.shard, sources, now_us, done_bytes)
 
     def _watch_stall(self, flow_id: int, server: "SimulatedAgent", broken: Callable[[int], None], now_us: int) -> None:
         def check(at_us: int) -> None:

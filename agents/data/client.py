@@ -139,6 +139,10 @@ class Exchange:
                     await self._cap.take(len(event.data))
                 yield bytes(event.data)
 
+    def abort(self) -> None:
+        """Close the connection under whoever reads from it: they get `PeerError("broken")`."""
+        self._wire.writer.transport.abort()
+
     @property
     def is_capped(self) -> bool:
         """Its rate is that of an emulated line."""

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 from agents.data.client import Answer, Client, Exchange
 from agents.data.http import parse_content_range
 from agents.data.traffic import ALONE, Sharing
-from agents.events import FetchEnded
+from agents.events import FetchEnded, FetchesProgressed
 from agents.logs import get_logger
 from agents.ports import Post
 from agents.store import Partial, ShardDamagedError, ShardStore, StoreFullError
 from federation.errors import PeerError
-from federation.wire import Fetch, HeldShard, LinkSample, Source
+from federation.wire import Fetch, FetchProgress, HeldShard, LinkSample, Source
 from policies.model import Record
 
 _log = get_logger("agents.fetch")
@@ -24,6 +24,9 @@ RETRY_DELAYS_S = (
     0.5,
     2.0,
 )  # After every source failed: a restarting peer is back by then; longer is the master's part.
+# A transfer that runs for longer is told of this often: a link that halves is then known within two such periods and a
+# report, well before a minute's transfer has ended, for ~200 bytes each.
+PROGRESS_S = 2.0
 WRITE_BYTES = 512 * 1024  # Written and hashed at once, in a thread: ~1 ms.
 _TRANSIENT = frozenset({"connect", "broken", "timeout", "http", "busy"})
 
@@ -37,9 +40,12 @@ class _Stream(Record, frozen=True, kw_only=True):
 
 
 class _Tally:
-    """What a fetch has seen so far."""
+    """What a fetch has seen so far, and where it goes on when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: tuple[Source, ...]) -> None:
+        self.sources = sources
+        self.redirected = False
+        self.exchange: Exchange | None = None  # that brings bytes now
         self.fetched_bytes = 0
         self.samples: list[LinkSample] = []
         self.errors: dict[str, PeerError] = {}  # the last one of each source
@@ -66,6 +72,7 @@ class Fetcher:
         agent_id: str,
         fetches_max: int,
         retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
+        progress_s: float = PROGRESS_S,
     ) -> None:
         self._store = store
         self._client = client
@@ -74,19 +81,33 @@ class Fetcher:
         self._slots = asyncio.Semaphore(fetches_max)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._retry_delays_s = retry_delays_s
+        self._progress_s = progress_s
+        self._tallies: dict[int, _Tally] = {}  # of fetches under way, by fetch_id
+
+    def redirect(self, fetch_id: int, fetch: Fetch) -> None:
+        """Break off the present source; what it brought stays, and the next goes on from there by Range."""
+        tally = self._tallies.get(fetch_id)
+        if tally is None:
+            return
+        tally.sources, tally.redirected = fetch.sources, True
+        if tally.exchange is not None:
+            tally.exchange.abort()
 
     async def fetch(self, fetch_id: int, fetch: Fetch) -> None:
         """Always posts one `FetchEnded`. A cancelled fetch keeps what it has for the next."""
         lock = self._locks[fetch.shard_id]
-        async with lock, self._slots:
-            ended = await self._fetch(fetch_id, fetch)
+        tally = self._tallies[fetch_id] = _Tally(fetch.sources)
+        try:
+            async with lock, self._slots:
+                ended = await self._fetch(fetch_id, fetch, tally)
+        finally:
+            self._tallies.pop(fetch_id, None)
         if not lock.locked():
             self._locks.pop(fetch.shard_id, None)
         await self._post(ended)
 
-    async def _fetch(self, fetch_id: int, fetch: Fetch) -> FetchEnded:
+    async def _fetch(self, fetch_id: int, fetch: Fetch, tally: _Tally) -> FetchEnded:
         shard = HeldShard(shard_id=fetch.shard_id, size_bytes=fetch.size_bytes, name=fetch.name)
-        tally = _Tally()
         if await self._store.verified(fetch.shard_id) is not None:
             return tally.ended(fetch_id, shard)
         try:
@@ -101,7 +122,7 @@ class Fetcher:
             for delay_s in (*self._retry_delays_s, None):
                 if await self._try_sources(partial, fetch, tally):
                     return tally.ended(fetch_id, shard)
-                left = [source for source in fetch.sources if source.url not in tally.liars]
+                left = [source for source in tally.sources if source.url not in tally.liars]
                 if delay_s is None or not any(tally.errors[source.url].code in _TRANSIENT for source in left):
                     break
                 await asyncio.sleep(delay_s)
@@ -123,14 +144,20 @@ class Fetcher:
         return True
 
     async def _try_sources(self, partial: Partial, fetch: Fetch, tally: _Tally) -> bool:
-        """Each source once, in order. True when the shard is in the store."""
-        for source in fetch.sources:
+        """Each source once, in order, from the start again when others are named meanwhile. True when the shard is in
+        the store."""
+        untried = list(tally.sources)
+        while untried:
+            source = untried.pop(0)
             if source.url in tally.liars:
                 continue
             if tally.alone:
                 await asyncio.to_thread(partial.restart)
                 tally.contributors.clear()
-            stream = await self._stream(partial, source)
+            stream = await self._stream(partial, source, tally)
+            if tally.redirected and partial.offset < partial.size_bytes:
+                untried = list(tally.sources)
+            tally.redirected = False
             tally.fetched_bytes += stream.n_bytes
             if stream.n_bytes or not partial.size_bytes:
                 tally.contributors.add(source.url)
@@ -159,7 +186,7 @@ class Fetcher:
         tally.contributors.clear()
         tally.alone = True
 
-    async def _stream(self, partial: Partial, source: Source) -> _Stream:
+    async def _stream(self, partial: Partial, source: Source, tally: _Tally) -> _Stream:
         """Bring what is missing from one source. Peers' faults are in the result."""
         meter = _Meter(self._client.clock_s)
         error: PeerError | None = None
@@ -171,11 +198,16 @@ class Fetcher:
                 headers = (("Range", f"bytes={at}-"),) if at else ()
                 answer = await exchange.get(_target(source.url, partial.shard_id), *headers)
                 await self._begin(partial, answer)
+                tally.exchange = exchange
+                telling = asyncio.create_task(self._tell_progress(partial, source, exchange, meter))
                 try:
                     await self._take_in(partial, exchange, meter)
                 except PeerError:
                     sharing = exchange.known_sharing()
                     raise
+                finally:
+                    tally.exchange = None
+                    telling.cancel()
                 if meter.is_enough and source.agent_id:
                     sharing = await exchange.sharing()
                 info = exchange.tcp_info()
@@ -185,6 +217,14 @@ class Fetcher:
         if error is None and partial.offset != partial.size_bytes:
             error = PeerError("length", f"sent {partial.offset} of {partial.size_bytes} bytes")
         return _Stream(n_bytes=meter.n_bytes, sample=meter.sample(source, self._agent_id, rtt_us, sharing), error=error)
+
+    async def _tell_progress(self, partial: Partial, source: Source, exchange: Exchange, meter: "_Meter") -> None:
+        """Now and then, how far it is and the rate since it was last told of; also when nothing comes any more."""
+        while True:
+            await asyncio.sleep(self._progress_s)
+            sample = meter.lap(source, self._agent_id, exchange.known_sharing())
+            fetch = FetchProgress(shard_id=partial.shard_id, from_agent=source.agent_id, done_bytes=partial.offset)
+            await self._post(FetchesProgressed(fetches=(fetch,), samples=(sample,) if sample is not None else ()))
 
     async def _take_in(self, partial: Partial, exchange: Exchange, meter: "_Meter") -> None:
         """The body into the partial file; what came before a break stays. Raises `PeerError`."""
@@ -224,37 +264,50 @@ class Fetcher:
 
 
 class _Meter:
-    """Rate of a stream after its first bytes: connection, request and the peer's disk are not the link."""
+    """Rate of a stream after its first bytes: connection, request and the peer's disk are not the link. In laps: each
+    part of it is in one sample only."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
         self._clock_s = clock_s
-        self._first_s: float | None = None
+        self._lap_s: float | None = None  # when this lap began, and how much had come then; None: nothing came yet
+        self._lap_bytes = 0
+        self._told_bytes = 0  # in samples of earlier laps
         self._last_s = 0.0
-        self._first_bytes = 0
         self.n_bytes = 0
 
     def add(self, n_bytes: int) -> None:
         self._last_s = self._clock_s()
-        if self._first_s is None:
-            self._first_s = self._last_s
-            self._first_bytes = n_bytes
         self.n_bytes += n_bytes
+        if self._lap_s is None:
+            self._lap_s, self._lap_bytes = self._last_s, self.n_bytes
 
     @property
     def is_enough(self) -> bool:
         return self.n_bytes >= SAMPLE_BYTES_MIN
 
+    def lap(self, source: Source, agent_id: str, sharing: Sharing) -> LinkSample | None:
+        """Of the time since the last lap, silence included. None for the master's store, or before the first bytes."""
+        now_s = self._clock_s()
+        if self._lap_s is None or not source.agent_id or now_s <= self._lap_s:
+            return None
+        sample = self._sample(source, agent_id, None, sharing, now_s - self._lap_s)
+        self._lap_s, self._lap_bytes, self._told_bytes = now_s, self.n_bytes, self.n_bytes
+        return sample
+
     def sample(self, source: Source, agent_id: str, rtt_us: int | None, sharing: Sharing) -> LinkSample | None:
-        """None for too little to tell, and for the master's store. `bytes` counts all that came."""
-        if self._first_s is None or not self.is_enough or not source.agent_id:
+        """Of the last lap, when it ended. None for too little to tell, and for the master's store."""
+        if self._lap_s is None or not source.agent_id or self._last_s <= self._lap_s:
             return None
-        duration_us = int((self._last_s - self._first_s) * 1e6)
-        if duration_us <= 0:
+        if self.n_bytes - self._told_bytes < SAMPLE_BYTES_MIN:
             return None
-        streamed_bytes = self.n_bytes - self._first_bytes
+        return self._sample(source, agent_id, rtt_us, sharing, self._last_s - self._lap_s)
+
+    def _sample(self, source: Source, agent_id: str, rtt_us: int | None, sharing: Sharing, took_s: float) -> LinkSample:
+        duration_us = max(1, int(took_s * 1e6))
         return LinkSample(
             from_agent=source.agent_id, to_agent=agent_id, method="transfer", rtt_us=rtt_us,
-            bandwidth_bps=streamed_bytes * 8_000_000 // duration_us, bytes=self.n_bytes, duration_us=duration_us,
+            bandwidth_bps=(self.n_bytes - self._lap_bytes) * 8_000_000 // duration_us,
+            bytes=self.n_bytes - self._told_bytes, duration_us=duration_us,
             shared_milli=sharing.same_milli, is_lower_bound=sharing.is_competed,
         )  # fmt: skip
 
