@@ -230,14 +230,14 @@ def _share_text(share: dict[str, int], n_agents: int) -> str:
     if not n_agents:
         return ""
     has_milli = cpu_milli_total()
-    each = (
-        f", {format_cpu(share['cpu_milli'])} cores each"
-        if n_agents > 1
-        else f", {format_cpu(share['cpu_milli'])} cores"
-    )
+    each = f", {_cores(share['cpu_milli'])}{' each' if n_agents > 1 else ''}"
     if share["cpu_milli"] * n_agents <= has_milli:
         return each
-    return f"{each} (emulated: this machine has {format_cpu(has_milli)} for all, so tasks that run together share them)"
+    return f"{each} (emulated: this machine has {_cores(has_milli)} for all, so tasks that run together share them)"
+
+
+def _cores(cpu_milli: int) -> str:
+    return f"{format_cpu(cpu_milli)} core{'' if cpu_milli == 1000 else 's'}"
 
 
 def _agent_config(name: str, share: dict[str, int], master: LiveConfig, folder: Path, token_file: Path | None) -> str:

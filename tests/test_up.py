@@ -29,10 +29,12 @@ SMALL = Needs(cpu_milli=100, memory_bytes=2**20)
 class Started:
     """A running command. `wait_for` reads its output until a line matches."""
 
-    def __init__(self, *arguments: str, **env: str) -> None:
+    def __init__(self, *arguments: str, cpus: set[int] | None = None, **env: str) -> None:
+        """`cpus`: the only ones it and what it starts may use."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "federation.cli.main", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | env,
+            preexec_fn=None if cpus is None else lambda: os.sched_setaffinity(0, cpus),
         )  # fmt: skip
         self.lines: list[str] = []
         self._grown = threading.Condition()
@@ -67,8 +69,8 @@ class Started:
 
 
 @contextmanager
-def started(*arguments: str, **env: str) -> Iterator[Started]:
-    command = Started(*arguments, **env)
+def started(*arguments: str, cpus: set[int] | None = None, **env: str) -> Iterator[Started]:
+    command = Started(*arguments, cpus=cpus, **env)
     try:
         yield command
     finally:
@@ -117,6 +119,34 @@ def test_up_runs_jobs_and_leaves_nothing_behind(tmp_path: Path, broker: str) -> 
         assert not alive, "Ctrl-C stops everything, tasks too"
         assert not folder.exists()
     assert sorted(ledger.read_text().split("\n"))[1:] == [f"quick/t/{index} 1" for index in range(4)]
+
+
+def command_line(*arguments: str, url: str) -> str:
+    """What a command prints; it must succeed."""
+    command = [sys.executable, "-m", "federation.cli.main", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=90, check=False, env=os.environ | {"OFFERFLOW_URL": url}
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+@needs_mosquitto
+def test_the_readmes_job_runs_on_one_core_with_four_agents(tmp_path: Path) -> None:
+    """Every local agent offers a core, whatever the machine has and however busy it is: a job that says nothing of its
+    needs asks for one. What is promised twice is said to be emulated."""
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    job_file = tmp_path / "hello.yaml"
+    job_file.write_text(page.split("```yaml\n")[1].split("```")[0])
+    one_core = {min(os.sched_getaffinity(0))}
+    with started("up", "--agents", "4", "--http", "127.0.0.1:0", cpus=one_core, TMPDIR=str(tmp_path)) as up:
+        url = up.wait_for(r"^master +(http://\S+),")[1]
+        up.wait_for(r"^agents +rack, edge-1, edge-2, edge-3, 1 core each \(emulated: this machine has 1 core for all")
+        up.wait_for("^ready")
+        assert "finished" in command_line("job", "submit", str(job_file), "--wait", url=url)
+        assert command_line("job", "logs", "hello", url=url).count("hello from ") == 4
+        assert "greet" in command_line("job", "why", "hello", url=url)
+        assert up.end() == 0
 
 
 @needs_mosquitto
