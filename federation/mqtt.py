@@ -15,6 +15,8 @@ What their defaults would cost us, and what is done instead:
 - A publish that the broker refused reports success. On MQTT 5 the PUBACK's reason is read and given to `on_refused`;
   on 3.1.1 a broker cannot say so, and only the application's own acknowledgements tell.
 - A half-open link stays silent for many minutes. A watchdog drops it.
+- Each message costs paho a tenth of a millisecond. PUBLISH and PUBACK, all that ever comes by the thousand, are read
+  and written by `federation.mqtt_stream` on the library's connection (docs/decisions/0006).
 
 Master and agents both use this module; it imports nothing of ours but its own parts.
 """
@@ -23,32 +25,23 @@ import asyncio
 import contextlib
 import random
 import socket
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.client import Client as Paho
 from paho.mqtt.client import MQTTMessage
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from federation.mqtt_access import LinkTls, make_tls
-from federation.mqtt_client import (
-    ANSWER_S,
-    NotThisProtocol,
-    Session,
-    break_off,
-    enter,
-    make_client,
-    make_properties,
-    write_directly,
-)
+from federation.mqtt_client import ANSWER_S, NotThisProtocol, Session, break_off, enter, make_client
+from federation.mqtt_packets import Message, encode_puback, encode_publish, refusal
 from federation.mqtt_parts import Inbox, Outgoing, Protocol, Will, parse_url
+from federation.mqtt_stream import Stream
 
 __all__ = ["MqttLink", "Protocol", "Will", "parse_url"]
 
@@ -111,16 +104,15 @@ class MqttLink:
         self._window_wanted = self._window = window
         self._outbox_max, self._resend = outbox_max, resend
         self._protocol = self.address.protocol  # What the broker took; None until it took one.
-        self._client: aiomqtt.Client | None = None  # Only while the connection stands.
-        self._inbox = Inbox[MQTTMessage](1, receive_max, self._send_ack)
+        self._client: aiomqtt.Client | None = None  # Only while the connection stands, …
+        self._stream: Stream | None = None  # … and this a little longer: from before the subscriptions on.
+        self._inbox = Inbox(1, receive_max, self._send_ack)
         self._outbox: deque[Outgoing] = deque()
         self._in_flight: dict[int, tuple[Outgoing, float]] = {}  # packet id → message and when it was sent
         self._peer_bytes_max: int | None = None
-        self._is_reading = False
-        self._heard_at = 0.0
+        self._last_mid = 0
         self._closing = asyncio.Event()
         self._drained = asyncio.Event()
-        self._property_cache: dict[int, Properties] = {}
 
     # --- what the owner calls ----------------------------------------------------------------------------------------
 
@@ -140,7 +132,7 @@ class MqttLink:
 
     @property
     def n_unsent(self) -> int:
-        """Messages published and not yet acknowledged by the broker (QoS 0: not yet written to the socket)."""
+        """Messages published and not yet acknowledged by the broker (QoS 0: not yet in line for the socket)."""
         return len(self._outbox) + len(self._in_flight)
 
     def publish(
@@ -157,7 +149,8 @@ class MqttLink:
             self._refused(topic, f"{len(payload)} bytes exceed the broker's limit of {self._peer_bytes_max}")
             return False
         expires_at = None if expires_s is None else monotonic() + expires_s
-        self._outbox.append(Outgoing(topic, payload, qos, retain, expires_s, expires_at))
+        told_s = None if expires_s is None else max(1, expires_s)
+        self._outbox.append(Outgoing(topic, payload, qos, retain, told_s, expires_at))
         self._drained.clear()
         self._send_waiting()
         return True
@@ -220,18 +213,26 @@ class MqttLink:
 
     async def _connect_as(self, protocol: Protocol) -> aiomqtt.Client:
         client = make_client(self._session, protocol, self._will() if self._will is not None else None)
-        self._inbox = Inbox[MQTTMessage](self._inbox.next_delivery, self._receive_max, self._send_ack)
+        self._inbox = Inbox(self._inbox.next_delivery, self._receive_max, self._send_ack)
         self._hook(client)
         try:
             async with asyncio.timeout(2 * ANSWER_S):
                 await enter(client, self._session, protocol)
-                self._start_reading(client)
+                self._stream = Stream(
+                    client,
+                    is_5=protocol == "5",
+                    on_message=self._received,
+                    on_puback=self._acknowledged,
+                    has_room=lambda: not self._inbox.is_full(),
+                    on_writable=self._send_waiting,
+                )
                 if self._subscriptions:
                     granted = await client.subscribe([(topic, 1) for topic in self._subscriptions])
                     codes = [getattr(code, "value", code) for code in granted]
                     if refused := [t for t, code in zip(self._subscriptions, codes, strict=True) if code >= 0x80]:
                         raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
         except BaseException as error:
+            self._stream = None
             break_off(client)
             if isinstance(error, TimeoutError):
                 raise aiomqtt.MqttError("the broker does not answer") from None
@@ -257,58 +258,29 @@ class MqttLink:
             client._on_disconnect(p, userdata, flags, reason, properties)
 
         def on_message(p: Paho, userdata: Any, message: MQTTMessage) -> None:
-            self.counters["received"] += 1
-            self.counters["bytes_received"] += len(message.payload)
-            self._inbox.add(message)
-            if self._is_reading and self._inbox.is_full():
-                self._is_reading = False
-                if (sock := p.socket()) is not None:
-                    asyncio.get_running_loop().remove_reader(cast(socket.socket, sock))
-
-        def on_publish(p: Paho, userdata: Any, mid: int, reason: ReasonCode, properties: Properties) -> None:
-            sent = self._in_flight.pop(mid, None)
-            if sent is not None and reason.is_failure:
-                self._refused(sent[0].topic, str(reason))
-            # paho forgets the packet id only after this callback: send what waits on the next turn of the loop.
-            asyncio.get_running_loop().call_soon(self._send_waiting)
-
-        paho.on_connect, paho.on_disconnect = on_connect, on_disconnect
-        paho.on_message, paho.on_publish = on_message, on_publish
-
-    def _start_reading(self, client: aiomqtt.Client) -> None:
-        """Read the socket by our own callback, which can be stopped and started."""
-        paho = client._client
-        sock = paho.socket()
-        if sock is None:
-            raise aiomqtt.MqttError("the connection closed at once")
-
-        def readable() -> None:
-            self._heard_at = monotonic()
+            """What a resumed session delivers before the stream is ours."""
             try:
-                paho.loop_read()
-                while isinstance(sock, ssl.SSLSocket) and paho.socket() is not None and sock.pending():
-                    paho.loop_read()  # Decrypted bytes do not make a socket readable again.
-            except Exception as error:
-                if not client._disconnected.done():
-                    client._disconnected.set_exception(error)
+                topic = message.topic
+            except UnicodeDecodeError:
+                topic = ""
+            self._received(Message(topic, bytes(message.payload), message.qos, message.retain, message.mid))
 
-        write_directly(paho)
-        self._readable = readable
-        self._heard_at = monotonic()
-        self._is_reading = not self._inbox.is_full()
-        if self._is_reading:
-            asyncio.get_running_loop().add_reader(cast(socket.socket, sock), readable)
-        else:
-            asyncio.get_running_loop().remove_reader(cast(socket.socket, sock))
+        paho.on_connect, paho.on_disconnect, paho.on_message = on_connect, on_disconnect, on_message
+
+    def _received(self, message: Message) -> None:
+        self.counters["received"] += 1
+        self.counters["bytes_received"] += len(message.payload)
+        self._inbox.add(message)
+
+    def _acknowledged(self, mid: int, code: int) -> None:
+        sent = self._in_flight.pop(mid, None)
+        if sent is not None and code >= 0x80:
+            self._refused(sent[0].topic, refusal(code))
+        self._send_waiting()
 
     def _read_again(self) -> None:
-        if self._is_reading or self._client is None or not self._inbox.has_room():
-            return
-        sock = self._client._client.socket()
-        if sock is not None:
-            self._is_reading = True
-            self._heard_at = monotonic()
-            asyncio.get_running_loop().add_reader(cast(socket.socket, sock), self._readable)
+        if self._stream is not None and not self._stream.is_reading and self._inbox.has_room():
+            self._stream.read()
 
     async def _serve(self, client: aiomqtt.Client) -> str | None:
         """Deliver until the connection ends; returns why, or None if we closed it."""
@@ -323,6 +295,8 @@ class MqttLink:
         try:
             done, _ = await asyncio.wait({*tasks, lost}, return_when=asyncio.FIRST_COMPLETED)
             if self._closing.is_set():
+                if self._stream is not None:
+                    self._stream.flush()
                 with contextlib.suppress(aiomqtt.MqttError):
                     await client.__aexit__(None, None, None)
                 return None
@@ -331,8 +305,7 @@ class MqttLink:
             ended = [task.result() for task in done & tasks]  # Raises what a callback raised.
             return str(ended[0])
         finally:
-            self._client = None
-            self._is_reading = False
+            self._client = self._stream = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -351,25 +324,19 @@ class MqttLink:
                 await self._inbox.arrived.wait()
                 continue
             message, delivery = taken
-            try:
-                topic = message.topic
-            except UnicodeDecodeError:
-                topic = ""  # No topic of ours; the owner counts it as garbage.
-            await self._on_message(topic, bytes(message.payload), delivery, message.retain)
-            if not self._is_reading:
-                self._read_again()
+            await self._on_message(message.topic, message.payload, delivery, message.retain)
+            self._read_again()
 
     async def _watch(self) -> str:
         """Returns when the link is dead though nobody closed it."""
         silence_s = self._keepalive_s + _SILENCE_GRACE_S
         while True:
             await asyncio.sleep(min(1.0, self._keepalive_s / 4))
-            now = monotonic()
-            if not self._is_reading:
-                self._heard_at = now  # We are the ones who do not listen.
-                continue
-            if now - self._heard_at > silence_s:
-                return f"the broker has been silent for {now - self._heard_at:.0f} s"
+            now, stream = monotonic(), self._stream
+            if stream is None or not stream.is_reading:
+                continue  # We are the ones who do not listen.
+            if now - stream.heard_at > silence_s:
+                return f"the broker has been silent for {now - stream.heard_at:.0f} s"
             sent_at = next((at for _, at in self._in_flight.values()), now)
             if now - sent_at > 2 * silence_s:
                 return f"the broker has not acknowledged a message for {now - sent_at:.0f} s"
@@ -377,33 +344,31 @@ class MqttLink:
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def _send_waiting(self) -> None:
-        client = self._client
-        while client is not None and self._outbox and len(self._in_flight) < self._window:
+        stream = self._stream if self._client is not None else None
+        while stream is not None and self._outbox and len(self._in_flight) < self._window and not stream.is_clogged:
             message = self._outbox.popleft()
             if message.expires_at is not None and message.expires_at <= monotonic():
                 self.counters["expired"] += 1
                 continue
-            properties = self._expiry(message.expires_s) if self._protocol == "5" else None
-            info = client._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
-            if info.rc != 0:  # The connection is going down.
-                self._outbox.appendleft(message)
-                return
-            self._in_flight[info.mid] = (message, monotonic())
+            mid = self._free_mid() if message.qos else 0
+            packet = encode_publish(
+                message.topic, message.payload, qos=message.qos, retain=message.retain, mid=mid,
+                expires_s=message.expires_s, is_5=self._protocol == "5",
+            )  # fmt: skip
+            if mid:
+                self._in_flight[mid] = (message, monotonic())
             self.counters["published"] += 1
             self.counters["bytes_sent"] += len(message.payload)
+            stream.write(packet)
         if not self._outbox and not self._in_flight:
             self._drained.set()
 
-    def _expiry(self, expires_s: int | None) -> Properties | None:
-        if expires_s is None:
-            return None
-        if expires_s not in self._property_cache:
-            if len(self._property_cache) >= 64:
-                self._property_cache.clear()
-            made = make_properties(PacketTypes.PUBLISH)
-            made.MessageExpiryInterval = max(1, expires_s)
-            self._property_cache[expires_s] = made
-        return self._property_cache[expires_s]
+    def _free_mid(self) -> int:
+        """A packet id that nothing in flight has; the library's own subscriptions are over by now."""
+        while True:
+            self._last_mid = self._last_mid % 65_535 + 1
+            if self._last_mid not in self._in_flight:
+                return self._last_mid
 
     def _keep_or_drop_unsent(self) -> None:
         if self._resend:
@@ -416,8 +381,8 @@ class MqttLink:
         self._drained.set()
 
     def _send_ack(self, mid: int) -> None:
-        if self._client is not None:
-            self._client._client.ack(mid, 1)
+        if self._client is not None and self._stream is not None:
+            self._stream.write(encode_puback(mid))
 
     def _refused(self, topic: str, reason: str) -> None:
         self.counters["refused"] += 1

@@ -1,20 +1,18 @@
-"""One MQTT connection's client: how the library's object is made, written to, broken off, and what its refusal means.
+"""One MQTT connection's client: how the library's object is made and broken off, and what its refusal means.
 
 A client serves one connection and is not used again; `federation.mqtt` makes the next one.
 """
 
-import asyncio
 import contextlib
 import logging
 import socket
 import ssl
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import aiomqtt
 from aiomqtt import ProtocolVersion
 from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
-from paho.mqtt.client import Client as Paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -49,12 +47,12 @@ def make_client(session: Session, protocol: Protocol, will: Will | None) -> aiom
     connect_properties = None
     will_properties = None
     if is_5:
-        connect_properties = make_properties(PacketTypes.CONNECT)
+        connect_properties = _properties(PacketTypes.CONNECT)
         connect_properties.SessionExpiryInterval = session.session_s
         connect_properties.ReceiveMaximum = session.receive_max
         connect_properties.MaximumPacketSize = session.packet_bytes_max
         if will is not None and will.delay_s:
-            will_properties = make_properties(PacketTypes.WILLMESSAGE)
+            will_properties = _properties(PacketTypes.WILLMESSAGE)
             will_properties.WillDelayInterval = will.delay_s
     if session.tls is not None:
         session.tls.failure = None
@@ -104,34 +102,7 @@ def _may_mean_wrong_protocol(client: aiomqtt.Client, error: aiomqtt.MqttError) -
     return client._client.socket() is not None  # TCP stands, and no answer came in time.
 
 
-def write_directly(paho: Paho) -> None:
-    """Write what one turn of the loop queued at its end; watch the socket only when it takes no more. (aiomqtt
-    watches it for each packet and wakes the loop through a pipe, since it may be called from its thread.)"""
-    loop = asyncio.get_running_loop()
-    is_watched = False
-
-    def register(p: Paho, userdata: Any, sock: Any) -> None:
-        loop.call_soon(write)
-
-    def unregister(p: Paho, userdata: Any, sock: Any) -> None:
-        nonlocal is_watched
-        if is_watched:
-            is_watched = False
-            loop.remove_writer(sock)
-
-    def write() -> None:
-        nonlocal is_watched
-        with contextlib.suppress(OSError):  # The reader is told of a broken connection too.
-            paho.loop_write()
-        sock = paho.socket()
-        if sock is not None and paho.want_write() and not is_watched:
-            is_watched = True
-            loop.add_writer(cast(socket.socket, sock), write)
-
-    paho.on_socket_register_write, paho.on_socket_unregister_write = register, unregister
-
-
-def make_properties(packet_type: int) -> Properties:
+def _properties(packet_type: int) -> Properties:
     made: Properties = Properties(packet_type)  # type: ignore[no-untyped-call]
     return made
 

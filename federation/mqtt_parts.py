@@ -3,23 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Generic, Literal, NamedTuple, TypeVar
-from typing import Protocol as Interface
+from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from federation.mqtt_packets import Message
 
 Protocol = Literal["5", "3.1.1"]
 
 _PROTOCOL_QUERIES: Final[dict[str, Protocol | None]] = {"": None, "protocol=5": "5", "protocol=3.1.1": "3.1.1"}
-
-
-class Received(Interface):
-    """A message as the client library hands it over."""
-
-    mid: int
-    qos: int
-
-
-R = TypeVar("R", bound=Received)
 
 
 class Will(NamedTuple):
@@ -76,7 +67,7 @@ def shown_url(url: str) -> str:
     return f"{scheme}{mark}{access.partition(':')[0]}{at}{place}" if at else url
 
 
-class Inbox(Generic[R]):
+class Inbox:
     """What one connection received and its owner has not acknowledged, in order of arrival."""
 
     def __init__(self, first_delivery: int, limit: int, send_ack: Callable[[int], None]) -> None:
@@ -84,15 +75,15 @@ class Inbox(Generic[R]):
         self.arrived = asyncio.Event()
         self._limit = limit
         self._send_ack = send_ack
-        self._waiting: deque[R] = deque()
+        self._waiting: deque[Message] = deque()
         self._open: dict[int, int] = {}  # delivery → packet id, handed out and not acknowledged
         self._done: set[int] = set()  # acknowledged, but an earlier one is not
 
-    def add(self, message: R) -> None:
+    def add(self, message: Message) -> None:
         self._waiting.append(message)
         self.arrived.set()
 
-    def take(self) -> tuple[R, int] | None:
+    def take(self) -> tuple[Message, int] | None:
         """The oldest message and its delivery (0: QoS 0, nothing to acknowledge)."""
         if not self._waiting:
             self.arrived.clear()

@@ -1,12 +1,14 @@
 """A whole master in this process: recovered, with its HTTP side, until a signal. `master run` and `up` share it."""
 
 import asyncio
+import contextlib
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
 import structlog
@@ -18,6 +20,7 @@ from federation.http.app import serve
 from policies import registry
 
 _PATIENCE_S: Final = 3.0  # Loading what was compiled before takes one or two.
+_COLLECT_AFTER: Final = 50_000  # New objects between two looks at the newest; the interpreter's own choice is 700.
 
 
 async def run_master(
@@ -31,11 +34,27 @@ async def run_master(
     live = await asyncio.to_thread(LiveMaster.open, config)
     try:
         async with serve(live, config.http) as serving:
-            with _Signals(on_signal or live.stop):
+            with _rare_collections(), _Signals(on_signal or live.stop):
                 on_ready(live, serving.url)
                 await live.run(serving.url)
     finally:
         await live.journal.close()
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for cyclic garbage seldom, and never in what stands now: the books of 5,000 agents are many objects that
+    stay, and walking them after every few hundred new ones was two thirds of the master's time (docs/performance.md).
+    Little of ours is cyclic; what is waits in memory for some tens of thousands of objects more."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 class _Signals:

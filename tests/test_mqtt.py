@@ -376,6 +376,17 @@ async def test_a_half_open_link_is_noticed(tmp_path: Path) -> None:
             await hearer.until(lambda: len(hearer.ups) == 2, 20)
 
 
+async def test_an_idle_link_stays_up_by_the_librarys_pings(tmp_path: Path) -> None:
+    async with broker_of(tmp_path, "mosquitto") as broker:
+        hearer = Peer(broker.url, "hearer", keepalive_s=1, subscriptions=["t"])
+        async with hearer.running():
+            stream = hearer.link._stream
+            assert stream is not None
+            begun_at = stream.heard_at
+            await hearer.until(lambda: stream.heard_at > begun_at + 1.5)
+            assert not hearer.downs
+
+
 @pytest.mark.parametrize("resend", [False, True])
 async def test_what_was_not_acknowledged_is_dropped_or_sent_again(tmp_path: Path, resend: bool) -> None:
     async with broker_of(tmp_path, "mosquitto") as broker, proxy_to(broker.url) as proxy:
