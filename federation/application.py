@@ -12,7 +12,7 @@ from federation.market import wants
 from federation.offers import free_of, is_offered, may_live
 from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
-from policies.model import Amount, Needs, Placement, Plan, Refusal, Resources
+from policies.model import Amount, Needs, Placement, Plan, Refusal, Resources, Tuning
 from policies.resources import add, amount_of, copies, quota_copies, role_chain, take, take_copies
 
 FACT_TASK_IDS_MAX = 16
@@ -32,9 +32,11 @@ class Application:
         self._taken: dict[str, int] = {}  # class → tasks taken from its front
         self._next: dict[str, Iterator[str]] = {}
 
+        self._tunings: dict[str, Tuning] = {}
     def apply(self, plan: Plan) -> None:
         core = self._core
         wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
+        self._tunings = {tuning.demand_id: tuning for tuning in plan.tunings}
         n_offers = wants.place(core, wished) if wished else 0
         for placements in self._by_gang(plan):
             self._place_all(placements)
@@ -168,6 +170,7 @@ class Application:
                 alternatives=placement.alternatives[:3],
             )
         )
+                tuning=self._tunings.get(placement.demand_id),
         return count
 
     def _take_tasks(self, found: DemandClass, count: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
 from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
 from federation.wire import HeldShard
-from policies.model import Amount, Profile, Record
+from policies.model import Amount, Profile, Record, Tuning
 
 
 class DurableAgent(Record, frozen=True, kw_only=True):
@@ -54,6 +54,7 @@ class DurableTask(Record, frozen=True, kw_only=True, array_like=True):
     failed_on: tuple[str, ...]
     explanation: int
     attained_us: int = 0
+    tuning: Tuning | None = None
 
 
 _COPIED = tuple(name for name in DurableTask.__struct_fields__ if name != "explanation")

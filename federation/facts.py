@@ -21,7 +21,7 @@ from federation.market.facts import (
     UpdateAcknowledged,
 )
 from federation.wire import HeldShard
-from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier
+from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier, Tuning
 
 
 class TermBegun(Record, frozen=True, kw_only=True, tag="term_begun"):
@@ -97,6 +97,7 @@ class Assignment(Record, frozen=True, kw_only=True):
     gpus: tuple[tuple[str, ...], ...] = ()
     terms: CostTerms | None = None
     alternatives: tuple[Candidate, ...] = ()
+    tuning: Tuning | None = None
 
 
 class TasksAssigned(Record, frozen=True, kw_only=True, tag="tasks_assigned"):

@@ -35,12 +35,25 @@ from federation.strictyaml import (
     read_flag,
     read_text,
 )
-from policies.model import TIERS, Communication, GpuNeed, LatencyTarget, LinkNeed, Needs, Tier, Where
+from policies.model import (
+    TIERS,
+    Communication,
+    Elastic,
+    GpuNeed,
+    LatencyTarget,
+    LinkNeed,
+    Needs,
+    Saving,
+    StepTime,
+    Tier,
+    Where,
+)
 
 JOB_KEYS = ("job", "role", "priority", "artifact", "env", "tasks")
 GROUP_KEYS = (
     "command", "artifact", "env", "for_each", "count", "reads", "writes", "after", "needs", "where", "residency",
     "profile", "run", "retry", "time_limit", "deadline", "latency", "gang", "communication",
+    "elastic",
 )  # fmt: skip
 NEEDS_KEYS = ("cpu", "memory", "disk", "gpu", "links")
 GPU_KEYS = ("count", "model", "memory")
@@ -48,8 +61,16 @@ LINK_KEYS = ("to", "rtt", "bandwidth")
 WHERE_KEYS = ("tier", "site", "agents", "labels")
 WRITE_KEYS = ("file", "max")
 LATENCY_KEYS = ("to", "rtt", "weight")
-COMMUNICATION_KEYS = ("pattern", "bytes", "synchronous", "compressible")
+COMMUNICATION_KEYS = (
+    "pattern", "bytes", "synchronous", "compressible", "iteration", "duty", "savings", "local_steps",
+)  # fmt: skip
+ELASTIC_KEYS = ("min", "batch", "batch_max", "noise_scale", "steps")
+STEP_KEYS = ("workers", "agents", "batch", "step")
+WORKERS_MAX = 10_000
+BATCH_MAX = 1_000_000_000
 PATTERNS = ("allreduce", "parameter_server", "all_to_all")
+SAVINGS = ("site_aggregation", "rack_aggregation", "fp16", "powersgd", "local_steps")
+LOSSY = ("fp16", "powersgd")
 
 IDENTIFIER_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 IDENTIFIER = "a name: lower-case letters, digits and hyphens, at most 63, a letter or digit first"
@@ -134,6 +155,11 @@ def read_group(
     if communication and not gang:
         place = fields.place_of("communication")
         raise FileError(place, '"communication" is between the tasks of a gang: add gang: true')
+    elastic = fields.optional("elastic", read_elastic, None)
+    if elastic and gang:
+        raise FileError(
+            fields.place_of("elastic"), '"elastic" and "gang: true" exclude each other: a gang has one size'
+        )
     needs = fields.optional("needs", read_needs, Needs(cpu_milli=1000, memory_bytes=256 * 2**20))
     writes = fields.optional("writes", lambda value: _read_writes(value, command), ())
     total_bytes = sum(write.bytes_max for write in writes)
@@ -163,6 +189,7 @@ def read_group(
         latency=fields.optional("latency", list_of(read_latency, '"latency"'), ()),
         gang=gang,
         communication=communication,
+        elastic=elastic,
     )
     return Draft(name=name, fields=fields, group=group)
 
@@ -244,11 +271,44 @@ def read_latency(node: Node) -> LatencyTarget:
 def read_communication(node: Node) -> Communication:
     fields = Fields(node, '"communication"', COMMUNICATION_KEYS)
     pattern = fields.required("pattern", choice(*PATTERNS))
+    compressible = fields.optional("compressible", read_flag, False)
+    savings = fields.optional("savings", one_or_more(choice(*SAVINGS)), ())
+    if not compressible and any(saving in LOSSY for saving in savings):
+        raise FileError(fields.place_of("savings"), "what rounds gradients (fp16, powersgd) needs compressible: true")
+    local_steps_max = fields.optional("local_steps", integer_between(1, 1_000_000), 1)
+    if (local_steps_max > 1) != ("local_steps" in savings):
+        raise FileError(node.place, "local_steps: N, the most of them, and savings: [local_steps] come together")
     return Communication(
         pattern=cast(Literal["allreduce", "parameter_server", "all_to_all"], pattern),
         bytes_per_step=fields.required("bytes", read_size),
         synchronous=fields.optional("synchronous", read_flag, True),
-        compressible=fields.optional("compressible", read_flag, False),
+        compressible=compressible,
+        iteration_us=fields.optional("iteration", read_duration, 0),
+        duty_ppm=fields.optional("duty", quantity(units.parse_percent_ppm), 0),
+        savings=cast(tuple[Saving, ...], tuple(sorted(set(savings)))),
+        local_steps_max=local_steps_max,
+    )
+
+
+def read_elastic(node: Node) -> Elastic:
+    fields = Fields(node, '"elastic"', ELASTIC_KEYS)
+    batch = fields.optional("batch", integer_between(1, BATCH_MAX), 1)
+    return Elastic(
+        workers_min=fields.optional("min", integer_between(1, WORKERS_MAX), 1),
+        batch=batch,
+        batch_max=fields.optional("batch_max", integer_between(batch, BATCH_MAX), batch),
+        noise_scale=fields.optional("noise_scale", integer_between(1, BATCH_MAX), 0),
+        steps=fields.optional("steps", list_of(read_step, '"steps"'), ()),
+    )
+
+
+def read_step(node: Node) -> StepTime:
+    fields = Fields(node, "a measured step", STEP_KEYS)
+    return StepTime(
+        workers=fields.required("workers", integer_between(1, WORKERS_MAX)),
+        agents=fields.optional("agents", integer_between(1, WORKERS_MAX), 1),
+        batch=fields.required("batch", integer_between(1, BATCH_MAX)),
+        step_us=fields.required("step", read_duration),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from policies.model import Communication, LatencyTarget, Needs, Record, Where
+from policies.model import Communication, Elastic, LatencyTarget, Needs, Record, Where
 
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,62})$")]
 RolePath = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9-]*)*$", max_length=255)]
@@ -57,6 +57,7 @@ class TaskGroup(Record, frozen=True, kw_only=True):
     latency: tuple[LatencyTarget, ...] = ()
     gang: bool = False  # all tasks of the group run together or not at all
     communication: Communication | None = None
+    elastic: Elastic | None = None  # any number of the tasks makes progress; the policy says how many run
     simulated_run_us: Annotated[int, msgspec.Meta(ge=1)] | None = None  # what really happens, in a scenario
 
 

@@ -84,6 +84,7 @@ def _group() -> Schema:
                 "latency": {"type": "array", "items": _latency()},
                 "gang": _described({"type": "boolean", "default": False}, "All tasks run together or not at all."),
                 "communication": _communication(),
+                "elastic": _elastic(),
             },
             required=("command",),
         ),
@@ -147,10 +148,38 @@ def _communication() -> Schema:
                 "bytes": _SIZE,
                 "synchronous": {"type": "boolean", "default": True},
                 "compressible": {"type": "boolean", "default": False},
+                "iteration": _DURATION,
+                "duty": {"type": "string", "pattern": r"^ ?[0-9]+(\.[0-9]+)? ?%$", "examples": ["40%"]},
+                "savings": _one_or_more({"enum": list(jobfile.SAVINGS)}),
+                "local_steps": _integer(1, 1_000_000, "Steps between two synchronisations, at most."),
             },
             required=("pattern", "bytes"),
         ),
         "What the workers of a gang say to each other in each step.",
+    )
+
+
+def _elastic() -> Schema:
+    step = _object(
+        {
+            "workers": _integer(1, jobfile.WORKERS_MAX, "Workers it was measured with."),
+            "agents": _integer(1, jobfile.WORKERS_MAX, "On so many agents."),
+            "batch": _integer(1, jobfile.BATCH_MAX, "Samples in all."),
+            "step": _DURATION,
+        },
+        required=("workers", "batch", "step"),
+    )
+    return _described(
+        _object(
+            {
+                "min": _integer(1, jobfile.WORKERS_MAX, "Workers below which it does not run."),
+                "batch": _integer(1, jobfile.BATCH_MAX, "Samples a step that it was tuned for."),
+                "batch_max": _integer(1, jobfile.BATCH_MAX, "The most samples a step."),
+                "noise_scale": _integer(1, jobfile.BATCH_MAX, "Gradient noise scale, in samples."),
+                "steps": {"type": "array", "items": step},
+            }
+        ),
+        "Any number of the tasks makes progress; the policy says how many run.",
     )
 
 

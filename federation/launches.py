@@ -8,7 +8,7 @@ from federation.moves import Move
 from federation.states import TaskState
 from federation.tasks import TaskEntry
 from federation.wire import Command, DropShard, Fetch, FetchShard, Kill, Launch, Output, Source
-from policies.model import ShardMove
+from policies.model import ShardMove, Tuning
 
 SOURCES_MAX = 4
 
@@ -50,7 +50,7 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         expires_in_us=core.config.launch_expires_us,
         needs=spec.needs,
         command=tuple(_filled(core, task, text) for text in spec.command),
-        env={key: _filled(core, task, text) for key, text in spec.env.items()},
+        env=tuning_env(task.tuning) | {key: _filled(core, task, text) for key, text in spec.env.items()},
         gpus=task.gpus,
         artifact=artifact_of(core, spec.artifact) if spec.artifact is not None else None,
         reads=tuple(fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads),
@@ -59,6 +59,25 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         kill_grace_us=core.config.kill_grace_us,
         simulated_run_us=spec.simulated_run_us,
     )
+
+
+def tuning_env(tuning: Tuning | None) -> dict[str, str]:
+    """How the plan wants the workers to communicate, as `agents.training` reads it; the job's own values win."""
+    if tuning is None:
+        return {}
+    env = {
+        "OFFERFLOW_COMM_AGGREGATE": tuning.aggregate,
+        "OFFERFLOW_COMM_COMPRESSION": tuning.compression,
+        "OFFERFLOW_COMM_LOCAL_STEPS": str(tuning.local_steps),
+    }
+    if tuning.shift_us is not None:
+        env |= {
+            "OFFERFLOW_COMM_SHIFT_US": str(tuning.shift_us),
+            "OFFERFLOW_COMM_ITERATION_US": str(tuning.iteration_us),
+        }
+    if tuning.batch_per_worker:
+        env["OFFERFLOW_BATCH_PER_WORKER"] = str(tuning.batch_per_worker)
+    return env
 
 
 def _filled(core: Core, task: TaskEntry, text: str) -> str:

@@ -19,7 +19,7 @@ from federation.shards import ShardBook
 from federation.shares import ShareBook
 from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskState
 from federation.wire import HeldShard
-from policies.model import Demand, Gang, Running, Where
+from policies.model import Demand, Elastic, Gang, Running, Tuning, Where
 
 Read = tuple[str, str]
 """(shard id, the name under which it is read; "" for the book's own)."""
@@ -33,7 +33,7 @@ class TaskEntry:
         "agent_id", "attained_us", "attempt", "cmd_id", "demand_id", "detail", "ended_us", "exit_code",
         "explanation", "failed_on", "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed",
         "outputs", "pending_us", "reason", "run_us", "running", "seen", "since_us", "stage_us", "started_us", "state",
-        "task_id",
+        "task_id", "tuning",
     )  # fmt: skip
 
     def __init__(self, task_id: str, group: "GroupEntry", index: int, state: TaskState, at_us: int) -> None:
@@ -65,6 +65,7 @@ class TaskEntry:
         self.demand_id = ""  # of its class, while pending
         self.attained_us = 0  # what attempts ran that were stopped to run again
         self.running: Running | None = None  # the attempt as policies see it, made once
+        self.tuning: Tuning | None = None  # how the attempt is to communicate
 
 
 class GroupEntry:
@@ -193,6 +194,7 @@ class TaskBook:
                 task.cmd_id = assignment.cmd_ids[n]
                 task.gpus = assignment.gpus[n] if assignment.gpus else ()
                 task.launched_us = fact.at_us
+                task.tuning = assignment.tuning
                 task.seen = False
                 task.started_us = task.stage_us = task.run_us = task.exit_code = None
                 task.fetched_bytes = 0
@@ -447,6 +449,7 @@ def _rounded(attained_us: int) -> int:
     return 1 << attained_us.bit_length() - 1 if attained_us > 0 else 0
 
 
+            elastic=elastic_of(group),
 def running_of(task: TaskEntry) -> Running:
     """The attempt of a placed task as a policy sees it: the same object until the task changes."""
     if task.running is None:
@@ -469,9 +472,22 @@ def attach(agent: AgentEntry, task: TaskEntry) -> None:
     agent.tasks[task.task_id] = task.attempt
     agent.cpu_used += needs.cpu_milli
     agent.memory_used += needs.memory_bytes
+            communication=spec.communication,
+            tuning=task.tuning,
+            elastic=elastic_of(task.group),
     agent.disk_used += needs.disk_bytes
     agent.gpus_used.update(task.gpus)
     agent.changed()
+
+def elastic_of(group: GroupEntry) -> Elastic | None:
+    """What a group of elastic tasks says of itself, with its name and how many workers it can have."""
+    spec, job_id = group.spec, group.job.job_id
+    if spec.elastic is None:
+        return None
+    return msgspec.structs.replace(
+        spec.elastic, group_id=f"{job_id}/{spec.name}", workers_max=len(group.tasks) or spec.count
+    )
+
 
 
 def detach(agent: AgentEntry, task: TaskEntry) -> None:

@@ -150,13 +150,61 @@ class LatencyTarget(Record, frozen=True, kw_only=True):
     weight: int = 1
 
 
+Saving = Literal["site_aggregation", "rack_aggregation", "fp16", "powersgd", "local_steps"]
+
+
 class Communication(Record, frozen=True, kw_only=True):
-    """What the workers of a gang say to each other: bytes each sends a step, in which pattern."""
+    """What the workers of a gang say to each other: bytes each sends a step, in which pattern.
+
+    `savings` are the ways to send less that the job allows; the plan chooses among them (`Tuning`). Those that lose
+    digits (`fp16`, `powersgd`) need `compressible`.
+    """
 
     pattern: Literal["allreduce", "parameter_server", "all_to_all"]
     bytes_per_step: int
     synchronous: bool = True
     compressible: bool = False
+    iteration_us: int = 0  # from one step to the next where nobody is waited for; 0: not declared
+    duty_ppm: int = 0  # the part of a step in which it sends; 0: as long as the bytes take
+    savings: tuple[Saving, ...] = ()
+    local_steps_max: int = 1  # steps between two synchronisations, with `local_steps`
+
+
+class Tuning(Record, frozen=True, kw_only=True):
+    """How the workers of one demand are to communicate: the plan's choice, which reaches them in their environment."""
+
+    demand_id: str
+    aggregate: Literal["", "site", "rack"] = ""  # sum up here first, and send one worker's worth on
+    compression: Literal["", "fp16", "powersgd"] = ""
+    local_steps: int = 1
+    shift_us: int | None = None  # begin steps this long after whole multiples of `iteration_us`
+    iteration_us: int = 0
+    uplink_bytes_per_step: int | None = None  # what is expected to leave the busiest site each step
+    batch_per_worker: int = 0  # of elastic work; 0: the job's own
+
+
+class StepTime(Record, frozen=True, kw_only=True, gc=False):
+    """A measured training step: `workers` on `agents` agents, `batch` samples in all, took `step_us`."""
+
+    workers: int
+    batch: int
+    step_us: int
+    agents: int = 1
+
+
+class Elastic(Record, frozen=True, kw_only=True):
+    """Work that runs with any number of workers between two bounds; each is a task, and all are of `group_id`.
+
+    `noise_scale` is the gradient noise scale in samples: the batch beyond which more samples a step teach little.
+    """
+
+    group_id: str = ""  # filled in by the master, as is `workers_max`
+    workers_max: int = 1
+    workers_min: int = 1
+    batch: int = 1  # samples a step that it was tuned for
+    batch_max: int = 1
+    noise_scale: int = 0  # 0: not known, the batch stays as it is
+    steps: tuple[StepTime, ...] = ()
 
 
 class Gang(Record, frozen=True, kw_only=True):
@@ -188,6 +236,7 @@ class Demand(Record, frozen=True, kw_only=True):
     latency: tuple[LatencyTarget, ...] = ()
     gang: Gang | None = None
     attained_us: int = 0  # what earlier attempts ran before they were stopped, rounded down to a power of two
+    elastic: Elastic | None = None
 
 
 class Profile(Record, frozen=True, kw_only=True):
@@ -227,6 +276,9 @@ class Running(Record, frozen=True, kw_only=True):
     gang_id: str = ""
     attained_us: int = 0
     ending: bool = False
+    communication: Communication | None = None  # of its gang
+    tuning: Tuning | None = None  # what the plan chose for it
+    elastic: Elastic | None = None
 
 
 class Node(Record, frozen=True, kw_only=True):
@@ -400,3 +452,5 @@ class Plan(Record, frozen=True, kw_only=True):
     evictions: tuple[Eviction, ...] = ()
     objective: int | None = None
     kernel: str = ""
+    relocations: tuple[Relocation, ...] = ()
+    tunings: tuple[Tuning, ...] = ()  # of demands that are placed, one each
