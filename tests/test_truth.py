@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.truth import deeprm
+from benchmarks.truth import deeprm, gavel
 
 DATA = Path(__file__).parents[1].parent / "shared" / "traces"
 
@@ -18,3 +18,14 @@ def test_deeprm_heuristics_are_the_published_ones() -> None:
         assert each.is_within, each
         if each.policy != "Random":
             assert each.measured == pytest.approx(each.reference, abs=5e-5), each
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "gavel").exists(), reason="needs the Gavel traces in ../shared/traces")
+def test_gavel_runs_and_optima_are_the_published_ones() -> None:
+    results = gavel.run(DATA / "gavel", None)
+    assert len(results) == 2 * 6 + 2 * 11
+    for each in results:
+        assert each.is_within, each
+        if each.policy == "fifo":
+            assert each.measured == pytest.approx(each.reference, abs=5e-3), each

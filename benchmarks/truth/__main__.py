@@ -1,4 +1,4 @@
-"""`python -m benchmarks.truth deeprm|openb --data FOLDER --json PATH`: policy, measured, reference, error.
+"""`python -m benchmarks.truth deeprm|gavel|openb --data FOLDER --json PATH`: policy, measured, reference, error.
 
 Exit code 1 when a number is outside its tolerance. Data and licences: see docs/results.md.
 """
@@ -9,19 +9,22 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.truth import deeprm, openb
+from benchmarks.truth import deeprm, gavel, openb
 from benchmarks.truth.result import Result
+
+_RUNS = {"deeprm": deeprm.run, "gavel": gavel.run, "openb": openb.run}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description="Published results, reproduced.")
-    parser.add_argument("experiment", choices=("deeprm", "openb"))
+    parser.add_argument("experiment", choices=tuple(_RUNS))
     parser.add_argument("--data", type=Path, required=True, help="the folder with files of that experiment's format")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
-    parser.add_argument("--limit", type=int, help="deeprm: sequences a rate; openb: seeds (default: all, and 10)")
+    limit = "deeprm: sequences a rate; gavel: runs; openb: seeds (default: all, all, 10)"
+    parser.add_argument("--limit", type=int, help=limit)
     given = parser.parse_args()
-    results = (deeprm.run if given.experiment == "deeprm" else openb.run)(given.data, given.limit)
-    print(f"{'experiment':18} {'policy':16} {'measure':18} {'measured':>10} {'reference':>10} {'error':>9}  within")
+    results = _RUNS[given.experiment](given.data, given.limit)
+    print(f"{'experiment':18} {'policy':25} {'measure':18} {'measured':>10} {'reference':>10} {'error':>9}  within")
     for each in results:
         print(_line(each))
     if given.json:
@@ -33,7 +36,7 @@ def main() -> int:
 def _line(each: Result) -> str:
     within = "yes" if each.is_within else f"NO (±{each.tolerance:.3f})"
     return (
-        f"{each.experiment:18} {each.policy:16} {each.measure:18} {each.measured:10.4f} {each.reference:10.4f} "
+        f"{each.experiment:18} {each.policy:25} {each.measure:18} {each.measured:10.4f} {each.reference:10.4f} "
         f"{each.error:+9.4f}  {within}"
     )
 
