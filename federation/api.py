@@ -209,6 +209,7 @@ class PlanView(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 class NetworkView(Record, frozen=True, kw_only=True, omit_defaults=False):
     links: tuple[Link, ...]
+    next_after: str | None
 
 
 class StatusView(Record, frozen=True, kw_only=True, omit_defaults=False):

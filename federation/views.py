@@ -141,34 +141,16 @@ def agent(m: Master, agent_id: str) -> AgentView | None:
 
 def offers(m: Master) -> tuple[OfferView, ...]:
     """The live offers, each with what is left of it."""
-    found: list[OfferView] = []
-    for agent_id, entry in sorted(m.core.agents.entries.items()):
-        free = free_of(entry)
-        if entry.offer is not None and free is not None:
-            found.append(
-                OfferView(
-                    offer_id=entry.offer.offer_id,
-                    agent_id=agent_id,
-                    site=entry.site,
-                    tier=entry.enrolled.tier,
-                    free=free,
-                    expires_us=entry.offer.expires_us,
-                )
-            )
-    return tuple(found)
+    return tuple(offer_view(entry) for _, entry in sorted(m.core.agents.entries.items()) if is_offering(entry))
 
 
 def network(m: Master, now_us: int) -> NetworkView:
-    return NetworkView(links=m.core.network.links(now_us))
+    return NetworkView(links=m.core.network.links(now_us), next_after=None)
 
 
 def shards(m: Master, glob: str = "*") -> tuple[ShardView, ...]:
-    """By name, then id. A glob matches names; `*` also those without one. Eight digits or more of an id match too."""
-    found = [
-        entry
-        for entry in m.core.shards.entries.values()
-        if glob == "*" or fnmatchcase(entry.name, glob) or (len(glob) >= 8 and entry.shard_id.startswith(glob))
-    ]
+    """By name, then id; those that `matches`."""
+    found = [entry for entry in m.core.shards.entries.values() if matches(entry, glob)]
     return tuple(shard_view(m.core, entry) for entry in sorted(found, key=lambda entry: (entry.name, entry.shard_id)))
 
 
@@ -249,6 +231,29 @@ def agent_view(core: Core, entry: AgentEntry) -> AgentView:
         control_bytes=entry.control_bytes,
         detail=entry.detail or entry.broken_word,
     )
+
+
+def is_offering(entry: AgentEntry) -> bool:
+    return entry.offer is not None and free_of(entry) is not None
+
+
+def offer_view(entry: AgentEntry) -> OfferView:
+    """Of an agent that `is_offering`."""
+    free = free_of(entry)
+    assert entry.offer is not None and free is not None
+    return OfferView(
+        offer_id=entry.offer.offer_id,
+        agent_id=entry.agent_id,
+        site=entry.site,
+        tier=entry.enrolled.tier,
+        free=free,
+        expires_us=entry.offer.expires_us,
+    )
+
+
+def matches(entry: ShardEntry, glob: str) -> bool:
+    """A glob matches names; `*` also those without one. Four digits or more of an id match too."""
+    return glob == "*" or fnmatchcase(entry.name, glob) or (len(glob) >= 4 and entry.shard_id.startswith(glob))
 
 
 def shard_view(core: Core, entry: ShardEntry) -> ShardView:

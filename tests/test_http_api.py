@@ -51,7 +51,7 @@ def job(name: str = "digits", **group: Any) -> dict[str, Any]:
 async def test_a_job_is_submitted_shown_and_cancelled(client: aiohttp.ClientSession) -> None:
     submitted = await submit(client, job(count=3))
     assert (submitted["job_id"], submitted["state"], submitted["n_tasks"]) == ("digits", "running", 3)
-    assert await get(client, f"{V1}/jobs") == {"jobs": [await get(client, f"{V1}/jobs/digits")]}
+    assert await get(client, f"{V1}/jobs") == {"jobs": [await get(client, f"{V1}/jobs/digits")], "next_after": None}
     async with client.post(f"{V1}/jobs/digits/cancel") as answer:
         assert answer.status == 200
     cancelled = await get(client, f"{V1}/jobs/digits")
@@ -82,7 +82,7 @@ async def test_a_job_the_core_refuses_is_a_problem(client: aiohttp.ClientSession
         assert answer.content_type == "application/problem+json"
         document = await answer.json(content_type=None)
     assert document["detail"]
-    assert await get(client, f"{V1}/jobs") == {"jobs": []}
+    assert await get(client, f"{V1}/jobs") == {"jobs": [], "next_after": None}
 
 
 async def test_a_dry_run_plans_and_changes_nothing(world: World, client: aiohttp.ClientSession) -> None:
@@ -93,7 +93,7 @@ async def test_a_dry_run_plans_and_changes_nothing(world: World, client: aiohttp
     assert plan["policy"] == "fifo"
     assert sum(placement["count"] for placement in plan["plan"]["placements"]) == 2
     assert list(plan["groups"].values()) == ["train"]
-    assert await get(client, f"{V1}/jobs") == {"jobs": []}
+    assert await get(client, f"{V1}/jobs") == {"jobs": [], "next_after": None}
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

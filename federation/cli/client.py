@@ -52,6 +52,7 @@ PREFIX = "/api/v1"
 TIMEOUT_S = 60.0  # The master answers or refuses within 30 s.
 ANSWER_BYTES_MAX = 256 * 2**20
 READ_BYTES = 256 * 1024
+PAGE = 1000  # entries asked for at a time: the most that the master gives
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0)  # and 5 s from then on
 
 T = TypeVar("T")
@@ -89,13 +90,13 @@ class Client:
         return self._get("/status", StatusView)
 
     def network(self) -> tuple[Link, ...]:
-        return self._get("/network", NetworkView).links
+        return self._all("/network", NetworkView, "links")
 
     def offers(self) -> tuple[OfferView, ...]:
-        return self._get("/offers", OfferList).offers
+        return self._all("/offers", OfferList, "offers")
 
     def roles(self) -> tuple[RoleView, ...]:
-        return self._get("/roles", RoleList).roles
+        return self._all("/roles", RoleList, "roles")
 
     def set_role(self, path: str, weight: int, quota: Amount | None) -> RoleView:
         return self._send("PUT", f"/roles/{quote(path)}", RoleSettings(weight=weight, quota=quota), RoleView)
@@ -110,7 +111,7 @@ class Client:
         return self._send("POST", "/jobs/plan", PlanJob(job=job), PlanView)
 
     def jobs(self) -> tuple[JobView, ...]:
-        return self._get("/jobs", JobList).jobs
+        return self._all("/jobs", JobList, "jobs")
 
     def job(self, job_id: str) -> JobView:
         return self._get(f"/jobs/{_segment(job_id)}", JobView)
@@ -127,7 +128,7 @@ class Client:
         state: str | None = None,
         agent_id: str | None = None,
         after: str | None = None,
-        limit: int = 1000,
+        limit: int = PAGE,
     ) -> TaskPage:
         wanted = {"job": job_id, "state": state, "agent": agent_id, "after": after, "limit": limit}
         query = urlencode({key: value for key, value in wanted.items() if value is not None})
@@ -162,7 +163,7 @@ class Client:
     # --- agents ---
 
     def agents(self) -> tuple[AgentView, ...]:
-        return self._get("/agents", AgentList).agents
+        return self._all("/agents", AgentList, "agents")
 
     def agent(self, agent_id: str) -> AgentView:
         return self._get(f"/agents/{_segment(agent_id)}", AgentView)
@@ -174,7 +175,7 @@ class Client:
     # --- shards ---
 
     def shards(self, glob: str = "*") -> tuple[ShardView, ...]:
-        return self._get(f"/shards?{urlencode({'glob': glob})}", ShardList).shards
+        return self._all("/shards", ShardList, "shards", glob=glob)
 
     def shard(self, shard_id: str) -> ShardView:
         return self._get(f"/shards/{_segment(shard_id)}", ShardView)
@@ -297,6 +298,17 @@ class Client:
     def _get(self, path: str, type_: type[T]) -> T:
         with self._open("GET", PREFIX + path) as answer:
             return _decode(_read(answer), type_)
+
+    def _all(self, path: str, page_type: type[Any], name: str, **query: str) -> tuple[Any, ...]:
+        """Every page of a list, one after the other."""
+        found: list[Any] = []
+        after: dict[str, str] = {}
+        while True:
+            page = self._get(f"{path}?{urlencode({**query, **after, 'limit': PAGE})}", page_type)
+            found += getattr(page, name)
+            if page.next_after is None:
+                return tuple(found)
+            after = {"after": page.next_after}
 
     def _send(self, method: str, path: str, value: msgspec.Struct | None, type_: type[T]) -> T:
         body = b"" if value is None else msgspec.json.encode(value)

@@ -147,8 +147,9 @@ def find(client: "Client", ref: str) -> "ShardView":
     is_hash = len(ref) == 64 and all(char in "0123456789abcdef" for char in ref)
     if is_hash:
         return client.shard(ref)
-    named = [shard for shard in client.shards(ref) if shard.name == ref]
-    found = named or [shard for shard in client.shards() if len(ref) >= 4 and shard.shard_id.startswith(ref)]
+    known = client.shards(ref)  # By a glob of names, or the start of a hash.
+    found = [shard for shard in known if shard.name == ref]
+    found = found or [shard for shard in known if len(ref) >= 4 and shard.shard_id.startswith(ref)]
     if not found:
         raise CommandError(Exit.NOT_FOUND, f"no shard is called {ref!r}; `offerflow shard list` shows those there are")
     if len(found) > 1:

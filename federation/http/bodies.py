@@ -10,6 +10,7 @@ from policies.model import Amount, Record
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000, description="entries a page")]
 Id = Annotated[str, msgspec.Meta(max_length=255)]
+Cursor = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class Nothing(Record, frozen=True, kw_only=True):
@@ -42,12 +43,15 @@ class ShardWishes(Record, frozen=True, kw_only=True):
 # --- queries ---------------------------------------------------------------------------------------------------------
 
 
-class TaskQuery(Record, frozen=True, kw_only=True):
+class PageQuery(Record, frozen=True, kw_only=True):
+    after: Annotated[Cursor, msgspec.Meta(description="`next_after` of the page before")] | None = None
+    limit: Limit = 100
+
+
+class TaskQuery(PageQuery, frozen=True, kw_only=True):
     job: Annotated[Id, msgspec.Meta(description="only this job's")] | None = None
     state: Annotated[TaskState, msgspec.Meta(description="only those in this state")] | None = None
     agent: Annotated[Id, msgspec.Meta(description="only those placed there")] | None = None
-    after: Annotated[Id, msgspec.Meta(description="`next_after` of the page before")] | None = None
-    limit: Limit = 100
 
 
 class LogQuery(Record, frozen=True, kw_only=True):
@@ -57,7 +61,7 @@ class LogQuery(Record, frozen=True, kw_only=True):
     ] = "auto"
 
 
-class ShardQuery(Record, frozen=True, kw_only=True):
+class ShardQuery(PageQuery, frozen=True, kw_only=True):
     glob: Annotated[Id, msgspec.Meta(description="only names that match, such as `digits/*`")] = "*"
 
 
@@ -76,27 +80,32 @@ class EventQuery(Record, frozen=True, kw_only=True):
     ) = None
 
 
-# --- lists: objects, so that they can gain fields -------------------------------------------------------------------
+# --- lists, a page at a time: objects, so that they can gain fields ---------------------------------------------------
 
 
 class JobList(Record, frozen=True, kw_only=True, omit_defaults=False):
     jobs: tuple[JobView, ...]
+    next_after: str | None
 
 
 class AgentList(Record, frozen=True, kw_only=True, omit_defaults=False):
     agents: tuple[AgentView, ...]
+    next_after: str | None
 
 
 class OfferList(Record, frozen=True, kw_only=True, omit_defaults=False):
     offers: tuple[OfferView, ...]
+    next_after: str | None
 
 
 class ShardList(Record, frozen=True, kw_only=True, omit_defaults=False):
     shards: tuple[ShardView, ...]
+    next_after: str | None
 
 
 class RoleList(Record, frozen=True, kw_only=True, omit_defaults=False):
     roles: tuple[RoleView, ...]
+    next_after: str | None
 
 
 class PolicyList(Record, frozen=True, kw_only=True, omit_defaults=False):

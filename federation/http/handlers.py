@@ -1,8 +1,11 @@
 """The JSON handlers: each reads a view or asks the core for a change. Bytes, logs and events have their own modules."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 
-from federation import views
+from federation import listing, views
 from federation.api import (
     AddShard,
     AgentView,
@@ -28,6 +31,7 @@ from federation.http.bodies import (
     JobList,
     Nothing,
     OfferList,
+    PageQuery,
     PolicyList,
     RoleList,
     RoleSettings,
@@ -44,6 +48,17 @@ from policies.model import Record
 
 PREFIX = "/api/v1"
 Plain = Call[Nothing, Nothing]
+Listing = Call[PageQuery, Nothing]
+
+
+@contextmanager
+def cursor_of(query: PageQuery) -> Iterator[None]:
+    """A cursor that is none ends the request."""
+    try:
+        yield
+    except ValueError:
+        raise refuse("invalid", f"{query.after!r} is no cursor - at `$.after`; pass a page's next_after") from None
+
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
@@ -60,9 +75,11 @@ async def plan_job(call: Call[Nothing, PlanJob]) -> Record:
     return await call.ask(call.body)
 
 
-async def list_jobs(call: Plain) -> JobList:
-    """All jobs that are remembered."""
-    return JobList(jobs=tuple(views.jobs(call.live.master)))
+async def list_jobs(call: Listing) -> JobList:
+    """Jobs that are remembered, newest last, a page at a time."""
+    with cursor_of(call.query):
+        jobs, next_after = listing.jobs(call.live.master, call.query.after, call.query.limit)
+    return JobList(jobs=jobs, next_after=next_after)
 
 
 async def show_job(call: Plain) -> JobView:
@@ -85,6 +102,9 @@ async def cancel_job(call: Plain) -> Record:
 async def list_tasks(call: Call[TaskQuery, Nothing]) -> TaskPage:
     """Tasks, a page at a time."""
     query = call.query
+    # A page of one agent's tasks goes on behind an id, whatever became of its task; any other needs its place.
+    if query.after is not None and query.agent is None and views.task(call.live.master, query.after) is None:
+        raise refuse("gone", f"{query.after[:255]!r} has been forgotten meanwhile; begin again without `after`")
     return views.tasks(
         call.live.master,
         job_id=query.job,
@@ -130,9 +150,10 @@ async def kill_task(call: Plain) -> Record:
 # --- agents ----------------------------------------------------------------------------------------------------------
 
 
-async def list_agents(call: Plain) -> AgentList:
-    """All agents."""
-    return AgentList(agents=tuple(views.agents(call.live.master)))
+async def list_agents(call: Listing) -> AgentList:
+    """Agents, a page at a time."""
+    agents, next_after = listing.agents(call.live.master, call.query.after, call.query.limit)
+    return AgentList(agents=agents, next_after=next_after)
 
 
 async def show_agent(call: Plain) -> AgentView:
@@ -152,19 +173,25 @@ async def set_agent_mode(call: Call[Nothing, AgentMode]) -> Record:
 # --- the market, the network, the data -------------------------------------------------------------------------------
 
 
-async def list_offers(call: Plain) -> OfferList:
-    """Live offers."""
-    return OfferList(offers=tuple(views.offers(call.live.master)))
+async def list_offers(call: Listing) -> OfferList:
+    """Live offers, a page at a time."""
+    offers, next_after = listing.offers(call.live.master, call.query.after, call.query.limit)
+    return OfferList(offers=offers, next_after=next_after)
 
 
-async def show_network(call: Plain) -> NetworkView:
-    """Measured links between sites and agents."""
-    return views.network(call.live.master, call.live.now_us())
+async def show_network(call: Listing) -> NetworkView:
+    """Measured links between sites and agents, a page at a time."""
+    with cursor_of(call.query):
+        links, next_after = listing.links(call.live.master, call.live.now_us(), call.query.after, call.query.limit)
+    return NetworkView(links=links, next_after=next_after)
 
 
 async def list_shards(call: Call[ShardQuery, Nothing]) -> ShardList:
-    """Shards and who holds them."""
-    return ShardList(shards=tuple(views.shards(call.live.master, call.query.glob)))
+    """Shards and who holds them, a page at a time."""
+    query = call.query
+    with cursor_of(query):
+        shards, next_after = listing.shards(call.live.master, query.glob, query.after, query.limit)
+    return ShardList(shards=shards, next_after=next_after)
 
 
 async def show_shard(call: Plain) -> ShardView:
@@ -194,9 +221,10 @@ async def set_shard(call: Call[Nothing, ShardWishes]) -> Record:
 # --- roles -----------------------------------------------------------------------------------------------------------
 
 
-async def list_roles(call: Plain) -> RoleList:
-    """Roles with weight, quota and share."""
-    return RoleList(roles=tuple(views.roles(call.live.master)))
+async def list_roles(call: Listing) -> RoleList:
+    """Roles with weight, quota and share, a page at a time."""
+    roles, next_after = listing.roles(call.live.master, call.query.after, call.query.limit)
+    return RoleList(roles=roles, next_after=next_after)
 
 
 async def show_role(call: Plain) -> RoleView:

@@ -23,6 +23,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "The method does not fit the address"),
     "not_acceptable": (406, "The answer would not be understood"),
     "request_timeout": (408, "The body did not arrive"),
+    "gone": (410, "The place in the list is forgotten"),
     "oversized": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body's type is not taken"),
     "range_not_satisfiable": (416, "The range is not in the shard"),
