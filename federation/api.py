@@ -92,7 +92,7 @@ class JobView(Record, frozen=True, kw_only=True, omit_defaults=False):
     name: str
     role: str
     priority: int
-    state: Literal["running", "finished", "failed", "cancelled"]
+    state: Literal["running", "cancelling", "finished", "failed", "cancelled"]  # cancelling: tasks are still ending
     submitted_us: int
     ended_us: int | None
     n_tasks: int

@@ -32,6 +32,7 @@ from policies.resources import dominant_share_ppm
 if TYPE_CHECKING:
     from federation.master import Master
 
+_JobState = Literal["running", "finished", "failed", "cancelled"]
 VERSION = "0.1.0"
 LIMIT_MAX = 10_000
 
@@ -172,7 +173,7 @@ def job_view(entry: JobEntry) -> JobView:
         name=entry.job.name,
         role=entry.job.role,
         priority=entry.job.priority,
-        state=cast(Literal["running", "finished", "failed", "cancelled"], entry.state),
+        state="cancelling" if entry.cancelled and entry.ended_us is None else cast(_JobState, entry.state),
         submitted_us=entry.submitted_us,
         ended_us=entry.ended_us,
         n_tasks=entry.n_tasks,

@@ -100,6 +100,7 @@ def test_a_job_from_its_file_to_its_end(sh: Shell) -> None:
     assert plan.out.endswith(
         "far: 1 would wait: 1 link unmeasured\n"
         "  nearest miss gw-1: needs a round trip to moon of at most 20 ms, which was never measured\n"
+        "2 of 3 tasks would be placed (2 at plant-a), 1 would wait\n"
         "by fifo; nothing was changed\n"
     )
     assert rows(sh("job", "list")) == [["job", "state", "role", "priority", "tasks", "submitted", "took"]]
@@ -172,6 +173,22 @@ def test_waiting_for_a_job_that_fails(sh: Shell) -> None:
     assert json.loads(result.out)["state"] == "cancelled"
     assert "job one cancelled" in result.err
     assert "offerflow job show one" in result.err
+
+
+def test_a_cancelled_job_is_cancelling_until_its_last_task_has_ended(sh: Shell) -> None:
+    agent = sh.agent("gw-1", "plant-a")
+    sh("job", "submit", sh.file("one.yaml", ONE))
+    (launch,) = agent.launches()
+    sh.served.run(agent.report(launch, state="running"))
+    assert sh("job", "cancel", "one").out == "one  cancelling  1 killing\n"
+    assert sh.json("job", "show", "one")["state"] == "cancelling"
+    assert rows(sh("job", "list"))[1][:2] == ["one", "cancelling"]
+    results: list[Result] = []
+    waiting = threading.Thread(target=lambda: results.append(sh("job", "cancel", "one", "--wait")))
+    waiting.start()
+    sh.served.run(agent.report(launch, state="killed", reason="killed"))
+    waiting.join(30)
+    assert results[0].out == "one  cancelled  1 cancelled\n"
 
 
 async def until_submitted(sh: Shell) -> None:

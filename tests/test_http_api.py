@@ -1,6 +1,7 @@
 """Jobs, tasks, agents, roles and the rest over a real socket, with the real core behind it."""
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,27 @@ async def test_a_job_the_core_refuses_is_a_problem(client: aiohttp.ClientSession
         document = await answer.json(content_type=None)
     assert document["detail"]
     assert await get(client, f"{V1}/jobs") == {"jobs": [], "next_after": None}
+
+
+async def test_code_that_nobody_holds_is_missed_at_submission(world: World, client: aiohttp.ClientSession) -> None:
+    code = b"print('training')"
+    digest = hashlib.sha256(code).hexdigest()
+    body = job(artifact={"shard_id": digest, "size_bytes": len(code), "name": "train.py"})
+    async with client.post(f"{V1}/jobs", json=body) as answer:
+        detail = (await problem(answer, 422, "artifact_missing"))["detail"]
+    assert detail == f"train: nobody holds its artifact 'train.py'; PUT its bytes to /shards/{digest} first"
+    assert (await get(client, f"{V1}/jobs"))["jobs"] == []
+    async with client.post(f"{V1}/jobs/plan", json=body) as answer:
+        assert answer.status == 200, "a dry run needs no code"
+    async with client.put(f"/shards/{digest}", data=code) as answer:
+        assert answer.status == 201
+    await submit(client, body)
+    world.blobs.path(digest).unlink()  # type: ignore[union-attr]
+    async with client.post(f"{V1}/jobs", json=body) as answer:
+        await problem(answer, 422, "artifact_missing")
+    held = HeldShard(shard_id=digest, size_bytes=len(code), name="train.py")
+    await FakeAgent(world, "gw-1", "plant").join((held,))
+    await submit(client, body)  # It can be fetched from the agent.
 
 
 async def test_a_dry_run_plans_and_changes_nothing(world: World, client: aiohttp.ClientSession) -> None:

@@ -61,7 +61,7 @@ async def test_head_is_get_without_a_body(client: aiohttp.ClientSession) -> None
     async with client.head("/api/v1/jobs") as answer:
         assert answer.status == 200
         assert await answer.read() == b""
-        assert int(answer.headers["Content-Length"]) == len(b'{"jobs":[]}')
+        assert int(answer.headers["Content-Length"]) == len(b'{"jobs":[],"next_after":null}')
     async with client.head("/events") as answer:
         assert answer.status == 405
 
@@ -112,7 +112,7 @@ async def test_bodies_that_do_not_decode(client: aiohttp.ClientSession) -> None:
         assert says in document["detail"]
         assert document["instance"] == "/api/v1/jobs"
     async with client.get("/api/v1/jobs") as answer:
-        assert await answer.json() == {"jobs": []}
+        assert await answer.json() == {"jobs": [], "next_after": None}
 
 
 async def test_bodies_must_be_json_as_it_is(client: aiohttp.ClientSession) -> None:

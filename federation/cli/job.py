@@ -72,11 +72,12 @@ def plan(file: File, output: Output = Format.TABLE, master: MasterUrl = None, to
     """Show where each task would go if the job were submitted now, and why. Changes nothing."""
     from federation.jobfile import load_job
 
-    view = connect(master, token_file).plan(load_job(file).job)
+    client = connect(master, token_file)
+    view = client.plan(load_job(file).job)
     if output is Format.JSON:
         print_json(view)
     else:
-        _print_plan(view)
+        _print_plan(view, {agent.agent_id: agent.site for agent in client.agents()})
 
 
 @app.command("list")
@@ -153,12 +154,23 @@ def logs(
 
 @app.command()
 def cancel(
-    job_id: JobId, output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until its last task has ended.")] = False,
+    output: Output = Format.TABLE,
+    master: MasterUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """Cancel the job and end its running tasks."""
+    """Cancel the job and end its running tasks; until the last of them has ended it is `cancelling`."""
     client = connect(master, token_file)
     client.cancel_job(job_id)
     view = client.job(job_id)  # Where nothing ran any more, the job has ended by now.
+    if wait:
+        try:
+            for latest in _polls(client, view):
+                view = latest
+        except KeyboardInterrupt:
+            sentence = f"the job goes on ending; `offerflow job show {job_id}` tells how far it is"
+            raise CommandError(Exit.INTERRUPTED, sentence) from None
     if output is Format.JSON:
         print_json(view)
     else:
@@ -234,7 +246,7 @@ def _polls(client: "Client", view: "JobView") -> "Iterator[JobView]":
     import time
 
     n_polls, away_since = 0, None
-    while view.state == "running":
+    while view.ended_us is None:
         time.sleep(POLL_S[min(n_polls, len(POLL_S) - 1)])
         n_polls += 1
         try:
@@ -251,7 +263,7 @@ def _polls(client: "Client", view: "JobView") -> "Iterator[JobView]":
 # --- showing ---------------------------------------------------------------------------------------------------------
 
 
-def _print_plan(view: "PlanView") -> None:
+def _print_plan(view: "PlanView", site_of: dict[str, str]) -> None:
     from federation.cli.why import blockers_text, needs_text
 
     counted: dict[tuple[str, ...], int] = {}  # Classes of a group that fare the same make one row.
@@ -276,6 +288,14 @@ def _print_plan(view: "PlanView") -> None:
         if refusal.waits_for is not None:
             wait_s = refusal.waits_for.terms.wait_us / 1e6
             say(f"  waits for {refusal.waits_for.agent_id}: free in ~{wait_s:.1f} s")
+    at_site: dict[str, int] = {}
+    for placement in view.plan.placements:
+        site = site_of.get(placement.agent_id, placement.agent_id)
+        at_site[site] = at_site.get(site, 0) + placement.count
+    n_waiting = sum(refusal.count for refusal in view.plan.refusals)
+    n_placed = sum(at_site.values())
+    places = f" ({', '.join(f'{count} at {site}' for site, count in sorted(at_site.items()))})" if at_site else ""
+    say(f"{n_placed} of {n_placed + n_waiting} tasks would be placed{places}, {n_waiting} would wait")
     say(f"by {view.policy}; nothing was changed")
 
 

@@ -43,6 +43,7 @@ from federation.http.bodies import (
 from federation.http.live import Live
 from federation.http.problems import not_found, refuse
 from federation.http.route import Answered, Call
+from federation.jobs import Job
 from policies import registry
 from policies.model import Record
 
@@ -65,9 +66,25 @@ def cursor_of(query: PageQuery) -> Iterator[None]:
 
 async def submit_job(call: Call[Nothing, SubmitJob]) -> Answered:
     """Submit a job; the same `submission_id` again gives the same job."""
+    _refuse_missing_artifacts(call.live, call.body.job)
     view = await call.ask(call.body)
     assert isinstance(view, JobView)
     return Answered(view, status=201, headers={"Location": f"{PREFIX}/jobs/{view.job_id}"})
+
+
+def _refuse_missing_artifacts(live: Live, job: Job) -> None:
+    """A task whose code is nowhere would fail on each agent in turn. Raises `ProblemError` (422)."""
+    for group in job.tasks:
+        artifact = group.artifact
+        if artifact is None or live.blobs.path(artifact.shard_id) is not None:
+            continue
+        known = views.shard(live.master, artifact.shard_id)
+        if known is None or not known.replicas:
+            raise refuse(
+                "artifact_missing",
+                f"{group.name}: nobody holds its artifact {artifact.name or artifact.shard_id!r}; "
+                f"PUT its bytes to /shards/{artifact.shard_id} first",
+            )
 
 
 async def plan_job(call: Call[Nothing, PlanJob]) -> Record:
@@ -92,7 +109,7 @@ async def show_job(call: Plain) -> JobView:
 
 
 async def cancel_job(call: Plain) -> Record:
-    """Cancel a job and end its tasks."""
+    """Cancel a job and end its tasks; it is `cancelling` until the last has ended."""
     return await call.ask(CancelJob(job_id=call.path["job_id"]))
 
 

@@ -28,6 +28,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "The body's type is not taken"),
     "range_not_satisfiable": (416, "The range is not in the shard"),
     "expectation_failed": (417, "The expectation cannot be met"),
+    "artifact_missing": (422, "The job's code is not there"),
     "hash": (422, "The bytes do not match their name"),
     "internal": (500, "The master failed to answer"),
     "stepped_down": (503, "The master has stepped down"),

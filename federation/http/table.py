@@ -15,7 +15,10 @@ RANGE = {"Range": "one range, as in bytes=0-1023"}
 RESUME = {"Last-Event-ID": "resume after this event; beats `after`"}
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", f"{V1}/jobs", handlers.submit_job, api.JobView, "jobs", body=api.SubmitJob, status=201),
+    Route(
+        "POST", f"{V1}/jobs", handlers.submit_job, api.JobView, "jobs",
+        body=api.SubmitJob, status=201, problems=("artifact_missing",),
+    ),
     Route("POST", f"{V1}/jobs/plan", handlers.plan_job, api.PlanView, "jobs", body=api.PlanJob),
     Route("GET", f"{V1}/jobs", handlers.list_jobs, bodies.JobList, "jobs", query=bodies.PageQuery),
     Route("GET", f"{V1}/jobs/{{job_id}}", handlers.show_job, api.JobView, "jobs"),
