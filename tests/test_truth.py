@@ -13,7 +13,7 @@ DATA = Path(__file__).parents[1].parent / "shared" / "traces"
 @pytest.mark.skipif(not (DATA / "deeprm").exists(), reason="needs the DeepRM sequences in ../shared/traces")
 def test_deeprm_heuristics_are_the_published_ones() -> None:
     results = deeprm.run(DATA / "deeprm", None)
-    assert len(results) == 15
+    assert len(results) == 18
     for each in results:
         assert each.is_within, each
         if each.policy != "Random":

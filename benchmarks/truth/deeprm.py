@@ -16,10 +16,12 @@ import numpy as np
 
 from benchmarks.truth.result import Result
 from policies.greedy import Greedy, Rank, Round
-from policies.model import Demand, Needs, Node, Resources, Snapshot
+from policies.learned import Learned
+from policies.model import Demand, Needs, Node, Release, Resources, Running, Snapshot
 from policies.sjf import Sjf
 
 SLOTS, HORIZON, UNITS, BACKLOG = 5, 20, 10, 60
+STEP_US = 1_000_000
 _FINE = 1_000_000  # scores are compared as integers
 WITHIN = 0.02
 
@@ -61,8 +63,8 @@ class Cluster:
         self.now = 0
         self.free = np.full((HORIZON, 2), UNITS, np.int64)
         self.slots: list[Job | None] = [None] * SLOTS
-        self._backlog: deque[Job] = deque()
-        self._running: list[Job] = []
+        self.backlog: deque[Job] = deque()
+        self.running: list[Job] = []
         self.done: list[Job] = []
 
     def run(self, choose: Chooser) -> list[Job]:
@@ -70,13 +72,13 @@ class Cluster:
             action = choose(self)
             job = self.slots[action] if action < SLOTS else None
             if job is not None and self._start(job):
-                self.slots[action] = self._backlog.popleft() if self._backlog else None
+                self.slots[action] = self.backlog.popleft() if self.backlog else None
             else:
                 self._step()
         return self.done
 
     def _over(self) -> bool:
-        return self.now >= len(self._lengths) and not (self._running or self._backlog or any(self.slots))
+        return self.now >= len(self._lengths) and not (self.running or self.backlog or any(self.slots))
 
     def _start(self, job: Job) -> bool:
         """At the first moment within the horizon at which it fits."""
@@ -85,22 +87,22 @@ class Cluster:
             if (window >= job.size).all():
                 window -= job.size
                 job.ended = self.now + at + job.length
-                self._running.append(job)
+                self.running.append(job)
                 return True
         return False
 
     def _step(self) -> None:
         self.now += 1
         self.free = np.vstack([self.free[1:], np.full((1, 2), UNITS, np.int64)])
-        self.done += [job for job in self._running if job.ended <= self.now]
-        self._running = [job for job in self._running if job.ended > self.now]
+        self.done += [job for job in self.running if job.ended <= self.now]
+        self.running = [job for job in self.running if job.ended > self.now]
         if self.now < len(self._lengths) and self._lengths[self.now]:
             first, second = self._sizes[self.now]
             job = Job(self.now, self._lengths[self.now], (first, second))
             if None in self.slots:
                 self.slots[self.slots.index(None)] = job
-            elif len(self._backlog) < BACKLOG:
-                self._backlog.append(job)
+            elif len(self.backlog) < BACKLOG:
+                self.backlog.append(job)
 
 
 def by_policy(policy: Greedy) -> Chooser:
@@ -130,6 +132,47 @@ def by_policy(policy: Greedy) -> Chooser:
     return choose
 
 
+def by_learned(policy: Learned) -> Chooser:
+    """Ask the learned policy: the first task it would start, seeing all that waits and when what runs will end."""
+    total = Resources(cpu_milli=UNITS, memory_bytes=UNITS)
+
+    def choose(cluster: Cluster) -> int:
+        waiting = [*(job for job in cluster.slots if job is not None), *cluster.backlog]
+        if not waiting:
+            return SLOTS
+        demands = [
+            Demand(
+                demand_id=f"{n:03d}",
+                role="default",
+                needs=Needs(cpu_milli=job.size[0], memory_bytes=job.size[1]),
+                count=1,
+                oldest_us=job.arrived * STEP_US,
+                run_us=job.length * STEP_US,
+            )
+            for n, job in enumerate(waiting)
+        ]
+        held = [(job, Needs(cpu_milli=job.size[0], memory_bytes=job.size[1])) for job in cluster.running]
+        held.sort(key=lambda each: each[0].ended)
+        node = Node(
+            agent_id="cluster",
+            site="s",
+            tier="cloud",
+            free=Resources(cpu_milli=int(cluster.free[0, 0]), memory_bytes=int(cluster.free[0, 1])),
+            total=total,
+            releases=tuple(Release(in_us=(job.ended - cluster.now) * STEP_US, needs=needs) for job, needs in held),
+            running=tuple(
+                Running(task_id=f"{n:03d}", role="default", needs=needs, since_us=0)
+                for n, (_, needs) in enumerate(held)
+            ),
+        )
+        plan = policy.plan(Snapshot(now_us=cluster.now * STEP_US, demands=tuple(demands), nodes=(node,)))
+        if not plan.placements:
+            return SLOTS
+        return cluster.slots.index(waiting[int(plan.placements[0].demand_id)])
+
+    return choose
+
+
 def at_random(seed: int) -> Chooser:
     draw = np.random.Generator(np.random.PCG64(seed))
     return lambda _: int(draw.integers(SLOTS + 1))
@@ -140,13 +183,12 @@ def run(data: Path, limit: int | None) -> list[Result]:
     reference = json.loads((data / "heuristics_reference.json").read_text())
     out: list[Result] = []
     for row in reference:
-        sequences = json.loads((data / f"seq_rate{row['rate']}.json").read_text())
-        pairs = list(zip(sequences["len"], sequences["size"], strict=True))[:limit]
+        pairs = _sequences(data, row["rate"], limit)
         jobs: list[Job] = []
         for choose in _choosers(row["policy"]):
             for lengths, sizes in pairs:
                 jobs += Cluster(lengths, sizes).run(choose)
-        slowdown = sum((job.ended - job.arrived) / job.length for job in jobs) / len(jobs)
+        slowdown = _slowdown(jobs)
         out.append(
             Result(
                 experiment=f"rate {row['rate']}",
@@ -157,7 +199,38 @@ def run(data: Path, limit: int | None) -> list[Result]:
                 tolerance=WITHIN * row["slowdown"],
             )
         )
+    return out + _learned(data, reference, limit)
+
+
+def _learned(data: Path, reference: list[dict[str, float]], limit: int | None) -> list[Result]:
+    """The learned policy on the same sequences, none of which it was trained on, against the best heuristic."""
+    out: list[Result] = []
+    for rate in sorted({row["rate"] for row in reference}):
+        best = min(row["slowdown"] for row in reference if row["rate"] == rate)
+        jobs: list[Job] = []
+        for lengths, sizes in _sequences(data, rate, limit):
+            jobs += Cluster(lengths, sizes).run(by_learned(Learned()))
+        out.append(
+            Result(
+                experiment=f"rate {rate}",
+                policy="learned",
+                measure="mean slowdown",
+                measured=_slowdown(jobs),
+                reference=best,
+                tolerance=0.0,
+                below=True,
+            )
+        )
     return out
+
+
+def _sequences(data: Path, rate: float, limit: int | None) -> list[tuple[list[int], list[list[int]]]]:
+    found = json.loads((data / f"seq_rate{rate}.json").read_text())
+    return list(zip(found["len"], found["size"], strict=True))[:limit]
+
+
+def _slowdown(jobs: list[Job]) -> float:
+    return sum((job.ended - job.arrived) / job.length for job in jobs) / len(jobs)
 
 
 def _choosers(name: str) -> list[Chooser]:

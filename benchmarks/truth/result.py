@@ -12,6 +12,7 @@ class Result(Record, frozen=True, kw_only=True, omit_defaults=False):
     measured: float
     reference: float
     tolerance: float
+    below: bool = False  # the reference is one to stay below, by however much
 
     @property
     def error(self) -> float:
@@ -19,4 +20,4 @@ class Result(Record, frozen=True, kw_only=True, omit_defaults=False):
 
     @property
     def is_within(self) -> bool:
-        return abs(self.error) <= self.tolerance
+        return self.error < 0 if self.below else abs(self.error) <= self.tolerance

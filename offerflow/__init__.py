@@ -1,0 +1,1 @@
+"""The names under which other people's programs import parts of this distribution."""

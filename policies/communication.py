@@ -1,0 +1,142 @@
+"""What the workers of a gang send between sites, and which of the savings that their job allows the plan chooses.
+
+Savings are taken in the order of what they cost in accuracy, and no more of them than needed: summing up at a site or
+rack first changes nothing but the path, half precision nearly nothing, low-rank gradients more, and synchronising only
+every so many steps most. What is lossy is chosen only where the job declared its iteration time, and until sending
+takes no more than `BUSY_PPM` of it over the slowest link that the gang uses.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from policies.constraints import Links
+from policies.model import Communication, Demand, Node, Plan, Snapshot, Tuning
+
+BUSY_PPM = 250_000  # a quarter of a step may go into sending: most frameworks hide that behind the backward pass
+FP16_RATIO = 2
+POWERSGD_RATIO = 10  # of rank 2 on layers of some hundreds by some hundreds; Vogels et al. (2019) report 10 to 70
+RACK_LABEL = "rack"
+UNMEASURED_BPS = 10_000_000  # as `cost.CostModel.wan_bandwidth_bps`
+
+
+class Workers:
+    """Where the workers of one gang are: how many at each site, and at each rack of it."""
+
+    def __init__(self, places: Iterable[tuple[Node, int]]) -> None:
+        self.by_site: dict[str, int] = {}
+        self.by_rack: dict[tuple[str, str], int] = {}
+        for node, count in places:
+            rack = dict(node.labels).get(RACK_LABEL, "")
+            self.by_site[node.site] = self.by_site.get(node.site, 0) + count
+            self.by_rack[node.site, rack] = self.by_rack.get((node.site, rack), 0) + count
+
+    @property
+    def count(self) -> int:
+        return sum(self.by_site.values())
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted(self.by_site))
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of sites between which it sends: neighbours of the ring of sites, or all with the hub."""
+        sites = self.sites
+        if len(sites) < 2:
+            return ()
+        ring = zip(sites, (*sites[1:], sites[0]), strict=True)
+        return tuple(sorted({(min(a, b), max(a, b)) for a, b in ring}))
+
+
+def uplink_bytes(communication: Communication, workers: Workers, tuning: Tuning) -> int:
+    """Bytes that leave the busiest site in a step, averaged over the steps between two synchronisations."""
+    n, n_sites, size = workers.count, len(workers.by_site), communication.bytes_per_step
+    if n_sites < 2:
+        return 0
+    match communication.pattern:
+        case "allreduce":  # A ring crosses each site once: 2 (n − 1) / n of the vector (Patarasuk and Yuan, 2009).
+            n_ring = n_sites if tuning.aggregate == "site" else _rings(workers) if tuning.aggregate == "rack" else n
+            sent = 2 * size * (n_ring - 1) // n_ring
+        case "parameter_server":  # The server is where most workers are; gradients go there from each of the others.
+            away = sorted(workers.by_site.values())[:-1]
+            sent = size * (1 if tuning.aggregate == "site" else max(away))
+        case "all_to_all":
+            sent = max(count * size * (n - count) // max(1, n - 1) for count in workers.by_site.values())
+    ratio = {"": 1, "fp16": FP16_RATIO, "powersgd": POWERSGD_RATIO}[tuning.compression]
+    return sent // ratio // tuning.local_steps
+
+
+def _rings(workers: Workers) -> int:
+    return max(2, len(workers.by_rack))
+
+
+def slowest_bps(workers: Workers, links: Links) -> int:
+    """Of the links between its sites, both directions; what nobody measured counts as a poor line."""
+    found = [
+        link.bandwidth_bps if link is not None and link.bandwidth_bps is not None else UNMEASURED_BPS
+        for a, b in workers.pairs()
+        for link in (links.between("", a, "", b), links.between("", b, "", a))
+    ]
+    return max(1, min(found, default=UNMEASURED_BPS))
+
+
+def choose(demand: Demand, communication: Communication, workers: Workers, links: Links) -> Tuning:
+    """The savings for a gang that is placed so."""
+    tuning = Tuning(demand_id=demand.demand_id, iteration_us=communication.iteration_us)
+    if len(workers.by_site) < 2:
+        return msgspec.structs.replace(tuning, aggregate=_within_site(communication, workers))
+    savings, bps = communication.savings, slowest_bps(workers, links)
+
+    def is_busy(each: Tuning) -> bool:
+        send_us = uplink_bytes(communication, workers, each) * 8_000_000 // bps
+        return bool(communication.iteration_us) and send_us * 1_000_000 > BUSY_PPM * communication.iteration_us
+
+    for aggregate in ("site", "rack"):
+        trial = msgspec.structs.replace(tuning, aggregate=aggregate)
+        allowed = f"{aggregate}_aggregation" in savings and communication.synchronous
+        if allowed and uplink_bytes(communication, workers, trial) < uplink_bytes(communication, workers, tuning):
+            tuning = trial
+            break
+    if is_busy(tuning) and "fp16" in savings:
+        tuning = msgspec.structs.replace(tuning, compression="fp16")
+    if is_busy(tuning) and "powersgd" in savings and communication.pattern == "allreduce":
+        # Its own reduction runs over all workers; summing up first would decompress and compress once more.
+        tuning = msgspec.structs.replace(tuning, compression="powersgd", aggregate="")
+    while is_busy(tuning) and "local_steps" in savings and tuning.local_steps < communication.local_steps_max:
+        steps = min(2 * tuning.local_steps, communication.local_steps_max)
+        tuning = msgspec.structs.replace(tuning, local_steps=steps)
+    return msgspec.structs.replace(tuning, uplink_bytes_per_step=uplink_bytes(communication, workers, tuning))
+
+
+def _within_site(communication: Communication, workers: Workers) -> str:
+    racks = len(workers.by_rack)
+    return "rack" if "rack_aggregation" in communication.savings and 1 < racks < workers.count else ""
+
+
+def placed_gangs(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Demand, Workers]]:
+    """The gangs with declared communication that a plan places, by demand; each class of a gang for itself."""
+    nodes = {node.agent_id: node for node in snapshot.nodes}
+    demands = {demand.demand_id: demand for demand in snapshot.demands}
+    places: dict[str, list[tuple[Node, int]]] = {}
+    for placement in plan.placements:
+        demand = demands[placement.demand_id]
+        if demand.gang is not None and demand.gang.communication is not None:
+            places.setdefault(placement.demand_id, []).append((nodes[placement.agent_id], placement.count))
+    return {demand_id: (demands[demand_id], Workers(places[demand_id])) for demand_id in sorted(places)}
+
+
+def tuned(snapshot: Snapshot, plan: Plan, shifts_us: dict[str, int] | None = None) -> Plan:
+    """The plan with a tuning for each gang in it that allows savings or is shifted. `shifts_us` is by demand."""
+    found = placed_gangs(snapshot, plan)
+    if not found:
+        return plan
+    links = Links(snapshot.links)
+    tunings: list[Tuning] = []
+    for demand_id, (demand, workers) in found.items():
+        assert demand.gang is not None and demand.gang.communication is not None, "placed_gangs has no others"
+        communication = demand.gang.communication
+        shift_us = (shifts_us or {}).get(demand_id)
+        if communication.savings or shift_us is not None:
+            chosen = choose(demand, communication, workers, links)
+            tunings.append(msgspec.structs.replace(chosen, shift_us=shift_us))
+    return msgspec.structs.replace(plan, tunings=tuple(tunings))
