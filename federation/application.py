@@ -31,8 +31,8 @@ class Application:
         self._used: dict[str, Amount] = {}  # role → amount
         self._taken: dict[str, int] = {}  # class → tasks taken from its front
         self._next: dict[str, Iterator[str]] = {}
-
         self._tunings: dict[str, Tuning] = {}
+
     def apply(self, plan: Plan) -> None:
         core = self._core
         wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
@@ -168,9 +168,9 @@ class Application:
                 gpus=tuple(gpus),
                 terms=placement.terms,
                 alternatives=placement.alternatives[:3],
+                tuning=self._tunings.get(placement.demand_id),
             )
         )
-                tuning=self._tunings.get(placement.demand_id),
         return count
 
     def _take_tasks(self, found: DemandClass, count: int) -> tuple[str, ...]:

@@ -440,6 +440,7 @@ class TaskBook:
             latency=spec.latency,
             gang=gang,
             attained_us=attained_us,
+            elastic=elastic_of(group),
         )
         return msgspec.structs.replace(template, demand_id=demand_id_of(template))
 
@@ -449,7 +450,6 @@ def _rounded(attained_us: int) -> int:
     return 1 << attained_us.bit_length() - 1 if attained_us > 0 else 0
 
 
-            elastic=elastic_of(group),
 def running_of(task: TaskEntry) -> Running:
     """The attempt of a placed task as a policy sees it: the same object until the task changes."""
     if task.running is None:
@@ -463,6 +463,9 @@ def running_of(task: TaskEntry) -> Running:
             gang_id=f"{job.job_id}/{spec.name}" if spec.gang else "",
             attained_us=task.attained_us,
             ending=task.state is TaskState.KILLING,
+            communication=spec.communication,
+            tuning=task.tuning,
+            elastic=elastic_of(task.group),
         )
     return task.running
 
@@ -472,12 +475,10 @@ def attach(agent: AgentEntry, task: TaskEntry) -> None:
     agent.tasks[task.task_id] = task.attempt
     agent.cpu_used += needs.cpu_milli
     agent.memory_used += needs.memory_bytes
-            communication=spec.communication,
-            tuning=task.tuning,
-            elastic=elastic_of(task.group),
     agent.disk_used += needs.disk_bytes
     agent.gpus_used.update(task.gpus)
     agent.changed()
+
 
 def elastic_of(group: GroupEntry) -> Elastic | None:
     """What a group of elastic tasks says of itself, with its name and how many workers it can have."""
@@ -487,7 +488,6 @@ def elastic_of(group: GroupEntry) -> Elastic | None:
     return msgspec.structs.replace(
         spec.elastic, group_id=f"{job_id}/{spec.name}", workers_max=len(group.tasks) or spec.count
     )
-
 
 
 def detach(agent: AgentEntry, task: TaskEntry) -> None:
