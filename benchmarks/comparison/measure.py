@@ -1,0 +1,106 @@
+"""One policy on one scenario and seed: what is compared of it."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from policies import registry
+from policies.api import Policy
+from policies.model import Plan, Record, Snapshot
+from scenarios.expect import Metric
+from scenarios.metrics import Metrics, quantile
+from scenarios.player import play
+from scenarios.records import Records
+from scenarios.runs import Case, read_case
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is compared. `scale` turns the metric's small unit into `unit`; `sign` is 1 where less is better."""
+
+    name: str
+    title: str
+    unit: str
+    metric: Metric | None
+    scale: float = 1.0
+    sign: int = 1
+
+
+MEASURES = (
+    Measure("completion_mean", "Mean completion", "s", Metric(measure="latency", stat="mean"), 1e-6),
+    Measure("completion_p99", "p99 completion", "s", Metric(measure="latency", stat="p99"), 1e-6),
+    Measure("makespan", "Makespan", "s", Metric(measure="makespan"), 1e-6),
+    Measure("unfinished", "Tasks not finished", "%", None, 1.0),
+    Measure("deadline_miss", "Deadlines missed", "%", Metric(measure="deadline_miss"), 100.0),
+    Measure("fairness", "Fairness of roles", "Jain", Metric(measure="weighted_share", function="jain"), 1.0, -1),
+    Measure("uplink_bytes", "Bytes between sites", "GB", Metric(measure="bytes_moved"), 1e-9),
+    Measure("dollars", "Cost", "$", Metric(measure="cost")),
+    Measure("decision_p50", "Deciding, median round", "ms", None),
+    Measure("decision_p99", "Deciding, p99 round", "ms", None),
+)
+"""Completion is from a task's arrival to its end, of tasks that finished: read it beside those that did not. Deciding
+is CPU time of this machine; all else is simulated."""
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """Values by measure, None where there was nothing to measure. `scenario_digest` is of the file's text."""
+
+    scenario: str
+    scenario_digest: str
+    policy: str
+    seed: int
+    values: dict[str, float | None]
+    rounds: int
+    broken_laws: tuple[str, ...]
+    cpu_s: float
+
+
+class _Timed:
+    """A policy and the CPU time of each of its rounds."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.rounds_ms: list[float] = []
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        began_ns = time.thread_time_ns()
+        plan = self._policy.plan(snapshot)
+        self.rounds_ms.append((time.thread_time_ns() - began_ns) / 1e6)
+        return plan
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+
+
+def run(path: Path, policy: str, nth: int) -> Run:
+    """The scenario under its own seed (`nth` 0) or one of those after it."""
+    began_s = time.process_time()
+    own_seed = read_case(Case(path=str(path), policy=policy)).world.seed
+    world = read_case(Case(path=str(path), policy=policy, seed=own_seed + nth)).world
+    timed = _Timed(registry.load(policy))
+    outcome = play(world, timed, policy)
+    metrics = Metrics(Records(outcome))
+    timed.rounds_ms.sort()
+    total = metrics.value(Metric(measure="tasks.total")) or 0.0
+    finished = metrics.value(Metric(measure="tasks.finished")) or 0.0
+    values: dict[str, float | None] = {
+        "unfinished": 100 * (1 - finished / total) if total else None,
+        "decision_p50": quantile(timed.rounds_ms, 0.5),
+        "decision_p99": quantile(timed.rounds_ms, 0.99),
+    }
+    for measure in MEASURES:
+        if measure.metric is not None:
+            value = metrics.value(measure.metric)
+            values[measure.name] = None if value is None else value * measure.scale
+    return Run(
+        scenario=path.stem,
+        scenario_digest=digest_of(path),
+        policy=policy,
+        seed=world.seed,
+        values=values,
+        rounds=outcome.n_rounds,
+        broken_laws=outcome.broken_laws,
+        cpu_s=time.process_time() - began_s,
+    )
