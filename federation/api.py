@@ -228,6 +228,8 @@ class StatusView(Record, frozen=True, kw_only=True, omit_defaults=False):
     total: Amount
     allocated: Amount
     policy_failure: str = ""  # of the last round, whether or not the fallback took it
+    n_set_aside: int = 0  # events whose handling was a bug of the master's; the newest few are counted
+    set_aside: str = ""  # the last of them
 
 
 class Done(Record, frozen=True, kw_only=True, omit_defaults=False):

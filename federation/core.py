@@ -16,6 +16,7 @@ from federation.facts import (
     AgentForgotten,
     AgentModeSet,
     AgentStateChanged,
+    EventSetAside,
     Fact,
     JobAccepted,
     JobCancelled,
@@ -45,6 +46,7 @@ from federation.moves import MoveBook
 from federation.network import NetworkBook
 from federation.profiles import ProfileBook
 from federation.round_state import RoundState
+from federation.set_aside import SetAsideBook
 from federation.shards import ShardBook
 from federation.shares import RoleEntry, ShareBook
 from federation.states import AgentState
@@ -89,6 +91,7 @@ class Core:
         )
         self.market = MarketBook(self.agents, self.shares, config)
         self.profiles = ProfileBook(config.profiles_max, config.profile_samples_max)
+        self.set_aside = SetAsideBook()
         for role in config.roles:
             entry: RoleEntry = self.shares.ensure(role.path)
             entry.weight, entry.quota, entry.guarantee = role.weight, role.quota, role.guarantee
@@ -140,6 +143,7 @@ class Core:
             ResourcesUnreserved: self.market.unreserve,
             OperationChanged: self.market.change_operation,
             OperationAcknowledged: self.market.acknowledge_operation,
+            EventSetAside: self.set_aside.add,
         }
 
     # --- facts -------------------------------------------------------------------------------------------------------

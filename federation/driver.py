@@ -4,7 +4,8 @@ One loop handles every event that waits, commits the facts of all of them at onc
 and acknowledges the messages: what is sent was committed first, what is acknowledged is durable. One bounded inbox
 (full, it stops the reading of the broker's socket), one timer, one policy thread.
 
-When the journal fails, nothing of the batch is sent: the master says goodbye and `run` raises `StorageError`.
+When the journal fails, nothing of the batch is sent: the master says goodbye and `run` raises `StorageError`. When the
+core raises, the event is set aside and the master goes on from the journal (`federation.recovery`).
 """
 
 import asyncio
@@ -15,14 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-import msgspec
 import structlog
 
+from federation import set_aside
 from federation.api import Answer, Request
 from federation.blobs import BlobStore
 from federation.clock import Clock
 from federation.commands import Announce, Command, Emit, Persist, Reply, Send, Solve
 from federation.config import LiveConfig
+from federation.driver_log import log_handled
 from federation.errors import ConfigError, StorageError
 from federation.events import (
     Asked,
@@ -44,8 +46,10 @@ from federation.mqtt import MqttLink, Will
 from federation.mqtt_access import Access, open_access
 from federation.postman import AGENT_TOPICS, event_of, payloads_of
 from federation.recording import FORMAT, Header, Recorder
-from federation.saved import decode_saved, encode_saved
-from federation.solver import Contained, Solver
+from federation.recovery import FaultError, Faults, keep_copy, recover
+from federation.round_state import REFUSED_WHILE_RECOVERING
+from federation.saved import encode_saved
+from federation.solver import contained
 from federation.streams import FrameworkStreams
 from federation.wire import MASTER_STATE_TOPIC, MasterState, encode, master_topic
 from policies import registry
@@ -60,7 +64,6 @@ _RECEIVE_MAX: Final = 1_024
 # Launches waiting for the broker: 10 s of the highest rate we measured. What is dropped here is sent again.
 _OUTBOX_MAX: Final = 20_000
 _READ_FACTS: Final = 256
-_LOUD: Final = (Started, BrokerFound, BrokerLost, Asked)
 
 
 class _Delivery(NamedTuple):
@@ -87,8 +90,8 @@ class LiveMaster:
         self.blobs = BlobStore(_folder(config) / "shards")
         self.policy_name = config.policy
         self._clock = clock
-        self._solver = _contained(config, make_policy)
-        self._dry_solver = _contained(config, make_policy)  # A dry run must not touch the policy's state.
+        self._solver = contained(config, make_policy)
+        self._dry_solver = contained(config, make_policy)  # A dry run must not touch the policy's state.
         self._inbox: asyncio.Queue[_Delivery] = asyncio.Queue(config.inbox_max)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
         self.streams = FrameworkStreams(self._stream_gone)
@@ -119,11 +122,12 @@ class LiveMaster:
         self._helpers: set[asyncio.Task[None]] = set()
         self._snapshot: asyncio.Task[None] | None = None
         self._log_all = config.log_level == "debug"
-        self._counts = {"events": 0, "commits": 0, "facts": 0, "commit_us": 0}
+        self._faults = Faults()
+        self._counts = {"events": 0, "commits": 0, "facts": 0, "commit_us": 0, "faults": 0}
 
     @classmethod
-    def open(cls, config: LiveConfig) -> Self:
-        """Recover the master from its folder; blocks. Raises `ConfigError` and `StorageError`."""
+    def open(cls, config: LiveConfig, make: type[Master] = Master) -> Self:
+        """Recover the master, a `make`, from its folder; blocks. Raises `ConfigError` and `StorageError`."""
         access = open_access(config)
         try:
             registry.load(config.policy, config.costs)
@@ -137,21 +141,12 @@ class LiveMaster:
         except OSError as error:
             raise ConfigError(f"the folder {folder} cannot be made ({error.strerror}): name another one") from None
         journal: Journal[Fact] = Journal.open(folder / "journal.sqlite", Fact, history=config.history_facts)
-        state, facts, seq = journal.recover()
-        at_us = 0
-        if state is None:
-            master = Master(config.master, config.policy)
-        else:
-            saved = decode_saved(state)
-            at_us, master = saved.at_us, Master.restore(config.master, saved.durable, config.policy)
-        for fact in facts:
-            master.apply(fact)
-        clock = Clock(max(at_us, facts[-1].at_us if facts else 0))
+        master, at_us = recover(config, journal, make)
+        clock = Clock(at_us)
         if clock.behind_us:
             log.warning(
                 "the machine's clock is behind the journal; going on from the journal's", behind_us=clock.behind_us
             )
-        log.info("recovered", facts=len(facts), last_seq=seq, snapshot=state is not None)
         return cls(config, master, journal, clock, lambda: registry.load(config.policy, config.costs), access)
 
     # --- what others call --------------------------------------------------------------------------------------------
@@ -255,31 +250,14 @@ class LiveMaster:
         await self.journal.close()
 
     async def _loop(self) -> None:
-        batch = [_Delivery(Started(term=self._term, http_url=self._http_url), 0)]  # Before whatever waits already.
+        batch = [_Delivery(self._started(), 0)]  # Before whatever waits already.
         while not self._stopping.is_set():
-            commands: list[Command] = []
-            for event, _ in batch:
-                now_us = self._clock.now_us()
-                if self._recorder is not None:
-                    self._recorder.add(event, now_us)
-                made = self.master.handle(event, now_us)
-                self._log(event, made, now_us)
-                commands += made
-            facts = [command.fact for command in commands if isinstance(command, Persist)]
-            self._counts["events"] += len(batch)
-            if facts:
-                began_us = self._clock.now_us()
-                try:
-                    await self.journal.commit(facts)
-                except StorageError as error:
-                    self._failure = error
-                    log.error("the journal failed; stepping down", error=str(error))
-                    raise
-                self._counts["commits"] += 1
-                self._counts["facts"] += len(facts)
-                self._counts["commit_us"] += self._clock.now_us() - began_us
-                grown, self._committed = self._committed, asyncio.Event()
-                grown.set()
+            try:
+                commands = self._handle(batch)
+            except FaultError as fault:
+                batch = await self._begin_again(batch, fault)
+                continue
+            await self._commit([command.fact for command in commands if isinstance(command, Persist)])
             for command in commands:
                 self._act(command)
             for _, delivery in batch:
@@ -288,6 +266,72 @@ class LiveMaster:
                 self._recorder.flush()
             self._snapshot_if_due()
             batch = await self._next_batch()
+
+    def _handle(self, batch: list[_Delivery]) -> list[Command]:
+        """Raises `FaultError`: the core is then not to be used any more."""
+        commands: list[Command] = []
+        for place, (event, _) in enumerate(batch):
+            if isinstance(event, Asked | FrameworkCalled) and self._is_answered(event.request_id):
+                continue  # When the core began again; whoever asked is asking anew.
+            now_us = self._clock.now_us()
+            if self._recorder is not None:
+                self._recorder.add(event, now_us)
+            try:
+                made = self.master.handle(event, now_us)
+            except Exception as error:
+                raise FaultError(place, error) from error
+            log_handled(event, made, now_us, everything=self._log_all)
+            commands += made
+        self._counts["events"] += len(batch)
+        return commands
+
+    async def _commit(self, facts: list[Fact]) -> None:
+        if not facts:
+            return
+        began_us = self._clock.now_us()
+        try:
+            await self.journal.commit(facts)
+        except StorageError as error:
+            self._failure = error
+            log.error("the journal failed; stepping down", error=str(error))
+            raise
+        self._counts["commits"] += 1
+        self._counts["facts"] += len(facts)
+        self._counts["commit_us"] += self._clock.now_us() - began_us
+        grown, self._committed = self._committed, asyncio.Event()
+        grown.set()
+
+    async def _begin_again(self, batch: list[_Delivery], fault: FaultError) -> list[_Delivery]:
+        """Throw away the core that raised, set the event aside, durably, and go on from the journal as a restart would;
+        returns what is to be handled then. Raises what the core raised when it does so too often, or at its start."""
+        event, delivery = batch[fault.place]
+        now_us = self._clock.now_us()
+        log.error("handling an event raised; it is set aside", exc_info=fault.error, event_type=type(event).__name__)
+        if isinstance(event, Started) or self._faults.is_too_often(now_us):
+            raise fault.error
+        self._counts["faults"] += 1
+        await self._commit([set_aside.fact_of(event, fault.error, now_us)])
+        self._link.ack(delivery)
+        self.master = (await asyncio.to_thread(recover, self.config, self.journal, type(self.master))).master
+        await asyncio.to_thread(keep_copy, _folder(self.config) / "set-aside", self.master, event, now_us)
+        for request_id, waiting in self._replies.items():
+            if not waiting.done():
+                guilty = isinstance(event, Asked | FrameworkCalled) and event.request_id == request_id
+                waiting.set_result(set_aside.problem() if guilty else REFUSED_WHILE_RECOVERING)
+        self.streams.end_all()
+        self._end_recording("the master began again after a fault")
+        self._term = self.master.term + 1
+        first: list[Event] = [self._started()]
+        if not self._broker_detail.startswith("connected"):
+            first.append(BrokerLost(detail=self._broker_detail.removeprefix("lost: ")))
+        return [*(_Delivery(each, 0) for each in first), *batch[: fault.place], *batch[fault.place + 1 :]]
+
+    def _started(self) -> Started:
+        return Started(term=self._term, http_url=self._http_url)
+
+    def _is_answered(self, request_id: str) -> bool:
+        waiting = self._replies.get(request_id)
+        return waiting is not None and waiting.done()
 
     async def _next_batch(self) -> list[_Delivery]:
         """Everything that waits, at least one event: the deadline, if nothing comes before it."""
@@ -328,8 +372,10 @@ class LiveMaster:
                     waiting.set_result(answer)
 
     async def _solve(self, command: Solve) -> None:
-        solver = self._solver if command.round_id >= 0 else self._dry_solver
+        solver, term = self._solver if command.round_id >= 0 else self._dry_solver, self._term
         event = await solver.solve(command.round_id, command.snapshot)
+        if term != self._term:
+            return  # Asked by a core that is no more.
         if isinstance(event, PlanFailed):
             log.warning("the policy failed", policy=self.policy_name, round_id=event.round_id, detail=event.detail)
         elif event.failure:
@@ -430,49 +476,21 @@ class LiveMaster:
         while not self._inbox.empty():
             self._inbox.get_nowait()  # Whoever waits for room wakes up and is told.
         self._committed.set()
-        if self._recorder is not None:
-            self._recorder.close()
-            if self._recorder.failure:
-                log.warning("the recording is incomplete", reason=self._recorder.failure)
+        self._end_recording()
+
+    def _end_recording(self, reason: str = "") -> None:
+        if self._recorder is None:
+            return
+        self._recorder.close()
+        if reason := self._recorder.failure or reason:
+            log.warning("the recording is incomplete", reason=reason)
+        self._recorder = None
 
     def _refuse_if_over(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._stopping.is_set():
             raise _stopped()
-
-    def _log(self, event: Event, commands: list[Command], now_us: int) -> None:
-        """One record an event and a command; below "debug", only those that a person caused or must know."""
-        if isinstance(event, _LOUD):
-            log.info("event", event_type=type(event).__name__, now_us=now_us, **_brief(event))
-        elif self._log_all:
-            log.debug("event", event_type=type(event).__name__, now_us=now_us, body=msgspec.to_builtins(event))
-        if self._log_all:
-            for command in commands:
-                log.debug(
-                    "command", command_type=type(command).__name__, now_us=now_us, body=msgspec.to_builtins(command)
-                )
-
-
-def _brief(event: Event) -> dict[str, Any]:
-    match event:
-        case Started(term=term):
-            return {"term": term}
-        case Asked(request_id=request_id, request=request, principal=principal):
-            return {"request_id": request_id, "request_type": type(request).__name__, "principal": principal}
-        case BrokerLost(detail=detail):
-            return {"detail": detail}
-    return {}
-
-
-def _contained(config: LiveConfig, make_policy: Callable[[], Policy]) -> Contained:
-    checks = config.check_plans == "all" or not registry.is_built_in(config.policy)
-    policy = Solver(make_policy, config.solve_limit_us, checks=checks)
-    name = config.fallback_policy
-    if not name:
-        return Contained(policy)
-    fallback = Solver(lambda: registry.load(name), config.solve_limit_us, checks=not registry.is_built_in(name))
-    return Contained(policy, fallback, name)
 
 
 def _stopped() -> StorageError:

@@ -9,7 +9,7 @@ from typing import Any
 from federation.agents_book import AgentEntry, Mode
 from federation.core import Core
 from federation.explanation import Explanation
-from federation.facts import AgentEnrolled, JobAccepted
+from federation.facts import AgentEnrolled, EventSetAside, JobAccepted
 from federation.market.book import FrameworkEntry, FrameworkTask
 from federation.market.facts import FrameworkSet, FrameworkTaskLaunched, OperationChanged, ResourcesReserved
 from federation.market.protocol import Update
@@ -119,6 +119,7 @@ class DurableState(Record, frozen=True, kw_only=True):
     frameworks: tuple[DurableFramework, ...] = ()
     n_frameworks_ever: int = 0
     reservations: tuple[ResourcesReserved, ...] = ()  # dynamic ones, one a pool
+    set_aside: tuple[EventSetAside, ...] = ()
 
 
 def capture(core: Core) -> DurableState:
@@ -162,6 +163,7 @@ def capture(core: Core) -> DurableState:
             for pool in entry.holdings.pools.values()
             if pool.reservation.kind == "dynamic"
         ),
+        set_aside=tuple(core.set_aside.entries),
     )
 
 
@@ -250,6 +252,8 @@ def restore(core: Core, state: DurableState) -> None:
     for framework in state.frameworks:
         _restore_framework(core, framework)
     core.market.n_frameworks_ever = state.n_frameworks_ever
+    for fact in state.set_aside:
+        core.set_aside.add(fact)
 
 
 def _restore_framework(core: Core, durable: DurableFramework) -> None:

@@ -182,9 +182,20 @@ class ProfileLearned(Record, frozen=True, kw_only=True, tag="profile"):
     samples: int
 
 
+class EventSetAside(Record, frozen=True, kw_only=True, tag="event_set_aside"):
+    """Handling an event raised: a bug of ours. Nothing of it was done, and nothing will be when it comes again."""
+
+    at_us: int
+    event_type: str
+    source: str  # the agent, principal or framework it came from; "" for none
+    error: str
+    digests: tuple[str, ...]  # what it is known by (`federation.set_aside`)
+    version: str  # of the master: another one may do better
+
+
 Fact = (
     TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | AgentForgotten | JobAccepted | JobCancelled
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
     | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged | UpdateAcknowledged
-    | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged
+    | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged | EventSetAside
 )  # fmt: skip

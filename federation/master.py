@@ -89,24 +89,26 @@ class Master:
             core.now_us = max(core.now_us, now_us)
             liveness.stalled(core, now_us - due_us)
         core.now_us = max(core.now_us, now_us)
-        core.out = []
-        match event:
+        todo, core.out = core.set_aside.rest_of(event, core.term)
+        match todo:
+            case None:
+                core.count("events_passed_over")
             case AgentSpoke(message=message):
                 self._hear(message)
             case Asked():
-                asked(core, event)
+                asked(core, todo)
             case PlanReady():
-                rounds.plan_ready(core, event)
+                rounds.plan_ready(core, todo)
             case PlanFailed():
-                rounds.plan_failed(core, event)
+                rounds.plan_failed(core, todo)
             case FrameworkCalled():
-                market.called(core, event)
+                market.called(core, todo)
             case StreamClosed():
-                market.stream_closed(core, event.framework_id, event.stream_id)
+                market.stream_closed(core, todo.framework_id, todo.stream_id)
             case DeadlinePassed():
                 pass  # Time alone acts, below.
             case Started():
-                self._start(event)
+                self._start(todo)
             case GarbageArrived(code=code):
                 core.count(f"garbage_{code}")
             case BrokerFound():

@@ -101,6 +101,7 @@ def _of_status(status: StatusView) -> Iterator[Metric]:
         yield family
     yield GaugeMetricFamily(f"{PREFIX}_offers", "live offers", value=status.n_offers)
     yield GaugeMetricFamily(f"{PREFIX}_demands", "classes of pending tasks", value=status.n_demands)
+    yield GaugeMetricFamily(f"{PREFIX}_events_set_aside", "events that were bugs of ours", value=status.n_set_aside)
     yield CounterMetricFamily(f"{PREFIX}_rounds", "placement rounds", value=status.n_rounds)
     for name, text, amount in (
         ("capacity", "what the agents have", status.total),

@@ -14,7 +14,9 @@ from typing import Final
 
 import msgspec
 
+from federation.config import LiveConfig
 from federation.events import PlanFailed, PlanReady
+from policies import registry
 from policies.api import Policy
 from policies.conformance import check_plan
 from policies.model import Plan, Snapshot
@@ -46,6 +48,17 @@ class Contained:
         self._policy.close()
         if self._fallback is not None:
             self._fallback.close()
+
+
+def contained(config: LiveConfig, make_policy: Callable[[], Policy]) -> Contained:
+    """The configured policy with its fallback, if it has one."""
+    checks = config.check_plans == "all" or not registry.is_built_in(config.policy)
+    policy = Solver(make_policy, config.solve_limit_us, checks=checks)
+    name = config.fallback_policy
+    if not name:
+        return Contained(policy)
+    fallback = Solver(lambda: registry.load(name), config.solve_limit_us, checks=not registry.is_built_in(name))
+    return Contained(policy, fallback, name)
 
 
 class Solver:

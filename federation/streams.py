@@ -99,7 +99,11 @@ class FrameworkStreams:
         if stream.framework_id:
             self._on_gone(stream.framework_id, stream.stream_id)
 
-    def stop(self) -> None:
-        self._stopped = True
+    def end_all(self) -> None:
+        """Whoever was subscribed has to subscribe again."""
         for stream in self._streams.values():
             stream.finish("stopping")
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.end_all()

@@ -59,7 +59,16 @@ def status(m: Master, now_us: int) -> StatusView:
         total=core.agents.total,
         allocated=core.shares.allocated(),
         policy_failure=core.rounds.failure or core.rounds.contained,
+        n_set_aside=len(core.set_aside.entries),
+        set_aside=_last_set_aside(m),
     )
+
+
+def _last_set_aside(m: Master) -> str:
+    if not m.core.set_aside.entries:
+        return ""
+    last = m.core.set_aside.entries[-1]
+    return f"{last.event_type}{f' of {last.source}' if last.source else ''}: {last.error}"
 
 
 def jobs(m: Master) -> tuple[JobView, ...]:

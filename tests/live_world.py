@@ -25,6 +25,7 @@ from federation.wire import (
     StatusAck,
     StatusReport,
     TaskStatus,
+    Welcome,
     agent_topic,
     decode_master_message,
     encode,
@@ -108,6 +109,10 @@ class WireAgent:
         names = {"task_id": launch.task_id, "attempt": launch.attempt, "term": term}
         status = TaskStatus(status_id=next(self._status_ids), state=state, **names, **fields)
         self.say(StatusReport, "status", statuses=(status,))
+
+    def heard_term(self) -> int:
+        """Of the last welcome."""
+        return max((message.term for message in self.heard if isinstance(message, Welcome)), default=0)
 
     async def _up(self, protocol: str) -> None:
         self._be_born()

@@ -19,6 +19,7 @@ def status(output: Output = Format.TABLE, master: MasterUrl = None, token_file: 
             ("broker", view.broker),
             ("policy", f"{view.policy}, {view.n_rounds} rounds"),
             ("failing", view.policy_failure),
+            ("set aside", f"{view.n_set_aside} events, a bug each; last {view.set_aside}" if view.set_aside else ""),
             ("agents", counts(view.agents)),
             ("jobs", counts(view.jobs)),
             ("tasks", counts(view.tasks)),
