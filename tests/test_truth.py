@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.truth import deeprm, gavel
+from benchmarks.truth import deeprm, gavel, openb
 
 DATA = Path(__file__).parents[1].parent / "shared" / "traces"
 
@@ -29,3 +29,10 @@ def test_gavel_runs_and_optima_are_the_published_ones() -> None:
         assert each.is_within, each
         if each.policy == "fifo":
             assert each.measured == pytest.approx(each.reference, abs=5e-3), each
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "openb").exists(), reason="needs the openb pods and nodes in ../shared/traces")
+def test_openb_allocations_are_the_published_ones() -> None:
+    for each in openb.run(DATA / "openb", 3):  # A third of the seeds: the tolerance is three deviations of one.
+        assert abs(each.error) <= max(each.tolerance, 0.75), each

@@ -1,12 +1,16 @@
 """Shared GPUs of a production cluster, filled until nothing fits: Weng et al., USENIX ATC 2023, and their trace
 (openb).
 
-Pods are drawn from the trace with replacement until the GPUs they ask for reach the load (130 % of what the cluster
-has); each is placed at once or never, and none leaves. The result is the share of all GPU capacity that is given out
-when the pods that arrived asked for 100 % and for 130 %. FGD scores with `policies.kernels.fragmentation`, the kernel
-of this project's `packing`; the other five are scored here as the paper's simulator does: a node is chosen by its
-score, ties at random, and on it the GPU that is fullest and still fits (Random: any; FGD: the one that fragments
-least).
+Pods come in random order; past the end of the trace they are drawn from it with replacement, until the GPUs they ask
+for reach the load (130 % of what the cluster has). Each is placed at once or never, and none leaves. The result is the
+share of all GPU capacity that is given out when the pods that arrived asked for 100 % and for 130 %.
+
+Scores are those of the published simulator (hkust-adsl/kubernetes-scheduler-simulator, `pkg/simulator/plugin`): whole
+numbers from 0 to 100, cut off, so that ties are many; its scheduler, changed for that, takes the first of them by name.
+On it a pod that shares gets the fullest GPU that has room, of FGD the one of the best score, of Random any; the first
+of equals. Memory bounds where a
+pod fits and counts in no score, nor among the shapes for which FGD measures fragmentation. FGD's measure is
+`policies.kernels.fragmentation`, the kernel of this project's `packing`.
 """
 
 import csv
@@ -16,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.truth.result import Result
-from policies.kernels.fragmentation import NOWHERE, WHOLE, gradient
-from policies.lower import Int64s
+from policies.kernels.fragmentation import WHOLE, fragmented, gradient
+from policies.lower import Bools, Int64s
 
 LOADS = (100, 130)
 POLICIES = {
@@ -26,6 +30,7 @@ POLICIES = {
 }  # fmt: skip
 POINTS = 0.3
 _GPUS = 8
+_MOST_CPU, _MOST_GPU = 128_000, _GPUS * WHOLE  # of any node, by which scores are scaled
 _COMMON = 0.95  # fragmentation is measured for the most common shapes that make up this share of the pods
 
 
@@ -38,6 +43,10 @@ class Shape:
     count: int
     milli: int
     mask: int
+
+
+Typical = tuple[Int64s, Int64s, Int64s, Int64s, Int64s]
+"""Needs, GPUs, thousandths of each, models that will do, and how many there are: as `fragmentation` takes them."""
 
 
 def run(data: Path, limit: int | None) -> list[Result]:
@@ -68,16 +77,19 @@ class _Filling:
     def __init__(self, nodes: tuple[Int64s, Int64s, Int64s], pods: list[Shape], policy: str, seed: int) -> None:
         free, self.gpu, self.kind = nodes
         self.free, self.gpu = free.copy(), self.gpu.copy()
-        self.most = free.max(axis=0)
+        self.n_gpus = (self.kind >= 0).sum(axis=1)
+        self.affinity = np.zeros((len(free), _GPUS + 1), np.int64)  # pods there that share, that take 1 GPU, 2, …
         self.policy, self.pods = policy, pods
         self.draw = np.random.Generator(np.random.PCG64(seed))
         self.capacity = int(self.gpu.sum())
         self.typical = _typical(pods)
-        self.scores: dict[Shape, tuple[Int64s, Int64s, int]] = {}  # growth, GPU, and up to which change it is fresh
+        self.weight = int(self.typical[-1].sum())
+        self.growth: dict[Shape, tuple[Int64s, Int64s, int]] = {}  # and up to which change it is fresh
         self.changes: list[int] = []  # nodes, in the order in which they changed
 
     def run(self) -> tuple[float, ...]:
-        arrived, given, out = 0, 0, []
+        arrived, given = 0, 0
+        out: list[float] = []
         order = self.draw.permutation(len(self.pods)).tolist()
         while len(out) < len(LOADS):
             if not order:
@@ -91,94 +103,126 @@ class _Filling:
         return tuple(out)
 
     def _place(self, pod: Shape) -> bool:
-        scores, slot = self._fgd(pod) if self.policy == "FGD" else (self._score(pod), None)
-        best = int(scores.min())
-        if best == NOWHERE:
+        where = np.flatnonzero(self._fits(pod))
+        if not len(where):
             return False
-        node = int(self.draw.choice(np.flatnonzero(scores == best)))
+        scores = self._scores(pod, where)
+        node = int(self.draw.choice(where) if self.policy == "Random" else where[scores.argmax()])
+        if pod.count:
+            self.gpu[node, self._gpus(pod, node)] -= pod.milli
+            self.affinity[node, _likeness(pod)] += 1
         self.free[node] -= (pod.cpu_milli, pod.memory)
         self.changes.append(node)
-        if pod.count:
-            gpus = np.flatnonzero((self.gpu[node] >= pod.milli) & (self.kind[node] >= 0))
-            if slot is not None and pod.milli < WHOLE:
-                gpus = np.array([slot[node]])
-            elif self.policy == "Random":
-                gpus = self.draw.permutation(gpus)
-            else:
-                gpus = gpus[np.argsort(self.gpu[node, gpus], kind="stable")]
-            self.gpu[node, gpus[: pod.count]] -= pod.milli
         return True
 
-    def _fgd(self, pod: Shape) -> tuple[Int64s, Int64s]:
-        """Growth of fragmentation by node; only what changed since the last pod of that shape is computed again."""
-        if pod not in self.scores:
-            self.scores[pod] = np.empty(len(self.free), np.int64), np.empty(len(self.free), np.int64), -1
-        growth, slot, seen = self.scores[pod]
+    def _fits(self, pod: Shape) -> Bools:
+        fits: Bools = np.all(self.free >= (pod.cpu_milli, pod.memory), axis=1)
+        if pod.count:
+            kind = self.kind[:, 0]
+            enough = (self.gpu >= pod.milli) & (self.kind >= 0)
+            fits = fits & (enough.sum(axis=1) >= pod.count) & ((pod.mask >> np.maximum(kind, 0)) & 1 == 1)
+        return fits
+
+    def _gpus(self, pod: Shape, node: int) -> Int64s:
+        gpus = np.flatnonzero((self.gpu[node] >= pod.milli) & (self.kind[node] >= 0))
+        if pod.milli == WHOLE:
+            return gpus[: pod.count]
+        match self.policy:
+            case "Random":
+                at = int(self.draw.integers(len(gpus)))
+            case "FGD":
+                at = int(np.argmax([self._fgd_points(self._growth_on(pod, node, int(gpu))) for gpu in gpus]))
+            case _:
+                at = int(np.argmin(self.gpu[node, gpus]))
+        return gpus[at : at + 1]
+
+    def _scores(self, pod: Shape, where: Int64s) -> Int64s:
+        """Of the nodes on which it fits; the highest is the best."""
+        gpu_left = self.gpu[where].sum(axis=1)
+        cpu, gpus = self.free[where, 0] / _MOST_CPU, gpu_left / _MOST_GPU
+        needs_cpu, needs_gpus = pod.cpu_milli / _MOST_CPU, pod.count * pod.milli / _MOST_GPU
+        match self.policy:
+            case "DotProd":
+                return _points(1 - (cpu * needs_cpu + gpus * needs_gpus) / 2)
+            case "BestFit":
+                left_cpu = (self.free[where, 0] - pod.cpu_milli) / _MOST_CPU
+                return _points(1 - (left_cpu / 2 + (gpu_left - pod.count * pod.milli) / _MOST_GPU / 2))
+            case "FGD":
+                return self._fgd_points(self._growth(pod)[where])
+            case _ if self.policy == "Random" or not pod.count:
+                return np.zeros(len(where), np.int64)  # The other two rate GPUs alone.
+            case "GpuPacking":
+                return self._packing(pod, where)
+        own = 25 * (_MOST_GPU - gpu_left) // _MOST_GPU
+        kinds = (self.affinity[where] > 0).sum(axis=1)
+        like = self.affinity[where, _likeness(pod)] > 0
+        out: Int64s = own + np.select([like & (kinds == 1), like, kinds == 0], [75, 50, 25], 0)
+        return out
+
+    def _packing(self, pod: Shape, where: Int64s) -> Int64s:
+        """GPUs in use first, the fuller the better, then idle ones of nodes in use, then idle nodes."""
+        gpu, idle = self.gpu[where], ((self.gpu == WHOLE) & (self.kind >= 0)).sum(axis=1)[where]
+        usable = np.where((gpu >= pod.milli) & (self.kind[where] >= 0), gpu, 2 * WHOLE)
+        fullest = np.sort(usable, axis=1)[:, : pod.count]
+        n_idle = (fullest == WHOLE).sum(axis=1)
+        shared = np.maximum(100 - (fullest * 100 // WHOLE).sum(axis=1) // 10, 50)
+        out: Int64s = np.where(n_idle > 0, np.maximum(50 - n_idle, 33), shared)
+        return np.where(idle == self.n_gpus[where], np.maximum(33 - idle, idle), out)
+
+    def _growth(self, pod: Shape) -> Int64s:
+        """Of fragmentation by node; only what changed since the last pod of that shape is computed again."""
+        if pod not in self.growth:
+            self.growth[pod] = np.empty(len(self.free), np.int64), np.empty(len(self.free), np.int64), -1
+        growth, slot, seen = self.growth[pod]
         stale = np.arange(len(self.free)) if seen < 0 else np.array(sorted(set(self.changes[seen:])), np.int64)
         needs = np.array([pod.cpu_milli, pod.memory], np.int64)
         gradient(
             stale, self.free, self.gpu, self.kind, needs, pod.count, pod.milli, pod.mask, *self.typical, growth, slot
         )
-        self.scores[pod] = growth, slot, len(self.changes)
-        return growth, slot
+        self.growth[pod] = growth, slot, len(self.changes)
+        return growth
 
-    def _score(self, pod: Shape) -> Int64s:
-        """[N] the lowest is chosen; NOWHERE where it does not fit."""
-        enough = (self.gpu >= pod.milli) & (self.kind >= 0) & ((pod.mask >> np.maximum(self.kind, 0)) & 1 == 1)
-        fits = (self.free >= (pod.cpu_milli, pod.memory)).all(axis=1)
-        if pod.count:
-            fits &= enough.sum(axis=1) >= pod.count
-        free_milli = self.gpu.sum(axis=1)
-        # Scored by CPU and GPUs only; memory is a bound.
-        shares = np.column_stack([self.free[:, 0] / self.most[0], free_milli / (_GPUS * WHOLE)])
-        asks = np.array([pod.cpu_milli / self.most[0], pod.count * pod.milli / (_GPUS * WHOLE)])
-        match self.policy:
-            case "Random":
-                score = np.zeros(len(fits))
-            case "DotProd":
-                score = (shares * asks).sum(axis=1)
-            case "BestFit":
-                score = (shares - asks).sum(axis=1)
-            case _ if not pod.count:
-                score = np.zeros(len(fits))  # These two rate GPUs alone.
-            case "GpuPacking":
-                score = self._packing(pod)
-            case _:
-                score = self._clustering(pod)
-        return np.where(fits, np.round(score * 1_000_000).astype(np.int64), NOWHERE)
+    def _growth_on(self, pod: Shape, node: int, gpu: int) -> Int64s:
+        left, gpus = self.free[node] - (pod.cpu_milli, pod.memory), self.gpu[node].copy()
+        gpus[gpu] -= pod.milli
+        before = fragmented(self.free[node], self.gpu[node], self.kind[node], *self.typical)
+        return np.array(fragmented(left, gpus, self.kind[node], *self.typical) - before, np.int64)
 
-    def _packing(self, pod: Shape) -> "np.typing.NDArray[np.float64]":
-        """GPUs in use first, then idle ones of nodes in use, then idle nodes (Xiao et al., OSDI 2018)."""
-        partly = ((self.gpu > 0) & (self.gpu < WHOLE) & (self.gpu >= pod.milli)).any(axis=1)
-        idle = (self.gpu == WHOLE).sum(axis=1)
-        unused = idle == (self.kind >= 0).sum(axis=1)
-        return np.where(partly & (pod.milli < WHOLE), 0, np.where(unused, 2, 1)) + idle / 100
-
-    def _clustering(self, pod: Shape) -> "np.typing.NDArray[np.float64]":
-        """Pods of like GPU needs together: nodes that broke a GPU for shares take shares, whole ones the others."""
-        shared = ((self.gpu > 0) & (self.gpu < WHOLE)).any(axis=1)
-        used = (self.gpu < WHOLE).any(axis=1) & (self.kind >= 0).any(axis=1)
-        like = shared if pod.milli < WHOLE else used & ~shared
-        return np.where(like, 0, 1) + self.gpu.sum(axis=1) / (100 * WHOLE)
+    def _fgd_points(self, growth: Int64s) -> Int64s:
+        return _points(1 / (1 + np.exp(growth / (self.weight * 1000))))
 
 
-def _typical(pods: list[Shape]) -> tuple[Int64s, ...]:
+def _points(share: "np.typing.NDArray[np.float64]") -> Int64s:
+    return (share * 100).astype(np.int64)
+
+
+def _likeness(pod: Shape) -> int:
+    """Pods are alike that share a GPU, and those that take equally many whole ones."""
+    return 0 if pod.milli < WHOLE else pod.count
+
+
+def _typical(pods: list[Shape]) -> Typical:
     counts: dict[Shape, int] = {}
     for pod in pods:
-        counts[pod] = counts.get(pod, 0) + 1
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
+        shape = Shape(pod.cpu_milli, 0, pod.count, pod.milli, pod.mask)
+        counts[shape] = counts.get(shape, 0) + 1
+    ranked = sorted(
+        counts.items(), key=lambda item: (item[1], item[0].cpu_milli, item[0].milli, item[0].count), reverse=True
+    )
     before = np.cumsum([0, *(count for _, count in ranked)])
     kept = [item for item, n in zip(ranked, before, strict=False) if n < _COMMON * len(pods)]
     return (
         np.array([(shape.cpu_milli, shape.memory) for shape, _ in kept], np.int64),
-        *(np.array([getattr(s, name) for s, _ in kept], np.int64) for name in ("count", "milli", "mask")),
+        np.array([shape.count for shape, _ in kept], np.int64),
+        np.array([shape.milli for shape, _ in kept], np.int64),
+        np.array([shape.mask for shape, _ in kept], np.int64),
         np.array([count for _, count in kept], np.int64),
     )
 
 
 def _nodes(path: Path) -> tuple[tuple[Int64s, Int64s, Int64s], dict[str, int]]:
     with path.open() as file:
-        rows = list(csv.DictReader(file))
+        rows = sorted(csv.DictReader(file), key=lambda row: row["sn"])
     models = {model: n for n, model in enumerate(sorted({row["model"] for row in rows}))}
     free = np.array([(int(row["cpu_milli"]), int(row["memory_mib"])) for row in rows], np.int64)
     gpu, kind = np.zeros((len(rows), _GPUS), np.int64), np.full((len(rows), _GPUS), -1, np.int64)
