@@ -155,6 +155,13 @@ class Laws:
         """L1: what was acknowledged is known to the next master, until it ended and was forgotten."""
         known = {job.accepted.job_id for job in durable.jobs}
         lost = sorted(self._acknowledged - known - self._ended_jobs)
+    def remember(self, known: Iterable[facts.Fact]) -> None:
+        """Facts of before it was attached: taken as they are, since what led to them was not seen."""
+        for fact in known:
+            self._facts.append(fact)
+            self._learn(fact)
+        self.broken.clear()
+
         self._check(not lost, f"L1 job {lost[0] if lost else ''} was acknowledged and is gone after a restart")
         self._check(durable.term == self._term, f"L7 the journal ends in term {durable.term}, not {self._term}")
 

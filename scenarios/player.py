@@ -73,6 +73,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def play(
     world: World,
+    live: bool = False  # real processes did it, in real time
     policy: Policy,
     policy_name: str,
     *,
@@ -152,9 +153,11 @@ class Player(Overseer):
             policy=self._policy_name,
             master=self._master.last,
             facts=tuple(self._master.facts),
+        self._note_links(START_US)
             digest=self._digest.hexdigest(),
             ended_us=now_us - START_US,
             n_events=n_events,
+        self._note_links(now_us)
             n_rounds=self._master.n_rounds,
             bytes_between_sites=self._fabric.bytes_between_sites(),
             refused=tuple(
@@ -270,8 +273,7 @@ class Player(Overseer):
 
     def _look(self, now_us: int) -> None:
         self._laws.look(self._master.core, self._agents, self._broker, now_us)
-        if len(self._world.links) <= LINKS_SHOWN_MAX:
-            self._link_bytes.append((now_us - START_US, self._fabric.bytes_by_link()))
+        self._note_links(now_us)
         self.call(now_us + CHECK_US, self._look)
 
     def _is_quiet(self, now_us: int) -> bool:
@@ -296,6 +298,11 @@ class Player(Overseer):
     def _tail(self) -> tuple[str, ...]:
         """The last events before the first broken law, for people."""
         shown = []
+    def _note_links(self, now_us: int) -> None:
+        at_us = now_us - START_US
+        if len(self._world.links) <= LINKS_SHOWN_MAX and (not self._link_bytes or self._link_bytes[-1][0] < at_us):
+            self._link_bytes.append((at_us, self._fabric.bytes_by_link()))
+
         for at_us, value in self._recent:
             text = msgspec.json.encode(value).decode()
             cut = f"{text[:400]}…" if len(text) > 400 else text

@@ -82,6 +82,10 @@ class Records:
     """Cost O(facts). `shares` integrates, role by role, what it held while every role of the run wanted more."""
 
     def __init__(self, outcome: Outcome) -> None:
+    reasons: tuple[tuple[str, int], ...] = ()  # pending tasks by what keeps them from a place
+
+
+NOT_REFUSED = "to be placed"  # no round has refused one like it
         self.outcome = outcome
         self.specs: dict[str, AgentSpec] = {spec.agent_id: spec for spec in outcome.world.agents}
         self.tasks: dict[str, TaskRun] = {}
@@ -100,6 +104,8 @@ class Records:
         self.contended_us = 0
         self._clock_us = 0
         for fact in outcome.facts:
+        self._kinds: dict[tuple[str, Needs], tuple[int, str]] = {}  # role and needs → how many pend, for what reason
+        self._reasons: dict[str, int] = {}
             self._take(fact)
         end_us = outcome.ended_us
         for task in self.tasks.values():
@@ -150,6 +156,10 @@ class Records:
                             self._end(task, TaskState.CANCELLED, at_us)
             case _:
                 return
+            case facts.TaskRefused(task_ids=task_ids, blockers=blockers) if blockers:
+                for task_id in task_ids:
+                    if task_id in self.tasks:
+                        self._refuse(self.tasks[task_id], blockers[0].reason)
         self.queue.append(QueuePoint(at_us, *self._counts.values()))
 
     def _accept(self, fact: facts.JobAccepted, at_us: int) -> None:
@@ -180,11 +190,11 @@ class Records:
 
     def _pend(self, task: TaskRun, at_us: int) -> None:
         task.state, task.pending_us = TaskState.PENDING, at_us
-        self._counts["pending"] += 1
+        self._count_pending(task, 1)
         self._wanting[task.role] = self._wanting.get(task.role, 0) + 1
 
     def _assign(self, task: TaskRun, agent_id: str, at_us: int) -> None:
-        self._counts["pending"] -= 1
+        self._count_pending(task, -1)
         self._counts["placed"] += 1
         self._wanting[task.role] -= 1
         task.state, task.placed_us, task.agent_id = TaskState.ASSIGNED, at_us, agent_id
@@ -219,7 +229,7 @@ class Records:
 
     def _end(self, task: TaskRun, state: TaskState, at_us: int) -> None:
         if task.state is TaskState.PENDING:
-            self._counts["pending"] -= 1
+            self._count_pending(task, -1)
             self._wanting[task.role] -= 1
         elif task.state is TaskState.WAITING:
             self._counts["waiting"] -= 1
@@ -253,3 +263,18 @@ class Records:
             held_us = self.held_us.setdefault(role, [0, 0, 0, 0])
             for kind, amount in enumerate(self._held.get(role, (0, 0, 0, 0))):
                 held_us[kind] += amount * passed_us
+    def _count_pending(self, task: TaskRun, sign: int) -> None:
+        self._counts["pending"] += sign
+        kind = (task.role, task.needs)
+        count, reason = self._kinds.get(kind, (0, NOT_REFUSED))
+        self._kinds[kind] = (count + sign, reason)
+        self._reasons[reason] = self._reasons.get(reason, 0) + sign
+
+    def _refuse(self, task: TaskRun, reason: str) -> None:
+        """One was refused, and so all of its kind: a fact names a few only."""
+        kind = (task.role, task.needs)
+        count, before = self._kinds.get(kind, (0, NOT_REFUSED))
+        self._kinds[kind] = (count, reason)
+        self._reasons[before] = self._reasons.get(before, 0) - count
+        self._reasons[reason] = self._reasons.get(reason, 0) + count
+
