@@ -56,14 +56,18 @@ class Broker(Protocol):
 
     async def stop(self) -> None: ...
 
+    async def kill(self) -> None:
+        """Without warning, as a crash would."""
+
 
 def find_mosquitto() -> str | None:
     """The installed Mosquitto. Debian puts it in /usr/sbin, which is not on every user's path."""
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
 
 
-async def start_broker(folder: Path, kind: Kind | None = None) -> Broker:
-    """Start a broker with its files in `folder`; `kind` None takes Mosquitto where there is one.
+async def start_broker(folder: Path, kind: Kind | None = None, *, port: int | None = None) -> Broker:
+    """Start a broker with its files in `folder`; `kind` None takes Mosquitto where there is one, `port` None any that
+    is free (the embedded one always does).
 
     Raises `ConfigError` when it cannot start, with the broker's own last words.
     """
@@ -73,7 +77,7 @@ async def start_broker(folder: Path, kind: Kind | None = None) -> Broker:
         return await _Embedded.start()
     if mosquitto is None:
         raise ConfigError("mosquitto is not installed: apt-get install mosquitto, or leave the choice of broker open")
-    return await _Mosquitto.start(mosquitto, folder)
+    return await _Mosquitto.start(mosquitto, folder, port)
 
 
 def die_with_parent() -> None:
@@ -98,10 +102,10 @@ class _Mosquitto:
         self.url = f"mqtt://127.0.0.1:{port}"
 
     @classmethod
-    async def start(cls, binary: str, folder: Path) -> "_Mosquitto":
+    async def start(cls, binary: str, folder: Path, wanted_port: int | None) -> "_Mosquitto":
         log = folder / "mosquitto.log"
         for _ in range(_PORT_ATTEMPTS):
-            port = free_port()
+            port = wanted_port or free_port()
             conf = folder / "mosquitto.conf"
             # Started by root it would become user mosquitto, who cannot read a private folder.
             conf.write_text(_MOSQUITTO_CONF.format(port=port, user="user root\n" if os.geteuid() == 0 else ""))
@@ -118,6 +122,10 @@ class _Mosquitto:
                 await process.wait()
         lines = log.read_text(errors="replace").strip().splitlines()
         raise ConfigError(f"mosquitto did not start ({lines[-1] if lines else 'it said nothing'}); see {log}")
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
 
     async def stop(self) -> None:
         if self.process.returncode is None:
@@ -180,6 +188,9 @@ class _Embedded:
                 continue
             return cls(broker, port)
         raise ConfigError(f"the embedded broker did not start: {detail}")
+
+    async def kill(self) -> None:
+        await self.stop()
 
     async def stop(self) -> None:
         with contextlib.suppress(Exception):  # It fails on clients that left while it stops; it is gone either way.

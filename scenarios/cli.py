@@ -46,6 +46,14 @@ def run(
     settings: SetOption = None,
     traces: TracesOption = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, each in a process of its own.")] = 1,
+    on: Annotated[str, typer.Option(help="Run on a Ray cluster: ray (one here) or ray://HOST:10001.")] = "",
+    faults: Annotated[
+        str | None, typer.Option(help="Only these faults of the file, by number: 2,5. [default: all]")
+    ] = None,
+    live: Annotated[bool, typer.Option(help="Run real processes and a real broker, in real time.")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="With --live: keep logs, journal and recordings here (a new folder).")
+    ] = None,
     output: OutputOption = Output.TABLE,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write all results here, for `scenario diff`.")
@@ -66,17 +74,22 @@ def run(
     from scenarios.runs import cases_of
 
     scenario, cases = cases_of(
-        file, policies=policy, seeds=seed, parameters=read_settings(settings or []), traces=traces
+        file,
+        policies=policy,
+        seeds=seed,
+        parameters=read_settings(settings or []),
+        traces=traces,
+        faults=_numbers(faults),
     )
     warm_up()
-    results = _run_with_progress(scenario, cases, jobs)
+    results = _run_with_progress(scenario, cases, jobs, on, live, keep)
     summaries = [result.summary for result in results]
     if output is Output.JSON:
         shown = {"runs": summaries, "verdicts": [result.verdicts for result in results]}
         typer.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     else:
         typer.echo(f"{scenario.world.name}: {scenario.world.purpose}")
-        for note in scenario.world.notes:
+        for note in summaries[0].notes:
             typer.echo(f"  {note}")
         Console().print(table(summaries))
         if results[0].verdicts:
@@ -93,18 +106,34 @@ def run(
             notes.print(f"{summary.policy}: {sentence}", style="red", markup=False)
         for line in summary.tail:
             notes.print(f"  {line}", markup=False, highlight=False)
-    if any(summary.broken_laws for summary in summaries):
-        raise typer.Exit(EXIT_LAW)
-    if not all(verdict.ok for result in results for verdict in result.verdicts):
-        raise typer.Exit(EXIT_MISSED)
+    if code := exit_code(results):
+        raise typer.Exit(code)
 
 
-def _run_with_progress(scenario: "Scenario", cases: "list[Case]", jobs: int) -> "list[Result]":
+def exit_code(results: "list[Result]") -> int:
+    """The worst of what happened: a broken law, a missed expectation, 0."""
+    if any(result.summary.broken_laws for result in results):
+        return EXIT_LAW
+    return 0 if all(verdict.ok for result in results for verdict in result.verdicts) else EXIT_MISSED
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(sorted({int(part) for part in text.split(",") if part.strip()}))
+    except ValueError:
+        raise typer.BadParameter(f"--faults {text!r}: write numbers, such as 2,5; `scenario show` lists them") from None
+
+
+def _run_with_progress(
+    scenario: "Scenario", cases: "list[Case]", jobs: int, on: str, live: bool, keep: Path | None
+) -> "list[Result]":
     """One bar for the run (simulated time), or for all runs where there are several; both with an ETA."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from scenarios.runs import compare, run_all, run_case
+    from scenarios.runs import compare, run_all, run_case, run_live
 
     notes = Console(stderr=True)
     bar = Progress(
@@ -118,23 +147,120 @@ def _run_with_progress(scenario: "Scenario", cases: "list[Case]", jobs: int) -> 
     )
     slos = scenario.expect.slo
     with bar:
-        if jobs > 1 and len(cases) > 1:
+        if on or (jobs > 1 and len(cases) > 1 and not live):
             whole = bar.add_task(scenario.world.name, total=len(cases), at="")
 
             def ended(result: "Result") -> None:
                 bar.update(whole, advance=1, at=f"{result.summary.policy} seed {result.summary.seed}")
 
-            return run_all(cases, slos, jobs, ended)
+            return run_all(cases, slos, jobs, ended, on)
         results: list[Result] = []
         for case in cases:
             task = bar.add_task(f"{scenario.world.name} · {case.policy}", total=scenario.world.duration_us, at="")
 
             def show(at_us: int, _: int, task_id: "TaskID" = task) -> None:
-                bar.update(task_id, completed=at_us, at=f"{at_us / 1e6:.0f} s simulated")
+                bar.update(task_id, completed=at_us, at=f"{at_us / 1e6:.0f} s {'live' if live else 'simulated'}")
 
-            results.append(run_case(case, show))
+            results.append(run_live(case, keep, show) if live else run_case(case, show))
             bar.remove_task(task)
         return compare(results, slos)
+
+
+@app.command()
+def shrink(
+    file: File,
+    policy: Annotated[str, typer.Option(help="The policy under which it fails.")] = "flow",
+    seed: Annotated[int | None, typer.Option(help="The seed with which it fails. [default: the file's]")] = None,
+    settings: SetOption = None,
+    traces: TracesOption = None,
+) -> None:
+    """Find the lowest seed and the fewest faults with which a run still fails as it does: the same law broken, or the
+    same expectation missed."""
+    from rich.console import Console
+
+    from policies.kernels.cache import warm_up
+    from scenarios.format import read_settings
+    from scenarios.runs import Case
+    from scenarios.shrinking import shrink as shrink_case
+
+    notes = Console(stderr=True)
+
+    def tried(case: Case, fails: bool) -> None:
+        if notes.is_terminal:
+            n_faults = "all" if case.faults is None else str(len(case.faults))
+            notes.print(f"seed {case.seed}, {n_faults} faults: {'fails' if fails else 'passes'}", highlight=False)
+
+    given = read_settings(settings or [])
+    warm_up()
+    case = Case(
+        path=str(file), policy=policy, seed=seed, parameters=given, traces=None if traces is None else str(traces)
+    )
+    found = shrink_case(case, tried)
+    typer.echo(f"{found.failure}")
+    typer.echo(f"{len(found.faults)} of {found.n_faults_before} faults do, after {found.n_runs} runs:")
+    for line in found.faults:
+        typer.echo(f"  {line}")
+    for line in found.result.summary.tail:
+        typer.echo(f"  {line}")
+    options = "".join(f" --set {name}={value}" for name, value in given.items())
+    kept = ",".join(str(number) for number in found.case.faults or ())
+    typer.echo(
+        f"again: offerflow scenario run {file} --policy {policy} --seed {found.case.seed}{options} --faults '{kept}'"
+    )
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(help="Made by a master with --record.", show_default=False)],
+    policy: Annotated[str | None, typer.Option(help="Ask this policy instead. [default: the recorded one]")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a recording's events to the master again, and its snapshots to the policy: are the decisions the same?
+
+    Exit codes: 3 the recorded policy decides otherwise; 4 a law was broken."""
+    import msgspec
+
+    from policies.kernels.cache import warm_up
+    from scenarios.replay import replay as replay_recording
+
+    warm_up()
+    found = replay_recording(recording, policy)
+    if output is Output.JSON:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        typer.echo(
+            f"{found.n_events} events, {found.n_facts} facts, {found.n_rounds} rounds of {found.recorded_policy}"
+        )
+        typer.echo(f"{found.policy} decides the same in {found.n_equal} of {found.n_rounds}")
+        if found.parting:
+            typer.echo(f"first otherwise in {found.parting}")
+        if not found.laws_checked:
+            typer.echo("the laws were not checked: the recording begins amid the life of jobs")
+        for sentence in found.broken_laws:
+            typer.echo(sentence)
+    if found.broken_laws:
+        raise typer.Exit(EXIT_LAW)
+    if found.parting and found.policy == found.recorded_policy:
+        raise typer.Exit(EXIT_MISSED)
+
+
+@app.command()
+def record(
+    recording: Annotated[Path, typer.Argument(help="Made by a master with --record.", show_default=False)],
+    scenario: Annotated[Path, typer.Argument(help="The scenario file to write.", show_default=False)],
+) -> None:
+    """Write what a master with --record went through as a scenario: who offered what, the links as measured, the jobs
+    with the times that they really took, and who was gone when. `scenario replay` repeats its very decisions."""
+    from scenarios.recorded import scenario_of
+
+    text, notes = scenario_of(recording)
+    try:
+        scenario.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"{scenario} cannot be written: {error.strerror}") from None
+    for note in notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{scenario}: offerflow scenario run {scenario}")
 
 
 @app.command()
@@ -232,11 +358,14 @@ def show(
             for group in arrival.job.tasks
         )
         jobs.add_row(about_duration(arrival.at_us), arrival.job.name, arrival.job.role, groups)
-    faults = Table("at", "over", "fault")
-    for fault in world.faults[:ROWS_MAX]:
+    faults = Table("", "at", "over", "fault")
+    for number, fault in enumerate(world.faults[:ROWS_MAX], start=1):
         over_us = ends_us(fault)
         faults.add_row(
-            about_duration(fault.at_us), "never" if over_us is None else about_duration(over_us), sentence(fault)
+            str(number),
+            about_duration(fault.at_us),
+            "never" if over_us is None else about_duration(over_us),
+            sentence(fault),
         )
     for shown in (agents, links, jobs, *([faults] if world.faults else [])):
         Console().print(shown)

@@ -118,11 +118,12 @@ def _verdicts(results: list[Result]) -> str:
 
 def _run(result: Result) -> list[str]:
     curves, summary = result.curves, result.summary
-    queue = {
-        "pending": [(at, float(pending)) for at, pending, _, _ in curves.queue],
-        "waiting for others": [(at, float(waiting)) for at, _, waiting, _ in curves.queue],
+    queue: dict[str, list[tuple[float, float]]] = {
+        "waiting for other tasks": [(at, float(waiting)) for at, _, waiting, _ in curves.queue],
         "placed": [(at, float(placed)) for at, _, _, placed in curves.queue],
     }
+    for name in sorted({name for _, reasons in curves.reasons for name in reasons}):
+        queue[f"pending: {name}"] = [(at, float(reasons.get(name, 0))) for at, reasons in curves.reasons]
     shares = {role: {"held": held, "entitled": entitled} for role, (held, entitled) in curves.shares.items()}
     parts = [f"<h2>{escape(label(summary))}</h2>"]
     if summary.broken_laws:
@@ -130,8 +131,8 @@ def _run(result: Result) -> list[str]:
         parts.append(f'<p class="missed">A law was broken.</p><pre>{tail}</pre>')
     parts += [
         plots.timeline("Tasks by agent", curves.spans),
-        plots.lines("Queue", "seconds", "tasks", queue, steps=True),
-        plots.lines("Links in use", "seconds", "Mbit/s", dict(curves.links)),
+        plots.lines("Queue by reason", "seconds", "tasks", queue, steps=True),
+        plots.lines("Link utilisation", "seconds", "% of bandwidth", dict(curves.links)),
     ]
     moved = {name: {"GB": count / 1e9} for name, count in sorted(curves.moved.items(), key=lambda item: -item[1])[:10]}
     parts.append(plots.bars("Bytes moved by link", "GB", moved))

@@ -43,6 +43,7 @@ class Summary(Record, frozen=True, kw_only=True, omit_defaults=False):
     notes: tuple[str, ...] = ()
     incidents: tuple[Incident, ...] = ()
     tail: tuple[str, ...] = ()  # the last events before the first broken law
+    live: bool = False
 
 
 def summarise(outcome: Outcome, records: Records | None = None, parameters: dict[str, str] | None = None) -> Summary:
@@ -79,6 +80,7 @@ def summarise(outcome: Outcome, records: Records | None = None, parameters: dict
         notes=outcome.world.notes,
         incidents=outcome.incidents,
         tail=outcome.tail,
+        live=outcome.live,
     )
 
 
@@ -90,7 +92,8 @@ def table(summaries: list[Summary]) -> "Table":
 
     seeds = sorted({summary.seed for summary in summaries})
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    shown_table = Table(title=f"{summaries[0].world} (simulated, {seed})", title_justify="left")
+    how = "live" if summaries[0].live else "simulated"
+    shown_table = Table(title=f"{summaries[0].world} ({how}, {seed})", title_justify="left")
     shown_table.add_column("")
     for summary in summaries:
         shown_table.add_column(_head(summary, len(seeds) > 1), justify="right")

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -36,6 +37,7 @@ class Case(Record, frozen=True, kw_only=True):
     seed: int | None = None  # None: the file's
     parameters: dict[str, str] = msgspec.field(default_factory=dict)
     traces: str | None = None
+    faults: tuple[int, ...] | None = None  # of the world's, by number from 1; None: all
     is_baseline: bool = False  # it runs only for others to be compared with; nothing is expected of it
 
 
@@ -45,8 +47,9 @@ class Curves(Record, frozen=True, kw_only=True):
     spans: tuple[tuple[str, float, float, str, str], ...] = ()  # agent, from, to, state, role
     n_spans: int = 0
     queue: tuple[tuple[float, int, int, int], ...] = ()  # at, pending, waiting, placed
+    reasons: tuple[tuple[float, dict[str, int]], ...] = ()  # at, pending tasks by what they wait for
     completions: tuple[float, ...] = ()  # sorted latencies of finished tasks
-    links: dict[str, tuple[tuple[float, float], ...]] = msgspec.field(default_factory=dict)  # Mbit/s over time
+    links: dict[str, tuple[tuple[float, float], ...]] = msgspec.field(default_factory=dict)  # % of bandwidth over time
     moved: dict[str, int] = msgspec.field(default_factory=dict)  # bytes by link
     shares: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)  # role → share held, entitlement
 
@@ -70,13 +73,14 @@ def cases_of(
     seeds: list[int] | None = None,
     parameters: Mapping[str, str] | None = None,
     traces: Path | None = None,
+    faults: tuple[int, ...] | None = None,
 ) -> tuple[Scenario, list[Case]]:
     """The matrix of a file, narrowed to what is given. Baselines that it names are added."""
     scenario = load_scenario(path, parameters=parameters, traces=traces)
     matrix = scenario.matrix
     known = registry.names()
     chosen = policies or list(matrix.get("policy", ("flow",)))
-    bases = [slo.baseline for slo in scenario.expect.slo if slo.baseline]
+    bases = [slo.baseline for slo in scenario.expect.slo if slo.baseline and "=" not in slo.baseline]
     added = [base for base in dict.fromkeys(bases) if base not in chosen]
     for policy in (*chosen, *added):
         if policy not in known:
@@ -92,21 +96,80 @@ def cases_of(
             seed=seed,
             parameters=each,
             traces=None if traces is None else str(traces),
+            faults=faults,
             is_baseline=policy in added,
         )
         for each in settings
         for seed in own_seeds
         for policy in (*chosen, *added)
     ]
+    for slo in scenario.expect.slo:
+        if "=" in slo.baseline:
+            cases += _others(cases, slo.baseline, path, scenario)
     return scenario, cases
+
+
+def _others(cases: list[Case], baseline: str, path: Path, scenario: Scenario) -> list[Case]:
+    """The runs with a parameter's other value that are compared with and not among the cases."""
+    name, _, value = baseline.partition("=")
+    if name not in scenario.parameters:
+        raise ConfigError(f"{path}: baseline({baseline}) names no parameter of the file")
+    known = {(case.policy, case.seed, tuple(sorted(case.parameters.items()))) for case in cases}
+    found: list[Case] = []
+    for case in cases:
+        parameters = {**case.parameters, name: value}
+        key = (case.policy, case.seed, tuple(sorted(parameters.items())))
+        if key not in known:
+            known.add(key)
+            found.append(msgspec.structs.replace(case, parameters=parameters, is_baseline=True))
+    return found
+
+
+def read_case(case: Case) -> Scenario:
+    """The world of one case. Raises `ConfigError`."""
+    traces = None if case.traces is None else Path(case.traces)
+    scenario = load_scenario(Path(case.path), seed=case.seed, parameters=case.parameters, traces=traces)
+    if case.faults is None:
+        return scenario
+    n_faults = len(scenario.world.faults)
+    for number in case.faults:
+        if not 1 <= number <= n_faults:
+            raise ConfigError(f"{case.path}: there is no fault {number}; it has {n_faults}, numbered from 1")
+    kept = tuple(scenario.world.faults[number - 1] for number in case.faults)
+    return msgspec.structs.replace(scenario, world=msgspec.structs.replace(scenario.world, faults=kept))
 
 
 def run_case(case: Case, on_progress: Callable[[int, int], None] | None = None) -> Result:
     """Read, play and measure one case."""
+    return play_case(case, read_case(case), on_progress)
+
+
+def play_case(case: Case, scenario: Scenario, on_progress: Callable[[int, int], None] | None = None) -> Result:
+    """Play and measure a case that was read."""
     started = time.perf_counter()
-    traces = None if case.traces is None else Path(case.traces)
-    scenario = load_scenario(Path(case.path), seed=case.seed, parameters=case.parameters, traces=traces)
     outcome = play(scenario.world, registry.load(case.policy), case.policy, on_progress=on_progress)
+    return measured(case, scenario, outcome, time.perf_counter() - started)
+
+
+def run_live(case: Case, keep: Path | None, on_progress: Callable[[int, int], None]) -> Result:
+    """Read a case, run it with real processes, measure it. What they leave is kept in the new folder `keep`, else
+    removed. Raises `ConfigError`."""
+    from scenarios.live import play_live
+
+    started = time.perf_counter()
+    scenario = read_case(case)
+    with tempfile.TemporaryDirectory(prefix="offerflow-live-") as folder:
+        if keep is not None:
+            try:
+                (keep / case.policy).mkdir(parents=True)
+            except OSError as error:
+                raise ConfigError(f"the folder {keep / case.policy} cannot be made: {error.strerror}") from None
+        outcome = play_live(scenario, case.policy, Path(folder) if keep is None else keep / case.policy, on_progress)
+    return measured(case, scenario, outcome, time.perf_counter() - started)
+
+
+def measured(case: Case, scenario: Scenario, outcome: Outcome, wall_s: float) -> Result:
+    """What is kept of a run, simulated or live."""
     records = Records(outcome)
     metrics = Metrics(records)
     values = {slo.text: metrics.value(slo.metric, slo.window) for slo in scenario.expect.slo}
@@ -118,16 +181,21 @@ def run_case(case: Case, on_progress: Callable[[int, int], None] | None = None) 
         values=values,
         curves=curves_of(outcome, records, metrics),
         decisions=_decisions(outcome),
-        wall_s=time.perf_counter() - started,
+        wall_s=wall_s,
     )
 
 
 def run_all(
-    cases: list[Case], slos: tuple[Slo, ...], n_processes: int, on_done: Callable[[Result], None]
+    cases: list[Case], slos: tuple[Slo, ...], n_processes: int, on_done: Callable[[Result], None], on: str = ""
 ) -> list[Result]:
-    """All cases, in their order; `on_done` is told each as it ends. Comparisons are judged when all have ended."""
+    """All cases, in their order; `on_done` is told each as it ends. Comparisons are judged when all have ended. `on` is
+    a Ray cluster: "ray" for one of its own on this machine, else its address. Raises `ConfigError`."""
     results: dict[int, Result] = {}
-    if n_processes == 1 or len(cases) == 1:
+    if on:
+        from scenarios.cluster import run_on_ray
+
+        results = run_on_ray(cases, on, on_done)
+    elif n_processes == 1 or len(cases) == 1:
         for number, case in enumerate(cases):
             results[number] = run_case(case)
             on_done(results[number])
@@ -142,17 +210,22 @@ def run_all(
 
 
 def compare(results: list[Result], slos: tuple[Slo, ...]) -> list[Result]:
-    """With each expectation that names a baseline judged against that policy's run of the same world."""
+    """With each expectation that names a baseline judged against that run of the same world."""
     bases = {(_world(result), result.case.policy): result for result in results}
     judged: list[Result] = []
     for result in results:
         verdicts = list(result.verdicts)
         for number, slo in enumerate(slos):
             if slo.baseline:
-                base = bases.get((_world(result), slo.baseline))
+                name, is_parameter, value = slo.baseline.partition("=")
+                world, policy = _world(result), slo.baseline
+                if is_parameter:
+                    policy = result.case.policy
+                    world = world[0], tuple(sorted({**dict(world[1]), name: value}.items()))
+                base = bases.get((world, policy))
                 own = result.values[slo.text]
                 verdict = judge(slo, own, base.values[slo.text] if base is not None else None)
-                if result.case.policy == slo.baseline:  # It is what the others are compared with.
+                if base is result:  # It is what the others are compared with.
                     verdict = msgspec.structs.replace(verdict, ok=True)
                 verdicts[number] = verdict
         if result.case.is_baseline:
@@ -197,6 +270,7 @@ def curves_of(outcome: Outcome, records: Records, metrics: Metrics) -> Curves:
         n_spans=len(spans),
         queue=tuple((each.at_us / 1e6, each.pending, each.waiting, each.placed)
                     for each in _thinned(records.queue, POINTS_MAX)),
+        reasons=tuple((each.at_us / 1e6, dict(each.reasons)) for each in _thinned(records.queue, POINTS_MAX)),
         completions=tuple(_thinned(latencies, POINTS_MAX)),
         links=_rates(outcome),
         moved=outcome.bytes_by_link,
@@ -212,7 +286,9 @@ def _thinned(items: list[T], most: int) -> list[T]:
 
 
 def _rates(outcome: Outcome) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Mbit/s of the ten busiest links between sites, from one sample to the next."""
+    """Per cent of the bandwidth that the ten busiest links between sites carried, from one sample to the next. The
+    bandwidth is the file's: a link that varies, or whose fault widens it, may pass 100."""
+    bandwidths = {f"{first}→{second}": spec.bandwidth_bps for first, second, spec in outcome.world.links}
     between = {name: count for name, count in outcome.bytes_by_link.items() if name.split("→")[0] != name.split("→")[1]}
     busiest = sorted(between, key=lambda name: (-between[name], name))[:10]
     samples = _thinned(list(outcome.link_bytes), POINTS_MAX)
@@ -221,6 +297,6 @@ def _rates(outcome: Outcome) -> dict[str, tuple[tuple[float, float], ...]]:
         points: list[tuple[float, float]] = []
         for (before_us, before), (at_us, after) in itertools.pairwise(samples):
             moved = after.get(name, 0) - before.get(name, 0)
-            points.append((at_us / 1e6, moved * 8 / (at_us - before_us)))
+            points.append((at_us / 1e6, moved * 8e8 / (at_us - before_us) / bandwidths[name]))
         rates[name] = tuple(points)
     return rates

@@ -1,0 +1,197 @@
+"""Sweeps of a matrix, here and elsewhere, what is written of them, how they are compared, how a failure shrinks."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from federation.errors import ConfigError
+from scenarios.cli import app, exit_code
+from scenarios.difference import compare_results
+from scenarios.junit import junit
+from scenarios.page import page
+from scenarios.runs import Case, Result, cases_of, run_all, run_case
+from scenarios.shrinking import failure_of, shrink
+from tests.scenario_world import SMALL, written
+
+BROKEN = SMALL.replace(
+    "faults:\n  - {at: 3s, kill: {agents: gw-1}, restart: 2s}",
+    """faults:
+  - {at: 2s, for: 1s, pause: {agents: gw-1}}
+  - {at: 2s, for: 2s, link: [plant, rack], set: {bandwidth: 1Mbit}}
+  - {at: 3s, power_off: {agents: "*"}}
+  - {at: 4s, for: 1s, partition: [plant, rack]}
+  - {at: 5s, for: 1s, messages: {from: agents, duplicate: 50%}}""",
+)
+
+
+PLOTS = (
+    "Completion of tasks", "Bytes moved between sites", "Tasks by agent", "Queue by reason", "Link utilisation",
+    "Bytes moved by link", "Share against entitlement, while all wanted more",
+)  # fmt: skip
+
+
+def done(_: Result) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    """Two policies, two seeds; arrivals by chance, so that seeds differ; one expectation is missed."""
+    text = SMALL.replace("{every: 500ms}", "{poisson: 2/s}").replace("run: 700ms}", "run: 700ms, reads: {size: 1MiB}}")
+    text = text.replace("{role: vision,", "{role: vision, at: plant,").replace("roles: {", "roles: {batch: {}, ")
+    text = text.replace(
+        "faults:",
+        "    - {role: batch, arrivals: {bursts: {every: 3s, size: 30, within: 1s}}, to: 6s, "
+        "task: {cpu: 1, memory: 64MiB, run: 2s}}\nfaults:",
+    )
+    text = text.replace("recovery.missing == 0]", "recovery.missing == 0, vision.latency.p99 < 1ms]")
+    path = written(tmp_path_factory.mktemp("sweep"), text)
+    scenario, cases = cases_of(path, policies=["flow", "fifo"], seeds=[1, 2])
+    return run_all(cases, scenario.expect.slo, 2, done)
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_in_other_processes_are_the_same_runs_in_the_same_order(results: list[Result]) -> None:
+    assert [(each.summary.policy, each.summary.seed) for each in results] == [
+        ("flow", 1), ("fifo", 1), ("flow", 2), ("fifo", 2),
+    ]  # fmt: skip
+    assert run_case(results[3].case).summary.digest == results[3].summary.digest
+
+
+@pytest.mark.slow
+def test_runs_on_a_ray_cluster_are_the_same_runs(results: list[Result]) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    there = run_all([each.case for each in results], (), 1, done, "ray")
+    assert [each.summary.digest for each in there] == [each.summary.digest for each in results]
+
+
+def test_an_address_that_is_no_clusters_is_refused(results: list[Result]) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    with pytest.raises(ConfigError, match="ray://HOST"):
+        run_all([results[0].case], (), 1, done, "localhost")
+
+
+def test_chosen_faults_alone_are_played(tmp_path: Path) -> None:
+    path = written(tmp_path, BROKEN)
+    result = run_case(Case(path=str(path), policy="flow", faults=(2, 5)))
+    assert [each.what.split()[0] for each in result.summary.incidents] == ["change", "harm"]
+    with pytest.raises(ConfigError, match="there is no fault 6; it has 5"):
+        run_case(Case(path=str(path), policy="flow", faults=(6,)))
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_junit_has_a_case_for_each_run_and_expectation(results: list[Result]) -> None:
+    suites = list(ET.fromstring(junit(results)).iter("testsuite"))
+    assert len(suites) == 4
+    for suite in suites:
+        assert int(suite.attrib["failures"]) == 1
+        failed = [case.attrib["name"] for case in suite.iter("testcase") if case.find("failure") is not None]
+        assert failed == ["vision.latency.p99 < 1ms"]
+
+
+def test_the_page_holds_every_plot_with_data_and_loads_nothing(results: list[Result]) -> None:
+    text = page("small", "a purpose with <angle> & ampersand", results)
+    assert "&lt;angle&gt; &amp;" in text
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", text) and "@import" not in text
+    plots = dict(re.findall(r"<h3>([^<]+)</h3>\s*(<svg.*?</svg>)", text, re.S))
+    for title in PLOTS:
+        assert re.search(r"<(path|rect|polyline)\b", plots[title]), title
+
+
+# --- comparison ------------------------------------------------------------------------------------------------------
+
+
+def of(results: list[Result], policy: str) -> list[Result]:
+    return [each for each in results if each.summary.policy == policy]
+
+
+def test_equal_sets_do_not_differ(results: list[Result]) -> None:
+    found = compare_results(results, results)
+    assert (found.n_equal, found.partings, found.unpaired) == (4, (), ())
+    assert all(each.change == 0 for each in found.changes)
+
+
+def test_a_change_is_paired_by_seed_and_has_an_interval_over_seeds(results: list[Result]) -> None:
+    later = []
+    for number, each in enumerate(of(results, "flow")):
+        seconds = each.summary.completion_s
+        assert seconds is not None
+        summary = msgspec.structs.replace(each.summary, completion_s=seconds + 1 + number, digest="other")
+        later.append(msgspec.structs.replace(each, summary=summary))
+    found = compare_results(of(results, "flow"), later)
+    change = next(each for each in found.changes if each.what == "completion")
+    assert (change.n_pairs, change.change) == (2, pytest.approx(1.5e6))
+    assert change.margin == pytest.approx(12.706 * 0.5e6)  # Student's t with one degree of freedom; s/√n is 0.5 s
+    assert not change.is_sure
+
+
+def test_the_first_decision_in_which_runs_part_is_told() -> None:
+    path = str(Path(__file__).parents[1] / "scenarios" / "quickstart.yaml")
+    flow, fifo = (run_case(Case(path=path, policy=policy)) for policy in ("flow", "fifo"))
+    found = compare_results([flow], [fifo])
+    assert found.n_equal == 0 and len(found.partings) == 1
+    before, after = next(pair for pair in zip(flow.decisions, fifo.decisions, strict=False) if pair[0] != pair[1])
+    assert found.partings[0].at_s == min(before[0], after[0]) / 1e6
+    assert f"{before[1]} attempt {before[3]} on {before[2]}" in found.partings[0].sentence
+
+
+def test_sets_without_a_common_run_are_refused(results: list[Result]) -> None:
+    with pytest.raises(ConfigError, match="no run in common"):
+        compare_results(results[:1], results[2:3])
+
+
+# --- shrinking -------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_shrinks_to_the_fault_that_makes_it(tmp_path: Path) -> None:
+    """Of five faults one leaves the work undone: the power goes and does not return."""
+    case = Case(path=str(written(tmp_path, BROKEN)), policy="flow")
+    tried: list[Case] = []
+    found = shrink(case, lambda each, _: tried.append(each))
+    assert found.case.faults == (3,) and found.faults[0].startswith("3: power off")
+    assert (found.n_faults_before, found.n_runs) == (5, len(tried) + 1)
+    assert found.case.seed == 0  # Arrivals are even: any seed fails.
+    assert failure_of(run_case(found.case)) == failure_of(run_case(case)) == "tasks.open == 0"
+
+
+def test_what_does_not_fail_cannot_shrink(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing fails"):
+        shrink(Case(path=str(written(tmp_path, SMALL)), policy="flow"))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_exit_codes_tell_missed_from_met(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    assert run(app, ["run", str(written(tmp_path, SMALL)), "-o", "json"]).exit_code == 0
+    assert run(app, ["run", str(written(tmp_path, BROKEN)), "-o", "json"]).exit_code == 3
+    assert run(app, ["validate", str(written(tmp_path, "schema: other", "bad.yaml"))]).exit_code == 2
+
+
+def test_a_broken_law_has_an_exit_code_of_its_own(results: list[Result]) -> None:
+    """No shipped scenario breaks one: the result is made to say so."""
+    summary = msgspec.structs.replace(results[0].summary, broken_laws=("L4 cpu of agent a: 2 allocated of 1",))
+    assert exit_code(results) == 3
+    assert exit_code([*results, msgspec.structs.replace(results[0], summary=summary)]) == 4
+
+
+def test_results_are_written_and_compared(tmp_path: Path) -> None:
+    path = written(tmp_path, SMALL)
+    run = CliRunner().invoke
+    files = {name: tmp_path / name for name in ("a.json", "b.json", "x.xml", "p.html")}
+    options = ["--json", str(files["a.json"]), "--junit", str(files["x.xml"]), "--html", str(files["p.html"])]
+    assert run(app, ["run", str(path), "--policy", "flow", *options]).exit_code == 0
+    assert run(app, ["run", str(path), "--policy", "fifo", "--json", str(files["b.json"])]).exit_code == 0
+    assert all(file.stat().st_size > 500 for file in files.values())
+    told = run(app, ["diff", str(files["a.json"]), str(files["b.json"]), "-o", "json"])
+    assert told.exit_code == 0
+    assert {each["policy"] for each in json.loads(told.stdout)["changes"]} == {"flow → fifo"}
