@@ -6,14 +6,16 @@ rich) would cost 15 MB for as long as the agent runs. A service manager may star
 """
 
 import asyncio
+import functools
 import sys
 from pathlib import Path
 
 import msgspec
 
-from agents import logs
+from agents import logs, workers
 from agents.config import AgentConfig, read_config
 from agents.driver import run_agent
+from agents.executors import proctree
 from federation.errors import ConfigError, StorageError
 
 
@@ -22,8 +24,10 @@ def main(arguments: list[str]) -> int:
     if len(arguments) not in (1, 2) or (len(arguments) == 2 and arguments[1] not in logs.LEVELS):
         return _failed("write python -m agents CONFIG [debug|info|warning|error]", 2)
     logs.set_up(arguments[1] if len(arguments) == 2 else "info")
+    proctree.adopt_orphans()
+    build = functools.partial(workers.build, adopts_orphans=True)  # This process is the agent and nothing else.
     try:
-        asyncio.run(run_agent(_config(arguments[0])))
+        asyncio.run(run_agent(_config(arguments[0]), build=build))
     except ConfigError as error:
         return _failed(str(error), 2)
     except StorageError as error:

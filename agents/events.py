@@ -78,8 +78,8 @@ class TaskStarted(Record, frozen=True, kw_only=True, tag=True):
 
 
 class TaskEnded(Record, frozen=True, kw_only=True, tag=True):
-    """The whole process tree is gone. `reason`: "exit", "signal", "time_limit", "memory_limit", "killed", "start",
-    "disk_full", "outputs", "agent_restart"."""
+    """The whole process tree is gone. `reason`: "exit", "signal", "time_limit", "memory_limit", "disk_limit",
+    "process_limit", "killed", "start", "disk_full", "outputs", "agent_restart"."""
 
     task_id: str
     attempt: int

@@ -15,8 +15,8 @@ from agents.store import ShardStore
 from federation.errors import ConfigError
 
 
-def build(config: AgentConfig, folder: Path, post: Post) -> Workers:
-    """`folder` is the agent's own and exists. Raises `ConfigError`."""
+def build(config: AgentConfig, folder: Path, post: Post, *, adopts_orphans: bool = False) -> Workers:
+    """`folder` is the agent's own and exists. `adopts_orphans` as of `ProcessExecutor`. Raises `ConfigError`."""
     token = read_token(config.token_file)
     uplink = Uplink(config.site, config.uplink_bps)
     client = Client(uplink=uplink, agent_id=config.agent_id, token=token, ca_file=config.tls_ca_file)
@@ -26,6 +26,7 @@ def build(config: AgentConfig, folder: Path, post: Post) -> Workers:
     executor = ProcessExecutor(
         folder / "tasks", store, post, agent_id=config.agent_id, site=config.site, log_bytes_max=config.log_bytes_max,
         logs_kept_bytes=config.logs_kept_bytes, cpu_share_milli=config.cpu_share_milli,
+        adopts_orphans=adopts_orphans,
     )  # fmt: skip
     return Workers(
         executor=executor,

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from agent_live import MOSQUITTO, AgentProcess, Broker, DeskMaster
 from agent_world import World, launch
+from test_agent_executor import ESCAPE
 
 from agents.config import AgentConfig, read_config
 from agents.driver import agent_folder
@@ -73,12 +75,12 @@ class Site:
             "expires_in_us": 60_000_000,
             "needs": Needs(cpu_milli=100, memory_bytes=2**24),
             "kill_grace_us": 200_000,
+            "command": ("/bin/sh", "-c", script),
         }
         command = Launch(
             cmd_id=self._n_commands,
             task_id=task_id,
             attempt=1,
-            command=("/bin/sh", "-c", script),
             **{**values, **fields},
         )  # type: ignore[arg-type]
         self.master.order(command)
@@ -280,6 +282,27 @@ async def test_a_shard_goes_from_agent_to_agent_and_is_measured_on_the_way(site:
     finally:
         await rack.leave()
         await master.stop()
+
+
+async def test_a_daemon_that_outlives_its_task_unseen_is_found(site: Site) -> None:
+    """It leaves session, parents and environment behind, and the task ends at once: no look saw it. It becomes the
+    agent's child, who ends it, and whose other tasks are left alone."""
+    agent = site.start_agent()
+    await site.joined(1)
+    site.launch("job/stays/0", "exec sleep 50.5")
+    await site.master.until(lambda: "running" in site.master.states("job/stays/0"))
+    for n in range(5):
+        command = ("python", "-c", ESCAPE.format(seconds=f"98.{n}"))
+        site.launch(f"job/flees/{n}", "", command=command, needs=Needs(cpu_milli=100, memory_bytes=2**25))
+    await site.master.until(lambda: all(site.master.end_of(f"job/flees/{n}") for n in range(5)))
+    assert {site.master.end_of(f"job/flees/{n}").state for n in range(5)} == {"finished"}  # type: ignore[union-attr]
+    alive = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in alive if line and line[0] == "sleep" and line[1].startswith("98.")]
+    assert ["sleep", "50.5"] in alive
+    children = psutil.Process(agent.process.pid).children()
+    assert [child.status() for child in children if child.status() == psutil.STATUS_ZOMBIE] == []
+    site.master.order(Kill(cmd_id=site.next_cmd(), task_id="job/stays/0", attempt=1))
+    await site.master.until(lambda: site.master.end_of("job/stays/0"))
 
 
 async def test_a_long_journal_is_rewritten_to_its_shortest_form(site: Site) -> None:

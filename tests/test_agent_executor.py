@@ -271,6 +271,28 @@ async def test_a_daemon_that_left_its_session_is_found_by_its_mark(bench: Bench)
     assert not _sleeping("984")
 
 
+# A daemon as they are written, but for its environment: nothing of it names the task any more.
+ESCAPE = (
+    "import os, time\n"
+    "if os.fork() == 0:\n"
+    "    os.setsid()\n"
+    "    if os.fork() == 0:\n"
+    "        for fd in range(3): os.dup2(os.open(os.devnull, os.O_RDWR), fd)\n"
+    "        os.execve('/bin/sleep', ['sleep', '{seconds}'], {{}})\n"
+    "    os._exit(0)\n"
+    "os.wait()\n"
+)
+
+
+async def test_a_daemon_that_cleared_its_environment_is_its_shells_child(bench: Bench) -> None:
+    """While the task runs it is held to the task's limits; it is gone with the task."""
+    await bench.start(python(ESCAPE.format(seconds=983) + "print('away', flush=True)\ntime.sleep(60)"))
+    await _until(lambda: b"away" in (bench.executor.read_log("job/train/0", 1) or b"") and _sleeping("983"))
+    bench.executor.stop("job/train/0", 1, 0, "killed")
+    assert (await bench.ended()).reason == "killed"
+    assert not _sleeping("983")
+
+
 async def test_a_fork_bomb_is_ended(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ProcessSettings(look_every_s=0.05, drain_s=0.2, processes_max=60))
     await bench.store.open()
@@ -295,7 +317,27 @@ async def test_a_file_past_the_declared_disk_ends_the_task(tmp_path: Path) -> No
     bench = Bench(tmp_path, ProcessSettings(look_every_s=0.05, file_bytes_min=0))
     await bench.store.open()
     ended = await bench.run(shell("head -c 3000000 /dev/zero > {out}/big", needs=Needs(disk_bytes=1_000_000)))
-    assert ended.reason == "disk_full" and "declared" in ended.detail
+    assert ended.reason == "disk_limit" and "declared" in ended.detail
+
+
+async def test_many_files_past_the_declared_disk_end_the_task(tmp_path: Path) -> None:
+    """Wherever they lie, and none of them large. What the task found there is not its own."""
+    bench = Bench(tmp_path, ProcessSettings(look_every_s=0.05, file_bytes_min=0))
+    await bench.store.open()
+    given = bench.hold(os.urandom(2_000_000), "big/input")
+    archive = bench.hold(tar_of((member("weights.bin"), os.urandom(2_000_000))), "code.tar.gz")
+    needs = Needs(disk_bytes=1_000_000)
+    script = (
+        "ln {in}/big/input {out}/again; truncate -s 900K {out}/hole {out}/hollow; "
+        "head -c 500000 /dev/zero > {out}/half; ln {out}/half {out}/other; sleep 0.5; echo stayed"
+    )
+    ended = await bench.run(shell(script, needs=needs, reads=(given,), artifact=archive))
+    assert (ended.reason, ended.log_tail) == ("exit", "stayed\n"), ended.detail
+    for place in ("{out}", "$TMPDIR", "."):
+        fill = f"mkdir {place}/deep; i=0; while :; do head -c 65536 /dev/zero > {place}/deep/$i; i=$((i+1)); done"
+        ended = await bench.run(shell(fill, needs=needs, artifact=archive))
+        assert ended.reason == "disk_limit" and ended.detail.endswith("1000000 allowed (1000000 declared)")
+    assert (await bench.run(shell("head -c 9000000 /dev/zero > {out}/big"))).reason == "exit", "no disk declared"
 
 
 async def test_a_flood_of_output_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:

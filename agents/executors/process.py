@@ -5,7 +5,8 @@ and leaves the exit code in a file by a rename. So a restarted agent finds a liv
 one by its file. The file is not synced: after a power cut no task is left to ask about, and the attempt has failed.
 
 A process tree cannot be bounded as tightly as a control group; what needs no privilege is done: resource limits, memory
-watched and the tree ended, every process killed that is in the session, descends from it, or carries its mark.
+and disk watched and the tree ended, every process killed that is in the session, descends from it, or carries its mark.
+The shell adopts what loses its parents, so a daemon descends from it still; when it has ended, this process adopts.
 """
 
 import asyncio
@@ -16,10 +17,11 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agents.events import TaskEnded, TaskStarted
-from agents.executors import logs, proctree
+from agents.executors import diskuse, logs, proctree
 from agents.executors.attempt import Attempt, boot_s, handle_of, parse_handle, woken_at_end
 from agents.executors.base import AttemptFolder, TaskUse, command_line, lay_out, task_environment
 from agents.executors.throttle import throttle
@@ -92,8 +94,10 @@ class ProcessExecutor:
         log_bytes_max: int = 4 * 2**20,
         logs_kept_bytes: int = 256 * 2**20,
         cpu_share_milli: int | None = None,
+        adopts_orphans: bool = False,
         settings: ProcessSettings | None = None,
     ) -> None:
+        """`adopts_orphans`: this process does, and has no children but those of this executor: any other is a stray."""
         self._root = folder
         self._store = store
         self._post = post
@@ -102,6 +106,7 @@ class ProcessExecutor:
         self._log_bytes_max = log_bytes_max
         self._logs_kept_bytes = logs_kept_bytes
         self._cpu_share_milli = cpu_share_milli
+        self._adopts_orphans = adopts_orphans
         self._settings = settings or ProcessSettings()
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._cpu_s = 0.0  # used by the tasks that have ended
@@ -213,9 +218,9 @@ class ProcessExecutor:
     def _prepare(self, attempt: Attempt) -> tuple[list[str], dict[str, str]]:
         folder, launch = attempt.folder, attempt.launch
         lay_out(folder, launch, self._store.path, self._settings.unpack_bytes_max)
-        (folder.path / "exit.tmp").write_bytes(
-            b"...\n"
-        )  # Its block is taken now: a full disk later loses no exit code.
+        # Its block is taken now: a full disk later loses no exit code.
+        (folder.path / "exit.tmp").write_bytes(b"...\n")
+        diskuse.note_laid_out(folder)
         command, env = command_line(folder, launch)
         return command, task_environment(folder, launch, self._agent_id, self._site, attempt.mark) | env
 
@@ -227,6 +232,7 @@ class ProcessExecutor:
              str(blocks), *command],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             cwd=attempt.folder.work, env=env | {"OFFERFLOW_RUN": attempt.mark}, start_new_session=True, bufsize=0,
+            preexec_fn=proctree.adopt_orphans,
         )  # fmt: skip
         attempt.pid = attempt.process.pid
         found = proctree.read_process(attempt.pid)
@@ -258,7 +264,7 @@ class ProcessExecutor:
     async def _see_through(self, attempt: Attempt) -> None:
         """Until the whole tree is gone; then post how it ended."""
         slowed: asyncio.Task[None] | None = None
-        async with woken_at_end(attempt):
+        async with woken_at_end(attempt), self._disk_watched(attempt):
             try:
                 while not attempt.is_gone():
                     attempt.watched = True
@@ -279,6 +285,27 @@ class ProcessExecutor:
         attempt.exit_seen_s = attempt.exit_seen_s or boot_s()
         await self._sweep(attempt)
         await self._post(await asyncio.to_thread(self._conclude, attempt))
+
+    @contextlib.asynccontextmanager
+    async def _disk_watched(self, attempt: Attempt) -> AsyncIterator[None]:
+        """A task that declares no disk is bound by the disk alone."""
+        declared = attempt.launch.needs.disk_bytes
+        if not declared:
+            yield
+            return
+        bytes_max = max(declared, self._settings.file_bytes_min)
+
+        def too_much(found: int) -> None:
+            attempt.ask_stop("disk_limit", 0, f"{found} bytes written, {bytes_max} allowed ({declared} declared)")
+
+        watching = asyncio.create_task(
+            diskuse.watch(attempt.folder, bytes_max, self._settings.look_every_s, too_much), name="disk-watch"
+        )
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     def _pause_s(self, attempt: Attempt) -> float:
         pause_s = self._settings.look_every_s
@@ -353,14 +380,24 @@ class ProcessExecutor:
             processes = await asyncio.to_thread(proctree.walk)
             left = proctree.members(processes, attempt.session, attempt.known)
             left |= await asyncio.to_thread(proctree.strays, processes, attempt.mark)
+            left |= self._orphans(processes)
             if not left:
-                return
+                break
             attempt.known |= {(pid, process.started) for pid, process in left.items()}
             proctree.signal_all(left.values(), signal.SIGSTOP)  # Frozen first: what forks faster than we look cannot.
             if not proctree.signal_all(left.values(), signal.SIGKILL):
-                return
+                break
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 1.0)  # Unkillable for now (a dead disk): keep asking, gently.
+        if self._adopts_orphans:
+            proctree.reap_orphans(self._shells())
+
+    def _orphans(self, processes: dict[int, proctree.Process]) -> dict[int, proctree.Process]:
+        """What attempts left behind whose shells have ended. Those of the others are their shells' children."""
+        return proctree.orphans(processes, self._shells()) if self._adopts_orphans else {}
+
+    def _shells(self) -> set[int]:
+        return {attempt.pid for attempt in self._attempts.values()}
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
@@ -372,7 +409,7 @@ class ProcessExecutor:
         if code is None:
             return self._ended(attempt, "signal", None, "its supervisor was killed and left no exit code")
         if code == _FILE_SIZE_CODE:
-            return self._ended(attempt, "disk_full", code, "a file grew past the disk the task declared")
+            return self._ended(attempt, "disk_limit", code, "a file grew past the disk the task declared")
         if 128 < code <= 192:
             return self._ended(attempt, "signal", code, _signal_name(code - 128))
         if code:

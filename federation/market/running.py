@@ -17,6 +17,7 @@ from federation.wire import Command, HeldTask, Launch, Output, StatusReport, Tas
 _REASONS = {
     "memory_limit": "REASON_CONTAINER_LIMITATION_MEMORY",
     "disk_full": "REASON_CONTAINER_LIMITATION_DISK",
+    "disk_limit": "REASON_CONTAINER_LIMITATION_DISK",
     "time_limit": "REASON_MAX_COMPLETION_TIME_REACHED",
     "fetch": "REASON_CONTAINER_LAUNCH_FAILED",
     "hash": "REASON_CONTAINER_LAUNCH_FAILED",
