@@ -60,7 +60,7 @@ class SentCommand(Record, frozen=True, kw_only=True):
     """A command on its way: sent, and not yet acknowledged as journalled."""
 
     cmd_id: int
-    kind: Literal["launch", "kill", "fetch", "drop"]
+    kind: Literal["launch", "kill", "fetch", "redirect", "drop"]
     key: str  # task id or shard id
     attempt: int = 0
     sent_us: int

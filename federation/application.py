@@ -10,6 +10,7 @@ from federation.facts import Assignment, TaskRefused, TasksAssigned
 from federation.launches import begin_move, kill, launch
 from federation.market import wants
 from federation.offers import free_of, is_offered, may_live
+from federation.rescheduling import relocate
 from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
 from policies.model import Amount, Needs, Placement, Plan, Refusal, Resources, Tuning
@@ -35,8 +36,8 @@ class Application:
 
     def apply(self, plan: Plan) -> None:
         core = self._core
-        wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
         self._tunings = {tuning.demand_id: tuning for tuning in plan.tunings}
+        wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
         n_offers = wants.place(core, wished) if wished else 0
         for placements in self._by_gang(plan):
             self._place_all(placements)
@@ -58,6 +59,7 @@ class Application:
             task = core.tasks.tasks.get(eviction.task_id)
             if task is not None and task.agent_id == eviction.agent_id and task.state in PLACED_STATES:
                 self._evict(task, eviction.for_demand_id)
+        relocate(core, plan.relocations)
         for move in plan.moves:
             if begin_move(core, move):
                 core.count("moves_begun")

@@ -121,6 +121,20 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     # Directed links kept in the book; the least recently measured go first. 65,536 × ~1 KiB bound the memory.
     links_max: Positive = 65_536
 
+    # --- moving work because a link changed (docs/network.md) ---
+    # Running transfers and services are looked at this often: as often as agents tell how far their fetches are.
+    move_look_us: Positive = 2 * SECOND_US
+    # A move must promise to save a quarter of what staying costs: twice the error of a good bandwidth estimate.
+    move_margin_milli: NonNegative = 250
+    # What it costs to stop a task and to start it again: SIGTERM's grace and a launch's round trips.
+    move_us: NonNegative = 5 * SECOND_US
+    # What it costs to let a transfer go on from another source: a connection, a request and slow start.
+    redirect_us: NonNegative = 1 * SECOND_US
+    # What was moved is left alone for so long: a link that swings faster than this is not followed.
+    move_hold_us: NonNegative = 60 * SECOND_US
+    # Tasks moved and transfers redirected within any minute, over the whole federation; 0: nothing is ever moved.
+    moves_per_minute_max: NonNegative = 30
+
     # --- roles ---
     roles: tuple[RoleConfig, ...] = (RoleConfig(path="default"),)
     # A job may name a role that nobody set up; it gets weight 1 and no quota. False refuses it.

@@ -42,7 +42,7 @@ from federation.market.facts import (
     ResourcesUnreserved,
     UpdateAcknowledged,
 )
-from federation.moves import MoveBook
+from federation.moves import MoveBook, MovingBook
 from federation.network import NetworkBook
 from federation.profiles import ProfileBook
 from federation.round_state import RoundState
@@ -105,8 +105,10 @@ class Core:
         self.rounds = RoundState()
         self.moves = MoveBook()
         self.transfers = TransferBook()
+        self.rescheduling = MovingBook()
         self.http_url = ""  # without a slash at its end
         self.started = False
+        self.term_begun_us = 0
         self.awaited: set[str] = set()  # agents with placed tasks, not yet born in this term
         self.recovering = False
         self.broker_found = True

@@ -50,10 +50,11 @@ from policies.model import (
 )
 
 JOB_KEYS = ("job", "role", "priority", "artifact", "env", "tasks")
+SERVICE_RUN_US = 86_400_000_000  # a service that says nothing of its end is not waited for
 GROUP_KEYS = (
     "command", "artifact", "env", "for_each", "count", "reads", "writes", "after", "needs", "where", "residency",
     "profile", "run", "retry", "time_limit", "deadline", "latency", "gang", "communication",
-    "elastic",
+    "elastic", "service",
 )  # fmt: skip
 NEEDS_KEYS = ("cpu", "memory", "disk", "gpu", "links")
 GPU_KEYS = ("count", "model", "memory")
@@ -160,6 +161,7 @@ def read_group(
         raise FileError(
             fields.place_of("elastic"), '"elastic" and "gang: true" exclude each other: a gang has one size'
         )
+    service = fields.optional("service", read_flag, False)
     needs = fields.optional("needs", read_needs, Needs(cpu_milli=1000, memory_bytes=256 * 2**20))
     writes = fields.optional("writes", lambda value: _read_writes(value, command), ())
     total_bytes = sum(write.bytes_max for write in writes)
@@ -182,11 +184,12 @@ def read_group(
         env={**(env or {}), **fields.optional("env", read_env, {})},
         where=_read_where_or_residency(fields),
         profile=fields.optional("profile", read_text, ""),
-        run_us=fields.optional("run", read_duration, 1_000_000),
+        run_us=fields.optional("run", read_duration, SERVICE_RUN_US if service else 1_000_000),
         attempts_max=fields.optional("retry", _read_attempts, 3),
         time_limit_us=fields.optional("time_limit", read_duration, None),
         deadline_us=fields.optional("deadline", read_duration, None),
         latency=fields.optional("latency", list_of(read_latency, '"latency"'), ()),
+        service=service,
         gang=gang,
         communication=communication,
         elastic=elastic,

@@ -55,6 +55,7 @@ class TaskGroup(Record, frozen=True, kw_only=True):
     time_limit_us: Annotated[int, msgspec.Meta(ge=1)] | None = None
     deadline_us: Annotated[int, msgspec.Meta(ge=1)] | None = None  # from submission
     latency: tuple[LatencyTarget, ...] = ()
+    service: bool = False  # runs until it is stopped: `run_us` says only when to expect its end
     gang: bool = False  # all tasks of the group run together or not at all
     communication: Communication | None = None
     elastic: Elastic | None = None  # any number of the tasks makes progress; the policy says how many run

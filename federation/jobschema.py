@@ -82,6 +82,9 @@ def _group() -> Schema:
                 "time_limit": _described(_DURATION, "An attempt is ended after this long."),
                 "deadline": _described(_DURATION, "When the task should be done, from submission."),
                 "latency": {"type": "array", "items": _latency()},
+                "service": _described(
+                    {"type": "boolean", "default": False}, "Runs until it is stopped, answering clients all the time."
+                ),
                 "gang": _described({"type": "boolean", "default": False}, "All tasks run together or not at all."),
                 "communication": _communication(),
                 "elastic": _elastic(),

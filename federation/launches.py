@@ -1,5 +1,7 @@
 """Orders to agents: launches and kills of attempts, copies and drops of shards, and where bytes are to be fetched."""
 
+import msgspec
+
 from federation.agents_book import AgentEntry, SentCommand
 from federation.core import Core
 from federation.facts import TaskStateChanged
@@ -7,8 +9,8 @@ from federation.jobs import Artifact
 from federation.moves import Move
 from federation.states import TaskState
 from federation.tasks import TaskEntry
-from federation.wire import Command, DropShard, Fetch, FetchShard, Kill, Launch, Output, Source
-from policies.model import ShardMove, Tuning
+from federation.wire import Command, DropShard, Fetch, FetchShard, Kill, Launch, Output, RedirectFetch, Source
+from policies.model import RACK_LABEL, ShardMove, Tuning
 
 SOURCES_MAX = 4
 
@@ -19,8 +21,10 @@ def launch(core: Core, entry: AgentEntry, tasks: list[TaskEntry]) -> None:
     for task in tasks:
         _remember_launch(core, entry, task)
         ordered = launch_of(core, entry, task)
-        core.transfers.begin(entry, ordered)
+        core.transfers.begin(entry, ordered, core.now_us)
         commands.append(ordered)
+        if ordered.reads or task.group.spec.latency:
+            core.deadlines.set_earlier("reschedule", core.now_us + core.config.move_look_us)
     core.order(entry, commands)
 
 
@@ -50,7 +54,7 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         expires_in_us=core.config.launch_expires_us,
         needs=spec.needs,
         command=tuple(_filled(core, task, text) for text in spec.command),
-        env=tuning_env(task.tuning) | {key: _filled(core, task, text) for key, text in spec.env.items()},
+        env=tuning_env(task.tuning, entry) | {key: _filled(core, task, text) for key, text in spec.env.items()},
         gpus=task.gpus,
         artifact=artifact_of(core, spec.artifact) if spec.artifact is not None else None,
         reads=tuple(fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads),
@@ -61,12 +65,13 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
     )
 
 
-def tuning_env(tuning: Tuning | None) -> dict[str, str]:
+def tuning_env(tuning: Tuning | None, entry: AgentEntry) -> dict[str, str]:
     """How the plan wants the workers to communicate, as `agents.training` reads it; the job's own values win."""
     if tuning is None:
         return {}
     env = {
         "OFFERFLOW_COMM_AGGREGATE": tuning.aggregate,
+        "OFFERFLOW_COMM_GROUP": _comm_group(tuning, entry),
         "OFFERFLOW_COMM_COMPRESSION": tuning.compression,
         "OFFERFLOW_COMM_LOCAL_STEPS": str(tuning.local_steps),
     }
@@ -78,6 +83,12 @@ def tuning_env(tuning: Tuning | None) -> dict[str, str]:
     if tuning.batch_per_worker:
         env["OFFERFLOW_BATCH_PER_WORKER"] = str(tuning.batch_per_worker)
     return env
+
+
+def _comm_group(tuning: Tuning, entry: AgentEntry) -> str:
+    """Workers of the same group sum up before anything crosses an uplink."""
+    rack = dict(entry.enrolled.labels).get(RACK_LABEL, "") if tuning.aggregate == "rack" else ""
+    return f"{entry.site}/{rack}" if rack else entry.site
 
 
 def _filled(core: Core, task: TaskEntry, text: str) -> str:
@@ -113,6 +124,17 @@ def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOUR
     if shard.in_store and core.http_url:
         sources.append(Source(url=f"{core.http_url}/shards/{shard_id}"))
     return Fetch(shard_id=shard_id, size_bytes=shard.size_bytes, name=name or shard.name, sources=tuple(sources))
+
+
+def redirect(core: Core, entry: AgentEntry, shard_id: str, agent_id: str) -> None:
+    """Let a running fetch go on from `agent_id`, the others after it."""
+    fetch = fetch_of(core, entry, shard_id)
+    first = core.agents[agent_id]
+    source = Source(url=f"{first.enrolled.data_url.rstrip('/')}/shards/{shard_id}", agent_id=agent_id, site=first.site)
+    others = tuple(each for each in fetch.sources if each.agent_id != agent_id)
+    cmd_id = core.new_cmd_id()
+    core.remember(entry, SentCommand(cmd_id=cmd_id, kind="redirect", key=shard_id, sent_us=core.now_us))
+    core.order(entry, [RedirectFetch(cmd_id=cmd_id, fetch=msgspec.structs.replace(fetch, sources=(source, *others)))])
 
 
 def kill(core: Core, task: TaskEntry, reason: str, detail: str = "") -> None:
@@ -167,6 +189,7 @@ def begin_move(core: Core, move: ShardMove) -> bool:
         )
     )
     core.deadlines.set_earlier("moves", core.now_us + core.config.move_timeout_us)
+    core.transfers.begin_copy(entry, fetch, core.now_us)
     core.order(entry, [FetchShard(cmd_id=cmd_id, fetch=fetch)])
     return True
 

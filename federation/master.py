@@ -1,6 +1,6 @@
 """What the master decides: events in, commands out, time as an argument. The same object runs live and in scenarios."""
 
-from federation import liveness, probing, reconcile, rounds
+from federation import liveness, probing, reconcile, rescheduling, rounds
 from federation.commands import Announce, Command
 from federation.config import MasterConfig
 from federation.core import Core
@@ -133,6 +133,8 @@ class Master:
         core.persist(TermBegun(at_us=core.now_us, term=event.term))
         core.http_url = event.http_url.rstrip("/")
         core.started = True
+        core.term_begun_us = core.now_us
+        core.deadlines.set_earlier("reschedule", core.now_us + core.config.move_look_us)
         core.quiet_until_us = core.now_us
         liveness.watch_all(core)
         reconcile.begin(core)
@@ -182,6 +184,7 @@ class Master:
                 if is_new:
                     entry.control_bytes = message.control_bytes
                     core.count("samples_refused", core.network.take(message, core.now_us))
+                    core.transfers.progress(entry.agent_id, message.fetches, core.agents, core.now_us)
             case Ping():
                 liveness.ping(core, entry, message)
 
@@ -241,6 +244,8 @@ class Master:
                     dry_runs_timed_out(core)
                 case "probes":
                     probing.make_plans(core)
+                case "reschedule":
+                    rescheduling.look(core)
                 case "moves":
                     core.count("moves_forgotten", core.moves.forget_before(core.now_us - core.config.move_timeout_us))
                     if core.moves.in_flight:

@@ -1,6 +1,11 @@
-"""Shard copies ordered and not yet reported, of this term only: a policy that still wants one plans it again."""
+"""What is on the move, of this term only: shard copies ordered and not yet reported, which a policy that still wants
+one plans again, and work that was moved because a link changed, which is left alone for a while."""
 
-from policies.model import Record
+from collections import deque
+
+from policies.model import Continuation, Record
+
+MINUTE_US = 60_000_000
 
 
 class Move(Record, frozen=True, kw_only=True):
@@ -31,3 +36,31 @@ class MoveBook:
         for key in late:
             del self.in_flight[key]
         return len(late)
+
+
+class MovingBook:
+    """Tasks and transfers moved because a link changed, of this term only."""
+
+    def __init__(self) -> None:
+        self.held_until_us: dict[str, int] = {}  # task, or agent/shard of a fetch, once moved
+        # When, within the last minute. Each kind has the budget for itself: redirecting a transfer loses nothing.
+        self.tasks_us: deque[int] = deque()
+        self.transfers_us: deque[int] = deque()
+        self.continuing: tuple[Continuation, ...] = ()
+
+    def is_held(self, name: str, now_us: int) -> bool:
+        return self.held_until_us.get(name, 0) > now_us
+
+    def moved(self, name: str, within_us: deque[int], now_us: int, hold_us: int) -> None:
+        within_us.append(now_us)
+        self.held_until_us.pop(name, None)
+        self.held_until_us[name] = now_us + hold_us
+        while self.held_until_us and next(iter(self.held_until_us.values())) <= now_us:
+            del self.held_until_us[next(iter(self.held_until_us))]
+
+
+def room(within_us: deque[int], most: int, now_us: int) -> int:
+    """Moves that a budget still allows in this minute."""
+    while within_us and within_us[0] <= now_us - MINUTE_US:
+        within_us.popleft()
+    return most - len(within_us)

@@ -21,12 +21,16 @@ from policies.model import Link
 MASTER = "master"
 # Below this a transfer is all start-up: slow start of ten segments reaches 64 KiB in three round trips.
 BANDWIDTH_BYTES_MIN = 64 * 1024
+# A transfer that has run for so long is past its start-up however little came.
+BANDWIDTH_US_MIN = 1_000_000
+RATE_BPS_MIN = 1_000  # a way that brings nothing is told as this: times stay finite
 # An agent's own link is told apart from its site's when they differ by more than this, on at least so many samples.
 DIFFERS_MILLI = 300
 DIFFERS_SAMPLES_MIN = 3
 # A forecaster takes 6 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
 FORECAST_SAMPLES_MIN = 8
 STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of the link: noise of probes is ±5 %.
+STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
 PPM = 1_000_000
 
 
@@ -38,11 +42,14 @@ class LinkTrack:
         "bound_bps",
         "forecaster",
         "from_id",
+        "has_fallen",
         "jitter",
+        "learned_us",
         "loss",
         "passive_us",
         "rtt",
         "seen_us",
+        "step_us",
         "to_id",
     )
 
@@ -52,6 +59,9 @@ class LinkTrack:
         self.bandwidth: deque[int] = deque(maxlen=samples_max)
         self.bound_bps: int | None = None  # the way gives at least this: all there is to say before a true measurement
         self.forecaster: Forecaster | None = None  # None: too little was measured to need one
+        self.learned_us = -(2**62)  # when its bandwidth was last measured
+        self.step_us = -(2**62)  # when it was seen to have become another
+        self.has_fallen = False  # by a step, and what is kept is all from after it
         self.rtt: deque[int] = deque(maxlen=samples_max)
         self.jitter: deque[int] = deque(maxlen=samples_max)
         self.loss: deque[int] = deque(maxlen=samples_max)
@@ -60,36 +70,36 @@ class LinkTrack:
 
     def add(self, sample: LinkSample, now_us: int) -> None:
         self.seen_us = now_us
-        if sample.bandwidth_bps is not None and sample.bytes >= BANDWIDTH_BYTES_MIN:
-            self._add_bandwidth(sample.bandwidth_bps * sample.shared_milli // 1000, sample.is_lower_bound, now_us)
+        if sample.bandwidth_bps is not None and _tells_rate(sample):
+            bps = max(RATE_BPS_MIN, sample.bandwidth_bps * sample.shared_milli // 1000)
+            self.learn_rate(bps, now_us, is_lower_bound=sample.is_lower_bound)
             if sample.method == "transfer":
                 self.passive_us = now_us
         for kept, value in ((self.rtt, sample.rtt_us), (self.jitter, sample.jitter_us), (self.loss, sample.loss_ppm)):
             if value is not None:
                 kept.append(value)
+        if _is_step(self.rtt, STEP_US_MIN):
+            self.rtt = deque((self.rtt[-2], self.rtt[-1]), maxlen=self.rtt.maxlen)
 
-    def _add_bandwidth(self, bps: int, is_lower_bound: bool, now_us: int) -> None:
+    def learn_rate(self, bps: int, now_us: int, *, is_lower_bound: bool = False) -> None:
         """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
         measured = _quantile(self.bandwidth, 4)
         if not is_lower_bound or (measured is not None and bps > measured):
             self.bandwidth.append(bps)
             self.bound_bps = None
-            self._forget_before_step()
+            self.learned_us = now_us
+            if _is_step(self.bandwidth, 0):
+                self.step_us = now_us
+                self.has_fallen = self.bandwidth[-1] < self.bandwidth[0]
+                self.bandwidth = deque((self.bandwidth[-2], self.bandwidth[-1]), maxlen=self.bandwidth.maxlen)
+            elif len(self.bandwidth) == self.bandwidth.maxlen:
+                self.has_fallen = False
             if self.forecaster is None and (self._is_of_sites() or len(self.bandwidth) >= FORECAST_SAMPLES_MIN):
                 self.forecaster = Forecaster()
             if self.forecaster is not None:
                 self.forecaster.update(bps, now_us)
         elif measured is None:
             self.bound_bps = max(bps, self.bound_bps or 0)
-
-    def _forget_before_step(self) -> None:
-        """Two samples in a row outside all that came before by a third: the link is another one now, and its past would
-        hide that from the quartile for many probes."""
-        if len(self.bandwidth) < 3:
-            return
-        *before, first, second = self.bandwidth
-        if max(first, second) * 1000 < STEP_MILLI * min(before) or min(first, second) * STEP_MILLI > 1000 * max(before):
-            self.bandwidth = deque((first, second), maxlen=self.bandwidth.maxlen)
 
     def _is_of_sites(self) -> bool:
         return self.from_id.startswith("site:") and self.to_id.startswith("site:")
@@ -107,9 +117,12 @@ class LinkTrack:
         return forecast if forecast is not None and forecast.outcomes >= FIRST else None
 
     def bandwidth_bps(self) -> int | None:
-        """What to plan with: the forecast's lower bound where there is one, else what was measured."""
-        forecast = self.forecast()
-        return forecast.low_bps if forecast is not None else self.measured_bps()
+        """What to plan with: the forecast's lower bound where there is one, else what was measured. A link that has
+        just fallen gives no more than since then, whatever its past makes of it."""
+        forecast, measured_bps = self.forecast(), self.measured_bps()
+        if forecast is None:
+            return measured_bps
+        return min(forecast.low_bps, measured_bps or 0) if self.has_fallen else forecast.low_bps
 
     def estimate(self, now_us: int, half_life_us: int) -> Link:
         """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the window."""
@@ -126,7 +139,7 @@ class LinkTrack:
             rtt_us=_quantile(self.rtt, 2),
             jitter_us=_quantile(self.jitter, 2),
             loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
-            bandwidth_bps=forecast.low_bps if forecast is not None else measured_bps,
+            bandwidth_bps=self.bandwidth_bps(),
             bandwidth_high_bps=forecast.high_bps if forecast is not None else None,
             bandwidth_measured_bps=measured_bps,
             forecast_us=forecast.horizon_us if forecast is not None else None,
@@ -134,6 +147,12 @@ class LinkTrack:
             confidence_ppm=faded_ppm,
             age_us=age_us,
         )
+
+
+def _tells_rate(sample: LinkSample) -> bool:
+    if sample.bytes >= BANDWIDTH_BYTES_MIN:
+        return True
+    return sample.method == "transfer" and sample.duration_us >= BANDWIDTH_US_MIN
 
 
 def _quantile(values: deque[int], parts: int) -> int | None:
@@ -146,8 +165,23 @@ def _quantile(values: deque[int], parts: int) -> int | None:
 _Measured = tuple[int | None, int | None]  # bandwidth_bps, rtt_us
 
 
-def _differs(track: LinkTrack, sites: _Measured) -> bool:
-    for values, own, theirs in zip((track.bandwidth, track.rtt), track.measured(), sites, strict=True):
+def _is_step(values: deque[int], least: int) -> bool:
+    """Whether the newest two are outside all that came before by a third: the link is another one now, and its past
+    would hide that from every quantile for many probes."""
+    if len(values) < 3:
+        return False
+    *before, first, second = values
+    low, high = min(before), max(before)
+    if max(first, second) * 1000 < STEP_MILLI * low:
+        return low - max(first, second) >= least
+    return min(first, second) * STEP_MILLI > 1000 * high and min(first, second) - high >= least
+
+
+def _differs(track: LinkTrack, sites: LinkTrack, measured: _Measured) -> bool:
+    """Whether an agent's own link is to be told apart. What it measured before its sites' link changed says nothing."""
+    if track.learned_us < sites.step_us:
+        return False
+    for values, own, theirs in zip((track.bandwidth, track.rtt), track.measured(), measured, strict=True):
         if len(values) < DIFFERS_SAMPLES_MIN or own is None or theirs is None:
             continue
         if abs(own - theirs) * 1000 > DIFFERS_MILLI * max(own, theirs):
@@ -179,6 +213,13 @@ class NetworkBook:
                 refused += 1
         self._changed = self._changed or refused < len(report.samples)
         return refused
+
+    def learn_sum(self, from_site: str, to_site: str, bps: int, now_us: int, *, is_lower_bound: bool) -> None:
+        """What all transfers between two sites came to together."""
+        track = self._track(f"site:{from_site}", f"site:{to_site}")
+        track.seen_us = track.passive_us = now_us
+        track.learn_rate(max(RATE_BPS_MIN, bps), now_us, is_lower_bound=is_lower_bound)
+        self._changed = True
 
     def _take_sample(self, agent_id: str, sample: LinkSample, now_us: int) -> bool:
         if agent_id not in (sample.from_agent, sample.to_agent) or sample.from_agent == sample.to_agent:
@@ -226,11 +267,12 @@ class NetworkBook:
         for key, track in self.tracks.items():
             if key[0].startswith("agent:") or key[1].startswith("agent:"):
                 ends = (self._site_end(key[0]), self._site_end(key[1]))
-                sites = of_sites.get(ends)
-                if sites is None and ends in self.tracks:
-                    sites = of_sites[ends] = self.tracks[ends].measured()
-                if sites is not None and not _differs(track, sites):
-                    continue
+                sites = self.tracks.get(ends)
+                if sites is not None:
+                    if ends not in of_sites:
+                        of_sites[ends] = sites.measured()
+                    if not _differs(track, sites, of_sites[ends]):
+                        continue
             kept.append(track.estimate(now_us, self._half_life_us))
         return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
 
@@ -242,13 +284,20 @@ class NetworkBook:
 
     def bandwidth_bps(self, from_agent: str, to_agent: str) -> int | None:
         """The measured bandwidth between two agents, theirs or else their sites'."""
-        for ends in (
-            (f"agent:{from_agent}", f"agent:{to_agent}"),
-            (self._site_end(f"agent:{from_agent}"), self._site_end(f"agent:{to_agent}")),
-        ):
+        own = self.tracks.get((f"agent:{from_agent}", f"agent:{to_agent}"))
+        sites = self.tracks.get((self._site_end(f"agent:{from_agent}"), self._site_end(f"agent:{to_agent}")))
+        if own is not None and (sites is None or own.learned_us >= sites.step_us):
+            own_bps = own.bandwidth_bps()
+            if own_bps is not None:
+                return own_bps
+        return sites.bandwidth_bps() if sites is not None else None
+
+    def rtt_us(self, from_id: str, to_id: str) -> int | None:
+        """The round trip between two ends, as measured in either direction."""
+        for ends in ((from_id, to_id), (to_id, from_id)):
             track = self.tracks.get(ends)
-            if track is not None and (found_bps := track.bandwidth_bps()) is not None:
-                return found_bps
+            if track is not None and track.rtt:
+                return _quantile(track.rtt, 2)
         return None
 
     def passive_us(self, from_site: str, to_site: str) -> int:

@@ -175,10 +175,14 @@ def _release_order(release: Release) -> tuple[int, ...]:
 
 
 def expected_end_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:
-    """When a placed task should end: start plus the run time known for this hardware."""
+def expected_run_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:
+    """The run time known for this hardware, or else declared."""
     run_us = profiles.expected_us(task.group.profile, entry.enrolled.hardware)
-    if run_us is None:
-        run_us = task.group.spec.run_us * 1000 // max(1, entry.enrolled.speed_milli)
+    return task.group.spec.run_us * 1000 // max(1, entry.enrolled.speed_milli) if run_us is None else run_us
+
+
+    """When a placed task should end: start plus the run time known for this hardware."""
+    run_us = expected_run_us(task, entry, profiles)
     if task.started_us is not None:
         return task.started_us + run_us
     transfer_us = task.explanation.terms.transfer_us if task.explanation and task.explanation.terms else 0
@@ -186,6 +190,14 @@ def expected_end_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -
 
 
 def may_live(where: Where, agent_id: str, at: Node | AgentEnrolled) -> bool:
+def task_end_us(task: FrameworkTask, entry: AgentEntry) -> int | None:
+    """When a framework's task should end; None where nobody said how long it runs."""
+    if task.expected_run_us is None:
+        return None
+    run_us = task.expected_run_us * 1000 // max(1, entry.enrolled.speed_milli)
+    return task.since_us + run_us if task.state in ("TASK_STARTING", "TASK_RUNNING") else task.launched_us + run_us
+
+
     """Whether the standing constraints admit an agent; where work failed before is not looked at."""
     return (
         (not where.tiers or at.tier in where.tiers)

@@ -25,7 +25,8 @@ def open_round(core: Core) -> None:
     rounds, now_us = core.rounds, core.now_us
     if rounds.in_flight is not None or core.recovering or not core.started or not core.broker_found:
         return
-    if not core.tasks.demands.classes and not core.shards.lacking() and not wants.are_open(core):
+    continues = bool(core.rescheduling.continuing)
+    if not core.tasks.demands.classes and not core.shards.lacking() and not wants.are_open(core) and not continues:
         return
     due_us = max(rounds.begun_us + core.config.round_every_us, rounds.not_before_us)
     if not rounds.changed:
@@ -54,10 +55,12 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         if is_offered(entry, core.now_us) and entry.agent_id not in core.market.held
     )
     demands, aliases = _demands(core, nodes, extra or {})
-    shard_ids = {shard_id for demand in demands for shard_id in demand.reads} | set(core.shards.wanting)
+    continuing = core.rescheduling.continuing if extra is None else ()
+    asked = (*demands, *(each.demand for each in continuing))
+    shard_ids = {shard_id for demand in asked for shard_id in demand.reads} | set(core.shards.wanting)
     shards: list[Shard] = [s for shard_id in sorted(shard_ids) if (s := core.shards.snapshot_of(shard_id)) is not None]
     profiles: list[Profile] = []
-    for profile in sorted({demand.profile for demand in demands if demand.profile}):
+    for profile in sorted({demand.profile for demand in asked if demand.profile}):
         profiles += core.profiles.of(profile)
     snapshot = Snapshot(
         now_us=core.now_us,
@@ -67,7 +70,8 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         shards=tuple(shards),
         roles=wants.entitled_roles(core, demands, nodes),
         profiles=tuple(profiles),
-        transfers=core.transfers.snapshot(core.tasks.tasks),
+        transfers=core.transfers.snapshot(core.tasks.tasks, core.moves),
+        continuing=continuing,
     )
     return snapshot, aliases
 

@@ -24,7 +24,7 @@ from policies.model import Demand, Elastic, Gang, Running, Tuning, Where
 Read = tuple[str, str]
 """(shard id, the name under which it is read; "" for the book's own)."""
 
-AGAIN_REASONS = frozenset({"drain", "evicted", "gang"})
+AGAIN_REASONS = frozenset({"drain", "evicted", "gang", "moved"})
 """Why an attempt is killed whose task is to run again; any other reason cancels the task."""
 
 
@@ -99,8 +99,8 @@ class GroupEntry:
 
 class JobEntry:
     __slots__ = (
-        "cancelled", "counts", "detail", "ended_us", "fact", "groups", "job", "job_id", "n_open", "n_tasks", "state",
-        "submitted_us",
+        "cancelled", "counts", "detail", "ended_us", "faces_clients", "fact", "groups", "job", "job_id", "n_open",
+        "n_tasks", "state", "submitted_us",
     )  # fmt: skip
 
     def __init__(self, fact: JobAccepted) -> None:
@@ -116,6 +116,7 @@ class JobEntry:
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
         self.n_tasks = 0
         self.n_open = 0
+        self.faces_clients = any(spec.latency for spec in fact.job.tasks)
 
 
 class TaskBook:
@@ -193,8 +194,8 @@ class TaskBook:
                 task.agent_id = assignment.agent_id
                 task.cmd_id = assignment.cmd_ids[n]
                 task.gpus = assignment.gpus[n] if assignment.gpus else ()
-                task.launched_us = fact.at_us
                 task.tuning = assignment.tuning
+                task.launched_us = fact.at_us
                 task.seen = False
                 task.started_us = task.stage_us = task.run_us = task.exit_code = None
                 task.fetched_bytes = 0
@@ -390,6 +391,14 @@ class TaskBook:
                         task.reason, task.detail = "dependency", f"{group.spec.name} did not finish"
                         self._move(task, TaskState.CANCELLED, at_us)
 
+    def facing_clients(self) -> Iterator[TaskEntry]:
+        """Tasks of open jobs that have clients to answer in time. Cost O(jobs + such tasks)."""
+        for job in self.jobs.values():
+            if job.faces_clients and job.n_open:
+                for group in job.groups.values():
+                    if group.spec.latency:
+                        yield from group.tasks
+
     # --- demand classes ----------------------------------------------------------------------------------------------
 
     def template_of(self, task: TaskEntry) -> Demand:
@@ -439,6 +448,7 @@ class TaskBook:
             deadline_us=deadline_us,
             latency=spec.latency,
             gang=gang,
+            is_service=spec.service,
             attained_us=attained_us,
             elastic=elastic_of(group),
         )
@@ -470,16 +480,6 @@ def running_of(task: TaskEntry) -> Running:
     return task.running
 
 
-def attach(agent: AgentEntry, task: TaskEntry) -> None:
-    needs = task.group.spec.needs
-    agent.tasks[task.task_id] = task.attempt
-    agent.cpu_used += needs.cpu_milli
-    agent.memory_used += needs.memory_bytes
-    agent.disk_used += needs.disk_bytes
-    agent.gpus_used.update(task.gpus)
-    agent.changed()
-
-
 def elastic_of(group: GroupEntry) -> Elastic | None:
     """What a group of elastic tasks says of itself, with its name and how many workers it can have."""
     spec, job_id = group.spec, group.job.job_id
@@ -488,6 +488,16 @@ def elastic_of(group: GroupEntry) -> Elastic | None:
     return msgspec.structs.replace(
         spec.elastic, group_id=f"{job_id}/{spec.name}", workers_max=len(group.tasks) or spec.count
     )
+
+
+def attach(agent: AgentEntry, task: TaskEntry) -> None:
+    needs = task.group.spec.needs
+    agent.tasks[task.task_id] = task.attempt
+    agent.cpu_used += needs.cpu_milli
+    agent.memory_used += needs.memory_bytes
+    agent.disk_used += needs.disk_bytes
+    agent.gpus_used.update(task.gpus)
+    agent.changed()
 
 
 def detach(agent: AgentEntry, task: TaskEntry) -> None:

@@ -16,6 +16,10 @@ from policies.model import Demand, Reason, Record, Where
 REASONS: tuple[Reason, ...] = tuple(Reason)
 CODE = {reason: n for n, reason in enumerate(REASONS)}
 FREE = -1  # in `Costs.obstacle`: nothing forbids it
+# A service is weighed by a minute of its time: what its capacity costs, and one answer a second for each unit of weight
+# of a client's target. How fast the hardware is does not make it end sooner.
+SERVICE_US = 60_000_000
+SERVICE_ANSWERS = 60
 NEVER_US = 1 << 60  # the time left to no deadline
 
 
@@ -225,6 +229,7 @@ def _run_times(columns: Columns) -> Int64s:
         if profile.samples > 0 and profile.profile in classes and profile.hardware in groups:
             cells = np.ix_(classes[profile.profile], groups[profile.hardware])
             run_us[cells] = clip(profile.run_us, TIME_US_MAX)
+    run_us[[c for c, demand in enumerate(snapshot.demands) if demand.is_service]] = SERVICE_US
     return run_us
 
 
@@ -236,7 +241,8 @@ def _latencies(columns: Columns, model: CostModel) -> Int64s:
             assumed = np.where(columns.same_site[e], model.lan_rtt_us, model.wan_rtt_us)
             rtt_us = np.where(columns.rtt_us[e] == UNKNOWN, assumed, columns.rtt_us[e])
             over_us = np.maximum(0, rtt_us - clip(target.rtt_us, TIME_US_MAX))
-            out[c] = np.minimum(out[c] + over_us * clip(target.weight, 1 << 20), TIME_US_MAX)
+            times = clip(target.weight, 1 << 20) * (SERVICE_ANSWERS if demand.is_service else 1)
+            out[c] = np.minimum(out[c] + np.minimum(over_us, TIME_US_MAX >> 6) * times, TIME_US_MAX)
     return out
 
 

@@ -10,12 +10,13 @@ A round: lower → costs → (slots → flow → pack) until everything that was
 
 import numpy as np
 
+from policies.continuing import continuing_classes, going_limits, stay_costs, with_continuing
 from policies.cost import FREE, CostModel, Costs, costs
 from policies.explain import Explainer
 from policies.flow_network import Flows, Quota, Share, solve
 from policies.ledger import Ledger
 from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, Lowerer, release_columns
-from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Snapshot
+from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Relocation, Snapshot
 from policies.packing import pack
 from policies.resources import role_chain
 from policies.shard_placement import ShardPlacer
@@ -42,7 +43,7 @@ class Flow:
         self._placer = ShardPlacer(self._model)
 
     def plan(self, snapshot: Snapshot) -> Plan:
-        columns = self._lowerer.lower(snapshot)
+        columns = self._lowerer.lower(with_continuing(snapshot))
         return _Round(columns, self.costs(columns), self._placer).plan()
 
     def costs(self, columns: Columns) -> Costs:
@@ -70,6 +71,9 @@ class _Round:
         self.size = self.shapes.size
         order = sorted(range(len(self.demands)), key=self._rank)
         self.order = np.array(order, np.int64)
+        self.continuing = continuing_classes(columns)
+        self.stay_us = stay_costs(columns, priced, self.continuing)
+        self.going_us = going_limits(len(self.demands), self.continuing, self.stay_us)
         self._room_of: dict[int, Int64s] = {}
         self.objective: int | None = None
         self.kernel = "none"
@@ -95,6 +99,7 @@ class _Round:
         return Plan(
             placements=placements,
             refusals=self._refusals(explainer),
+            relocations=self._relocations(),
             moves=self.placer.moves(self.columns, self.ledger, self._readers()),
             objective=self.objective,
             kernel=self.kernel,
@@ -144,8 +149,11 @@ class _Round:
         offered = Offered(
             classes=active,
             tasks=self.remaining[active],
-            may_wait=np.array([self.demands[c].gang is None for c in active.tolist()], np.bool_),
+            may_wait=np.array(
+                [self.demands[c].gang is None and c not in self.continuing for c in active.tolist()], np.bool_
+            ),
             open=self.open,
+            going_us=self.going_us[active],
         )
         flows = solve(Targets(columns, self.costs, slots, offered), self._quotas(active))
         if self.objective is None:
@@ -292,6 +300,8 @@ class _Round:
         shared: dict[tuple[int, int, int], tuple[CostTerms, tuple[Candidate, ...]]] = {}
         out: list[Placement] = []
         for (c, node), (count, congestion_us) in self.placed.items():
+            if c in self.continuing:
+                continue
             g = int(group[node])
             if (c, g, congestion_us) not in shared:
                 if c not in candidates:
@@ -309,6 +319,20 @@ class _Round:
                 )
             )
         return tuple(out)
+
+    def _relocations(self) -> tuple[Relocation, ...]:
+        nodes, group = self.columns.snapshot.nodes, self.columns.group
+        return tuple(
+            Relocation(
+                task_id=self.continuing[c].task_id,
+                from_agent=self.continuing[c].agent_id,
+                to_agent=nodes[node].agent_id,
+                stay_us=self.stay_us[c],
+                terms=self._terms(c, int(group[node]), congestion_us),
+            )
+            for (c, node), (_, congestion_us) in self.placed.items()
+            if c in self.continuing
+        )
 
     def _candidates(self, c: int) -> list[tuple[int, Candidate]]:
         """The cheapest groups for a class, the wait included where they are full by now, an agent for each."""
@@ -339,6 +363,8 @@ class _Round:
     def _refusals(self, explainer: Explainer) -> tuple[Refusal, ...]:
         out: list[Refusal] = []
         for c, demand in enumerate(self.demands):
+            if c in self.continuing:
+                continue  # It runs where it is.
             short = demand.count - (int(self.columns.count[c]) - int(self.remaining[c]))
             if short <= 0:
                 continue
@@ -379,6 +405,8 @@ class _Round:
         """Where reads are coming: (class, group) → tasks that wait for it, or would best run there."""
         out: dict[tuple[int, int], int] = {}
         for c in np.flatnonzero(self.remaining).tolist():
+            if c in self.continuing:
+                continue
             size = int(self.size[self.columns.needs_of[c]])
             left = int(self.remaining[c])
             for share in self.later.get(c, ()):

@@ -5,7 +5,7 @@ source ── role (quota) ─┐
               class ────┴┬──────────────→ kind ─→ group ─→ sink    now
                          ├──→ link ──→──┘  │
                          ├──→ link ──→ group, waiting ─→ wave ─→ sink   later
-                         └─────────────────────────────────→ sink       not scheduled
+                         └─────────────────────────────────→ sink       not scheduled, or going on where it is
 ```
 
 A **kind** lumps the groups that cost a class the same (they differ only in data that other classes read). A **link**
@@ -275,10 +275,14 @@ class _Network:
 
     def _unscheduled(self) -> None:
         """What a class pays for tasks that get nothing: by its weight, the same time for all. That is more than any
-        place costs, so who can go goes, and among equals the short go before the long."""
+        place costs, so who can go goes, and among equals the short go before the long. What is placed already pays what
+        it costs to go on where it is, less the margin: this is its continuation arc (I. Gog, M. Schwarzkopf,
+        A. Gleave, R. Watson and S. Hand, Firmament, OSDI 2016)."""
         free_us = int(np.where(self._targets.free, self._targets.total_us, 0).max(initial=0))
         last_wait_us = int(self._slots.wave_us[self._slots.wave > 0].max(initial=0))
-        price = self._targets.weight * (2 * free_us + last_wait_us + 1_000_000)
+        going_us = self._offered.going_us
+        none_us = np.where(going_us == UNKNOWN, 2 * free_us + last_wait_us + 1_000_000, going_us)
+        price = self._targets.weight * none_us
         supply = self._targets.units.copy()
         for root in [n for n, quota in enumerate(self._quotas) if quota.above == UNKNOWN]:
             self._quota_tree(root, price, supply)

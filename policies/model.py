@@ -150,6 +150,8 @@ class LatencyTarget(Record, frozen=True, kw_only=True):
     weight: int = 1
 
 
+RACK_LABEL = "rack"  # the label of an agent that says in which rack of its site it is
+
 Saving = Literal["site_aggregation", "rack_aggregation", "fp16", "powersgd", "local_steps"]
 
 
@@ -237,6 +239,7 @@ class Demand(Record, frozen=True, kw_only=True):
     gang: Gang | None = None
     attained_us: int = 0  # what earlier attempts ran before they were stopped, rounded down to a power of two
     elastic: Elastic | None = None
+    is_service: bool = False  # it runs until it is stopped and answers clients all the time: its run time says nothing
 
 
 class Profile(Record, frozen=True, kw_only=True):
@@ -307,6 +310,21 @@ class Transfer(Record, frozen=True, kw_only=True):
     left_bytes: int
 
 
+class Continuation(Record, frozen=True, kw_only=True):
+    """A placed task that might be better off elsewhere, for a link it depends on has become worse.
+
+    Staying costs `left_us`, and the latency to its clients from where it is; going costs all that `demand` (count 1)
+    costs there, from the start. It goes only where that beats what staying costs by `margin_milli` and `move_us`.
+    """
+
+    task_id: str
+    agent_id: str
+    demand: Demand
+    left_us: int  # until it is done where it is: data still to come, and run time
+    move_us: int  # to stop it and start it again, beside the work itself
+    margin_milli: int
+
+
 class Role(Record, frozen=True, kw_only=True):
     """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it, and
     `allocated` counts all below it too. A kind of which the quota names 0 is not limited. `entitlement` is what it is due
@@ -330,6 +348,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     roles: tuple[Role, ...] = ()
     profiles: tuple[Profile, ...] = ()
     transfers: tuple[Transfer, ...] = ()  # sorted by (from_site, to_site), one each
+    continuing: tuple[Continuation, ...] = ()  # sorted by task_id; a policy may leave all of them where they are
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -443,6 +462,17 @@ class Eviction(Record, frozen=True, kw_only=True):
     for_demand_id: str
 
 
+class Relocation(Record, frozen=True, kw_only=True):
+    """A task of the snapshot's `continuing` is to be stopped and to run on another agent: `terms` there against
+    `stay_us` where it is."""
+
+    task_id: str
+    from_agent: str
+    to_agent: str
+    stay_us: int
+    terms: CostTerms
+
+
 class Plan(Record, frozen=True, kw_only=True):
     """The answer to a snapshot. Every demand's count is divided over its placements and its refusal."""
 
@@ -450,7 +480,7 @@ class Plan(Record, frozen=True, kw_only=True):
     refusals: tuple[Refusal, ...] = ()
     moves: tuple[ShardMove, ...] = ()
     evictions: tuple[Eviction, ...] = ()
-    objective: int | None = None
-    kernel: str = ""
     relocations: tuple[Relocation, ...] = ()
     tunings: tuple[Tuning, ...] = ()  # of demands that are placed, one each
+    objective: int | None = None
+    kernel: str = ""

@@ -30,6 +30,7 @@ class Offered:
     tasks: Int64s  # [A]
     may_wait: Bools  # [A] gangs may not: they start together or not at all
     open: Bools  # [C, G] False where an earlier attempt of this round failed
+    going_us: Int64s  # [A] what placing a placed task anew must not cost more than; UNKNOWN for those that wait
 
 
 class Targets:

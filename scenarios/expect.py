@@ -36,6 +36,8 @@ SCALARS: dict[str, Kind] = {
     "makespan": "duration",  # first arrival → last job's end
     "bytes_moved": "bytes",  # over links between sites
     "edge_share": "share",  # of finished tasks
+    "moves": "count",  # tasks stopped and placed anew because a link changed
+    "redirects": "count",  # transfers sent to another source while they ran
     "cost": "dollars",
     "utilisation.cpu": "share",
     "utilisation.gpu": "share",
@@ -56,7 +58,7 @@ SCALARS: dict[str, Kind] = {
     "recovery.missing": "count",  # faults from which the run did not recover
 }
 VECTORS: dict[str, Kind] = {"weighted_share": "share"}  # by role: dominant share over weight, while all want more
-UNSCOPED = frozenset({"recovery.time", "recovery.missing", "rounds", "bytes_moved", "utilisation.cpu",
+UNSCOPED = frozenset({"recovery.time", "recovery.missing", "rounds", "bytes_moved", "egress", "moves", "redirects", "utilisation.cpu",
                       "utilisation.gpu", "laws.broken", "weighted_share", "jobs.refused"})  # fmt: skip
 FUNCTIONS: tuple[Function, ...] = ("jain", "min", "max", "mean")
 _STAT = re.compile(r"mean|min|max|count|p(100|[0-9]{1,2}(\.[0-9]{1,2})?)")

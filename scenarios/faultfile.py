@@ -229,30 +229,31 @@ class _Reader:
 
     def _link(self, fields: Fields, node: Node, at_us: int, until_us: int) -> list[Fault]:
         ways = self._between(fields, node)
-        if ("set" in fields) == ("flap" in fields):
-            raise FileError(node.place, "a link is changed (set:) or goes down and up again (flap:), one of them")
+        if "set" not in fields and "flap" not in fields:
+            raise FileError(node.place, "a link is changed (set:), goes down and up again (flap:), or both by turns")
+        spans = [(at_us, until_us)]
         if "flap" in fields:
             flap = Fields(fields.required("flap", as_is), '"flap"', FLAP_KEYS)
             every_us, down_us = flap.required("every", read_duration), flap.required("down", read_duration)
             if down_us >= every_us or (until_us - at_us) // every_us > FLAPS_MAX:
                 raise FileError(fields.place_of("flap"), f"down is less than every, and at most {FLAPS_MAX} times")
-            return [
-                CutFault(at_us=start_us, until_us=min(start_us + down_us, until_us), ways=ways)
-                for start_us in range(at_us, until_us, every_us)
-            ]
+            spans = [(start_us, min(start_us + down_us, until_us)) for start_us in range(at_us, until_us, every_us)]
+        if "set" not in fields:
+            return [CutFault(at_us=from_us, until_us=to_us, ways=ways) for from_us, to_us in spans]
         change = Fields(fields.required("set", as_is), '"set"', SET_KEYS)
         if not change.mapping.entries:
             raise FileError(fields.place_of("set"), f"nothing is set; known: {', '.join(SET_KEYS)}")
         return [
             LinkFault(
-                at_us=at_us,
-                until_us=until_us,
+                at_us=from_us,
+                until_us=to_us,
                 ways=ways,
                 bandwidth_bps=change.optional("bandwidth", quantity(units.parse_bandwidth_bps), None),
                 rtt_us=change.optional("rtt", quantity(units.parse_duration_us), None),
                 jitter_us=change.optional("jitter", quantity(units.parse_duration_us), None),
                 loss_ppm=change.optional("loss", quantity(units.parse_percent_ppm), None),
             )
+            for from_us, to_us in spans
         ]
 
     def _messages(self, node: Node, at_us: int, until_us: int) -> Fault:

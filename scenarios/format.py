@@ -18,6 +18,7 @@ from federation.strictyaml import (
     as_mapping,
     choice,
     integer_between,
+    one_or_more,
     quantity,
     read_flag,
     read_text,
@@ -37,7 +38,7 @@ ROOT_KEYS = (
     "expect", "matrix", "model",
 )  # fmt: skip
 DATA_KEYS = ("at", "count", "size")
-MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end")
+MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end", "moves")
 SEED_MAX = 2**31
 
 T = TypeVar("T")
@@ -104,6 +105,7 @@ def load_scenario(
         notes=_notes((*topology.notes, *workload.notes)),
     )
     roles = {each.job.role for each in world.arrivals} | {role.path for role in world.roles}
+        moves_per_minute=_of(model, "moves", integer_between(0, 1_000_000), None),
     scopes = roles | {each.origin for each in world.arrivals}
     expect = fields.optional("expect", lambda node: read_expectations(node, scopes), Expectations())
     matrix = fields.optional("matrix", read_matrix, {})
@@ -129,17 +131,17 @@ def _read_data(node: Node, sites: dict[str, Site]) -> tuple[ShardSpec, ...]:
     shards: list[ShardSpec] = []
     for prefix, value in as_mapping(node, '"data"').entries.items():
         fields = Fields(value, f'data "{prefix}"', DATA_KEYS)
-        site = fields.required("at", read_identifier)
-        if site not in sites:
-            raise FileError(fields.place_of("at"), no_site(site, sites))
-        holders = sites[site].agents
+        at = fields.required("at", one_or_more(read_identifier))
+        for site in at:
+            if site not in sites:
+                raise FileError(fields.place_of("at"), no_site(site, sites))
         count = fields.optional("count", integer_between(1, 1_000_000), None)
         size_bytes = fields.required("size", read_size)
         shards += [
             ShardSpec(
                 name=prefix if count is None else f"{prefix}-{index}",
                 size_bytes=size_bytes,
-                agent_id=holders[index % len(holders)].agent_id,
+                agent_id=sites[site].agents[index % len(sites[site].agents)].agent_id,
             )
             for index in range(1 if count is None else count)
         ]
@@ -148,6 +150,7 @@ def _read_data(node: Node, sites: dict[str, Site]) -> tuple[ShardSpec, ...]:
 
 def read_settings(texts: list[str]) -> dict[str, str]:
     """`name=value` from the command line."""
+            for site in at
     settings: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")

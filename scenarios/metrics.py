@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from federation.facts import TaskStateChanged
 from federation.states import TaskState
 from scenarios.expect import DISTRIBUTIONS, Metric, Window
 from scenarios.records import JobRun, Records, TaskRun
@@ -128,6 +129,18 @@ class Metrics:
                 return float(len(self._outcome.broken_laws))
             case "rounds":
                 return float(self._outcome.n_rounds)
+            case "offers":
+                counts = self._outcome.offers.items()
+                return float(sum(getattr(each, tail) for name, each in counts if scope in ("", name)))
+            case "moves":
+                return float(sum(isinstance(fact, TaskStateChanged) and fact.reason == "moved" and fact.state == "pending"
+                                 for fact in self._outcome.facts))  # fmt: skip
+            case "redirects":
+                return float(self._outcome.n_redirected)
+            case "egress":
+                carried = self._outcome.bytes_by_link
+                prices = self._outcome.world.egress
+                return sum(carried.get(f"{a}→{b}", 0) * price for a, b, price in prices) / 1e15 if prices else None
             case "bytes_moved":
                 return float(self._outcome.bytes_between_sites)
             case _:

@@ -32,7 +32,7 @@ from scenarios.simulated_agent import Overseer, SimulatedAgent, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
 from scenarios.world import Arrival, Behaviour, World
 
-START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: digests hold no wall clock.
+from scenarios.world import START_US as START_US
 EVENTS_MAX = 50_000_000  # A run that needs more has a loop in it.
 CHECK_US = 10_000_000  # How often the laws look at what only the whole world shows.
 TAIL_EVENTS = 40  # what is kept to show how a law came to be broken
@@ -70,6 +70,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     n_messages_harmed: int = 0
     link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
 
+    n_redirected: int = 0  # transfers sent to another source while they ran, in the master's last term
+    offers: dict[str, OfferCounts] = {}  # by framework
 
 def play(
     world: World,
@@ -102,6 +104,8 @@ class Player(Overseer):
             config = msgspec.structs.replace(config, roles=(*kept, *world.roles))
         self._world = world
         self._policy_name = policy_name
+        if world.moves_per_minute is not None:
+            config = msgspec.structs.replace(config, moves_per_minute_max=world.moves_per_minute)
         self._on_progress = on_progress
         self._stop_at_breach = stop_at_breach
         self._digest = hashlib.blake2b(digest_size=16)
@@ -144,7 +148,12 @@ class Player(Overseer):
         self._injector.begin(START_US)
         self.call(START_US + CHECK_US, self._look)
         with _rare_collections():
+        self._frameworks.start(START_US)
+        for framework in self._world.frameworks:
+            for index, arrival in enumerate(framework.arrivals):
+                self.call(START_US + arrival.at_us, partial(self._bring, framework.name, index, arrival))
             n_events, now_us = self._play()
+        self._note_links(START_US)
         self._laws.at_end(self._master.core, now_us)
         if self._master.core is not None and self._is_quiet(now_us):
             self._laws.converged(self._master.core, self._agents, self._broker, now_us)
@@ -153,7 +162,6 @@ class Player(Overseer):
             policy=self._policy_name,
             master=self._master.last,
             facts=tuple(self._master.facts),
-        self._note_links(START_US)
             digest=self._digest.hexdigest(),
             ended_us=now_us - START_US,
             n_events=n_events,
@@ -174,6 +182,8 @@ class Player(Overseer):
             link_bytes=tuple(self._link_bytes),
         )
 
+            n_redirected=self._master.last.counters.get("transfers_redirected", 0),
+            offers={name: each.offer_counts() for name, each in self._frameworks.all.items()},
     def _play(self) -> tuple[int, int]:
         """Handle what is queued until nothing is left to be seen; how many events, and the time then."""
         n_events, now_us, shown_us = 0, START_US, START_US
@@ -288,6 +298,11 @@ class Player(Overseer):
         if not self._laws.broken:
             self._recent.append((now_us, value))
         if isinstance(value, JobAccepted):
+    def _note_links(self, now_us: int) -> None:
+        at_us = now_us - START_US
+        if len(self._world.links) <= LINKS_SHOWN_MAX and (not self._link_bytes or self._link_bytes[-1][0] < at_us):
+            self._link_bytes.append((at_us, self._fabric.bytes_by_link()))
+
             self._n_jobs_open += 1
             arrival = self._world.arrivals[int(value.submission_id)]
             if arrival.behaviours:
@@ -298,11 +313,6 @@ class Player(Overseer):
     def _tail(self) -> tuple[str, ...]:
         """The last events before the first broken law, for people."""
         shown = []
-    def _note_links(self, now_us: int) -> None:
-        at_us = now_us - START_US
-        if len(self._world.links) <= LINKS_SHOWN_MAX and (not self._link_bytes or self._link_bytes[-1][0] < at_us):
-            self._link_bytes.append((at_us, self._fabric.bytes_by_link()))
-
         for at_us, value in self._recent:
             text = msgspec.json.encode(value).decode()
             cut = f"{text[:400]}…" if len(text) > 400 else text

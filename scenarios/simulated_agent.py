@@ -21,7 +21,7 @@ from scenarios.fabric import Fabric, Look, Sight
 from scenarios.faults import KillPoint
 from scenarios.network import Flow
 from scenarios.streams import stream
-from scenarios.world import AgentSpec, Behaviour, World
+from scenarios.world import START_US, AgentSpec, Behaviour, World
 
 PROBE_TIMEOUT_US = 10_000_000  # what the live prober allows itself
 PROGRESS_US = 2_000_000  # how often the live fetcher tells of a transfer
@@ -472,6 +472,9 @@ class SimulatedAgent:
         if self.spec.real_cpu_milli is not None:  # It claims more cores than it has: they are shared.
             load_milli = launch.needs.cpu_milli + sum(each.needs.cpu_milli for each in self.running.values())
             run_us = run_us * max(load_milli, self.spec.real_cpu_milli) // self.spec.real_cpu_milli
+        behaviour = self._overseer.behaviour_of(launch.task_id)
+        if behaviour is not None and behaviour.until_us is not None:
+            run_us = max(1, START_US + behaviour.until_us - now_us)
         self.running[key] = launch
         self._overseer.began(self.spec.agent_id, launch.task_id, launch.attempt, now_us)
         self._post(now_us, events.TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=handle_of(key)))

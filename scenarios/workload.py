@@ -429,9 +429,10 @@ def _read_service(name: str, node: Node, scope: Scope) -> Arrival:
         count=fields.optional("replicas", integer_between(1, 100_000), 1),
         run_us=run.us,
         simulated_run_us=run.us,
+        service=True,
         latency=clients,
     )
     role = fields.optional("role", read_role, "default")
     priority = fields.optional("priority", integer_between(0, 100), 50)
     job = Job(name=name, role=role, priority=priority, tasks=(group,))
-    return Arrival(at_us=from_us, job=job, origin=name)
+    return Arrival(at_us=from_us, job=job, origin=name, behaviours={group.name: Behaviour(until_us=to_us)})

@@ -11,6 +11,9 @@ from scenarios.transport import LinkSpec
 
 class AgentSpec(Record, frozen=True, kw_only=True):
     """One simulated agent. `uplink_bps` caps what it sends to and receives from other sites, each direction.
+START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: digests hold no wall clock.
+
+
 
     `access` names the links between it and its site's core, its own first: a rack, a pod. `total` is what it claims;
     `real` is what it has, where that is less: its tasks then share it, and run slower."""
@@ -44,6 +47,7 @@ class Behaviour(Record, frozen=True, kw_only=True):
     fails_ppm: int = 0  # of attempts end with exit code 1
     crashes_agent: bool = False  # … and take their agent's process with them
 
+    until_us: int | None = None  # ends then, whenever it was started: a service
 
 class Arrival(Record, frozen=True, kw_only=True):
     """`origin` names the generator or trace that made it. `shards` appear at their agents as it arrives."""
@@ -87,3 +91,4 @@ class World(Record, frozen=True, kw_only=True):
     commit_us: int = 1_000  # journal commit before anything is sent
     noise_ppm: int = 30_000  # standard deviation of a bandwidth measurement
     notes: tuple[str, ...] = ()  # what a reader of the results has to know: sources, licences, skipped rows
+    moves_per_minute: int | None = None  # the master's budget of moves because a link changed; None: its default

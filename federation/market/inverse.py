@@ -101,7 +101,7 @@ def look_at_links(core: Core) -> None:
     """Ask back what frameworks run at the receiving end of links whose transfers take too long."""
     core.deadlines.set(("market", "congestion"), core.now_us + core.config.inverse_offer_us)
     links = {(link.from_id, link.to_id): link for link in core.network.links(core.now_us)}
-    for transfer in core.transfers.snapshot(core.tasks.tasks):
+    for transfer in core.transfers.snapshot(core.tasks.tasks, core.moves):
         link = links.get((f"site:{transfer.from_site}", f"site:{transfer.to_site}"))
         if link is None or not link.bandwidth_bps:
             continue
