@@ -7,6 +7,7 @@ status can overcommit it.
 
 from federation.agents_book import AgentEntry, LiveOffer
 from federation.facts import AgentEnrolled
+from federation.market.book import FrameworkTask
 from federation.profiles import ProfileBook
 from federation.states import AgentState
 from federation.tasks import TaskEntry, running_of
@@ -147,20 +148,22 @@ def _releases(
 
     Times are rounded up to an eighth of their magnitude: an agent with an hour to go is the same node for minutes.
     """
-    if not entry.tasks:
+    ends = [
+        (expected_end_us(tasks[task_id], entry, profiles), tasks[task_id].group.spec.needs) for task_id in entry.tasks
+    ]
+    ends += [(end_us, task.needs) for task in entry.holdings.tasks.values() if (end_us := task_end_us(task, entry))]
+    if not ends:
         return (), FOREVER_US
     found: dict[tuple[int, Needs], int] = {}
     until_us = FOREVER_US
-    for task_id in entry.tasks:
-        task = tasks[task_id]
-        end_us = expected_end_us(task, entry, profiles)
+    for end_us, needs in ends:
         is_overdue = end_us <= now_us
         left_us = max(1, abs(end_us - now_us))  # Overdue, it may well take as long again.
         step_us = max(RELEASE_STEP_US, 1 << max(0, left_us.bit_length() - 3))
         in_us = -(-left_us // step_us) * step_us
         # The next value comes a step earlier before the end, and once it is overdue by more than the last one after.
         until_us = min(until_us, end_us + in_us + 1 if is_overdue or in_us == step_us else end_us - in_us + step_us)
-        key = (in_us, task.group.spec.needs)
+        key = (in_us, needs)
         found[key] = found.get(key, 0) + 1
     releases = [Release(in_us=in_us, needs=needs, count=count) for (in_us, needs), count in found.items()]
     if len(releases) > 1:
@@ -174,13 +177,13 @@ def _release_order(release: Release) -> tuple[int, ...]:
     return release.in_us, needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus
 
 
-def expected_end_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:
 def expected_run_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:
     """The run time known for this hardware, or else declared."""
     run_us = profiles.expected_us(task.group.profile, entry.enrolled.hardware)
     return task.group.spec.run_us * 1000 // max(1, entry.enrolled.speed_milli) if run_us is None else run_us
 
 
+def expected_end_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:
     """When a placed task should end: start plus the run time known for this hardware."""
     run_us = expected_run_us(task, entry, profiles)
     if task.started_us is not None:
@@ -189,7 +192,6 @@ def expected_run_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -
     return (task.launched_us or task.since_us) + transfer_us + run_us
 
 
-def may_live(where: Where, agent_id: str, at: Node | AgentEnrolled) -> bool:
 def task_end_us(task: FrameworkTask, entry: AgentEntry) -> int | None:
     """When a framework's task should end; None where nobody said how long it runs."""
     if task.expected_run_us is None:
@@ -198,6 +200,7 @@ def task_end_us(task: FrameworkTask, entry: AgentEntry) -> int | None:
     return task.since_us + run_us if task.state in ("TASK_STARTING", "TASK_RUNNING") else task.launched_us + run_us
 
 
+def may_live(where: Where, agent_id: str, at: Node | AgentEnrolled) -> bool:
     """Whether the standing constraints admit an agent; where work failed before is not looked at."""
     return (
         (not where.tiers or at.tier in where.tiers)

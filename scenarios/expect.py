@@ -5,6 +5,7 @@
     recovery.time.max < 30s
     jain(weighted_share) > 0.95                over roles; also min(…), max(…), mean(…)
     baseline(fifo).completion.p50 ratio < 0.9  this run's value over that of the same world under fifo
+    baseline(offers=plain).makespan ratio < 1  or over that with another value of a parameter
 
 A metric, role, function or unit that does not exist is a mistake in the file, found before anything runs.
 """
@@ -35,10 +36,11 @@ SCALARS: dict[str, Kind] = {
     "deadline_miss": "share",  # of tasks with a deadline: not finished by then
     "makespan": "duration",  # first arrival → last job's end
     "bytes_moved": "bytes",  # over links between sites
-    "edge_share": "share",  # of finished tasks
     "moves": "count",  # tasks stopped and placed anew because a link changed
     "redirects": "count",  # transfers sent to another source while they ran
+    "edge_share": "share",  # of finished tasks
     "cost": "dollars",
+    "egress": "dollars",  # what providers charge for bytes between their regions, where a set has prices
     "utilisation.cpu": "share",
     "utilisation.gpu": "share",
     "throughput": "count",  # tasks finished a second
@@ -52,6 +54,9 @@ SCALARS: dict[str, Kind] = {
     "jobs.failed": "count",
     "jobs.open": "count",
     "jobs.refused": "count",
+    "offers.made": "count",  # to frameworks
+    "offers.declined": "count",
+    "offers.lapsed": "count",  # rescinded, or not answered in time
     "attempts.failed": "count",
     "attempts.total": "count",
     "laws.broken": "count",
@@ -63,7 +68,8 @@ UNSCOPED = frozenset({"recovery.time", "recovery.missing", "rounds", "bytes_move
 FUNCTIONS: tuple[Function, ...] = ("jain", "min", "max", "mean")
 _STAT = re.compile(r"mean|min|max|count|p(100|[0-9]{1,2}(\.[0-9]{1,2})?)")
 _LINE = re.compile(
-    r"(?:baseline\((?P<base>[a-z0-9-]+)\)\.)?(?:(?P<function>[a-z]+)\((?P<inner>[^()]*)\)|(?P<name>[^\s<>=()]+))"
+    r"(?:baseline\((?P<base>[a-z0-9-]+(?:=[^()\s]+)?)\)\.)?"
+    r"(?:(?P<function>[a-z]+)\((?P<inner>[^()]*)\)|(?P<name>[^\s<>=()]+))"
     r"(?P<ratio>\s+ratio)?\s*(?P<operator><=|>=|==|<|>)\s*(?P<limit>[^\s]+)(?:\s+(?P<window>.+))?"
 )
 
@@ -99,7 +105,7 @@ class Slo(Record, frozen=True, kw_only=True):
     operator: str
     limit: float  # in the metric's small unit: µs, bytes; shares and ratios as they are
     window: Window = Window()
-    baseline: str = ""  # the policy whose run it is compared with
+    baseline: str = ""  # the policy, or "parameter=value", whose run it is compared with
 
 
 class Expectations(Record, frozen=True, kw_only=True):
@@ -129,7 +135,7 @@ def parse_slo(text: str, scopes: set[str], place: Place) -> Slo:
     metric = _metric(match["inner"].strip() if function else match["name"], function, scopes, place)
     baseline = match["base"] or ""
     if bool(baseline) != bool(match["ratio"]):
-        raise FileError(place, "a comparison reads baseline(<policy>).<metric> ratio < 0.9")
+        raise FileError(place, "a comparison reads baseline(<policy or parameter=value>).<metric> ratio < 0.9")
     kind: Kind = "share" if baseline else metric.kind
     return Slo(
         text=text.strip(),

@@ -26,6 +26,7 @@ from federation.strictyaml import (
 from policies.model import Record
 from scenarios.expect import Expectations, read_expectations
 from scenarios.faultfile import read_faults
+from scenarios.frameworks import read_frameworks
 from scenarios.preparing import prepare, read_matrix
 from scenarios.topology import Site, as_is, no_site, read_topology
 from scenarios.traces.folder import Traces
@@ -34,8 +35,8 @@ from scenarios.world import ShardSpec, World
 
 SCHEMA = "offerflow/scenario/v1"
 ROOT_KEYS = (
-    "schema", "name", "purpose", "seed", "duration", "include", "parameters", "topology", "data", "workload", "faults",
-    "expect", "matrix", "model",
+    "schema", "name", "purpose", "seed", "duration", "include", "parameters", "topology", "data", "workload",
+    "frameworks", "faults", "expect", "matrix", "model",
 )  # fmt: skip
 DATA_KEYS = ("at", "count", "size")
 MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end", "moves")
@@ -79,6 +80,7 @@ def load_scenario(
     model = Fields(fields.required("model", as_is), '"model"', MODEL_KEYS) if "model" in fields else None
     scope = Scope(topology.sites, path.parent, seed, duration_us, folder)
     workload = fields.required("workload", lambda node: read_workload(node, scope))
+    frameworks, works = fields.optional("frameworks", lambda node: read_frameworks(node, scope), ((), ()))
     faults = None
     if "faults" in fields:
         faults = read_faults(fields.required("faults", as_is), topology, seed, duration_us)
@@ -91,22 +93,25 @@ def load_scenario(
         agents=topology.agents,
         links=topology.links,
         master_site=topology.master_site,
-        shards=(*shards, *workload.shards),
+        shards=(*shards, *workload.shards, *(shard for work in works for shard in work.shards)),
         arrivals=workload.arrivals,
         roles=workload.roles,
+        frameworks=frameworks,
         faults=faults.timeline if faults is not None else (),
         variations=topology.variations,
         access=topology.access,
+        egress=topology.egress,
         quiet_tail_us=faults.quiet_tail_us if faults is not None else 0,
         to_the_end=_of(model, "to_the_end", read_flag, False),
         solve_us=_of(model, "solve", read_duration, 5_000),
         commit_us=_of(model, "commit", read_duration, 1_000),
-        noise_ppm=_of(model, "measurement_noise", quantity(units.parse_percent_ppm), 30_000),
-        notes=_notes((*topology.notes, *workload.notes)),
-    )
-    roles = {each.job.role for each in world.arrivals} | {role.path for role in world.roles}
         moves_per_minute=_of(model, "moves", integer_between(0, 1_000_000), None),
-    scopes = roles | {each.origin for each in world.arrivals}
+        noise_ppm=_of(model, "measurement_noise", quantity(units.parse_percent_ppm), 30_000),
+        notes=_notes((*topology.notes, *workload.notes, *(note for work in works for note in work.notes))),
+    )
+    arrivals = [*world.arrivals, *(each for framework in frameworks for each in framework.arrivals)]
+    roles = {each.job.role for each in arrivals} | {role.path for role in world.roles}
+    scopes = roles | {each.origin for each in arrivals} | {framework.name for framework in frameworks}
     expect = fields.optional("expect", lambda node: read_expectations(node, scopes), Expectations())
     matrix = fields.optional("matrix", read_matrix, {})
     for key in matrix:
@@ -127,7 +132,8 @@ def _notes(notes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _read_data(node: Node, sites: dict[str, Site]) -> tuple[ShardSpec, ...]:
-    """`prefix: {at: site, count: n, size: s}`: shards `prefix-0` … dealt to the site's agents in turn."""
+    """`prefix: {at: site, count: n, size: s}`: shards `prefix-0` … dealt to the site's agents in turn; with a list of
+    sites, each site has a replica of each."""
     shards: list[ShardSpec] = []
     for prefix, value in as_mapping(node, '"data"').entries.items():
         fields = Fields(value, f'data "{prefix}"', DATA_KEYS)
@@ -144,13 +150,13 @@ def _read_data(node: Node, sites: dict[str, Site]) -> tuple[ShardSpec, ...]:
                 agent_id=sites[site].agents[index % len(sites[site].agents)].agent_id,
             )
             for index in range(1 if count is None else count)
+            for site in at
         ]
     return tuple(shards)
 
 
 def read_settings(texts: list[str]) -> dict[str, str]:
     """`name=value` from the command line."""
-            for site in at
     settings: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")

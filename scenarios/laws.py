@@ -11,6 +11,10 @@ from federation import commands, events, facts
 from federation.api import JobView
 from federation.config import MasterConfig
 from federation.durable import DurableState
+from federation.market.book import TERMINAL as FRAMEWORK_TERMINAL
+from federation.market.book import needs_of, wire_id
+from federation.market.facts import FrameworkTaskChanged, FrameworkTaskLaunched
+from federation.market.protocol import Accept, Decline, FrameworkOffer, Offers, Rescind, Subscribe
 from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import Birth, CommandBatch, Launch, Offer
@@ -119,12 +123,23 @@ class Laws:
         ] = {}  # role → cpu, memory, disk, GPUs of its open attempts, and of its children
         self._processes: dict[Key, str] = {}  # (task id, attempt) → the agent on which its process runs
         self._orphans: dict[tuple[str, Key], int] = {}  # unauthorised processes: seen since
+        self._leases: dict[str, dict[str, _Attempt]] = {}  # framework → its live offers, held like attempts
+        self._launched: dict[str, _Group] = {}  # open tasks of frameworks
 
     def after_step(self, event: events.Event, wanted: list[commands.Command], now_us: int) -> None:
         if isinstance(event, events.AgentSpoke):
             self._hear(event, now_us)
+        elif isinstance(event, events.FrameworkCalled):
+            self._hear_framework(event)
+        if self._leases:  # What a step takes back it may give away: facts come first in `wanted`.
+            for command in wanted:
+                if isinstance(command, commands.Emit) and isinstance(command.event, Rescind):
+                    self._end_leases(command.framework_id, (command.event.offer_id,))
         for command in wanted:
             match command:
+                case commands.Emit(event=Offers(offers=offers)):
+                    for offer in offers:
+                        self._lease(offer, now_us)
                 case commands.Persist(fact=fact):
                     self._facts.append(fact)
                     self._learn(fact)
@@ -140,6 +155,13 @@ class Laws:
                 case _:
                     pass
 
+    def remember(self, known: Iterable[facts.Fact]) -> None:
+        """Facts of before it was attached: taken as they are, since what led to them was not seen."""
+        for fact in known:
+            self._facts.append(fact)
+            self._learn(fact)
+        self.broken.clear()
+
     # --- a master comes and goes -------------------------------------------------------------------------------------
 
     def acknowledged(self, job_id: str) -> None:
@@ -150,18 +172,13 @@ class Laws:
         """The master's process is gone, and with it every offer."""
         self._offers.clear()
         self._lives.clear()
+        for framework_id, leases in self._leases.items():
+            self._end_leases(framework_id, tuple(leases))
 
     def on_recovery(self, durable: DurableState) -> None:
         """L1: what was acknowledged is known to the next master, until it ended and was forgotten."""
         known = {job.accepted.job_id for job in durable.jobs}
         lost = sorted(self._acknowledged - known - self._ended_jobs)
-    def remember(self, known: Iterable[facts.Fact]) -> None:
-        """Facts of before it was attached: taken as they are, since what led to them was not seen."""
-        for fact in known:
-            self._facts.append(fact)
-            self._learn(fact)
-        self.broken.clear()
-
         self._check(not lost, f"L1 job {lost[0] if lost else ''} was acknowledged and is gone after a restart")
         self._check(durable.term == self._term, f"L7 the journal ends in term {durable.term}, not {self._term}")
 
@@ -300,6 +317,13 @@ class Laws:
                     for index, task_id in enumerate(assignment.task_ids):
                         gpus = assignment.gpus[index] if assignment.gpus else ()
                         self._assign(task_id, assignment.agent_id, assignment.attempts[index], gpus)
+            case FrameworkTaskLaunched():
+                self._launch(fact)
+            case FrameworkTaskChanged(framework_id=framework_id, update=update):
+                task_id = wire_id(framework_id, update.task_id)
+                if update.state in FRAMEWORK_TERMINAL and task_id in self._open:
+                    self._release_room(self._open.pop(task_id), task_id)
+                    self._use(self._launched.pop(task_id), -1)
             case facts.TermBegun(term=term):
                 self._check(term > self._term, f"L3 term {term} began after term {self._term}")
                 self._term = term
@@ -363,7 +387,7 @@ class Laws:
     def _lose_sight(self, agent_id: str) -> None:
         held = self._held.get(agent_id)
         for task_id in () if held is None else sorted(held.task_ids):
-            if self._tasks[task_id] is not TaskState.KILLING:
+            if task_id in self._tasks and self._tasks[task_id] is not TaskState.KILLING:
                 self._tasks[task_id] = TaskState.UNKNOWN
 
     # --- edges that a fact states ------------------------------------------------------------------------------------
@@ -391,16 +415,70 @@ class Laws:
         job_id, name = self._groups[task_id]
         group = self._jobs[job_id][name]
         placed = self._open[task_id] = _Attempt(agent_id, attempt, group.needs, gpus)
-        held = self._held.get(agent_id)
-        if held is None:
-            held = self._held[agent_id] = _Holding()
-        held.task_ids.add(task_id)
-        held.change(placed, 1)
-        self._check_room(agent_id, held, gpus)
+        self._take_room(placed, task_id)
         self._use(group, 1)
         over = self._over_quota(group, 0)
         if over:
             self._break(f"L6 {over} after {task_id} was assigned")
+
+    def _take_room(self, attempt: _Attempt, task_id: str = "") -> None:
+        """`task_id` "" is a lease's."""
+        held = self._held.get(attempt.agent_id)
+        if held is None:
+            held = self._held[attempt.agent_id] = _Holding()
+        if task_id:
+            held.task_ids.add(task_id)
+        held.change(attempt, 1)
+        self._check_room(attempt.agent_id, held, attempt.gpus)
+
+    def _release_room(self, attempt: _Attempt, task_id: str = "") -> None:
+        held = self._held[attempt.agent_id]
+        held.task_ids.discard(task_id)
+        held.change(attempt, -1)
+
+    # --- the market --------------------------------------------------------------------------------------------------
+
+    def _hear_framework(self, event: events.FrameworkCalled) -> None:
+        """What is answered is offered no longer, and a new stream knows of no offers."""
+        match event.call:
+            case Accept(offer_ids=offer_ids) | Decline(offer_ids=offer_ids):
+                self._end_leases(event.framework_id, offer_ids)
+            case Subscribe():
+                self._end_leases(event.framework_id, tuple(self._leases.get(event.framework_id, ())))
+
+    def _end_leases(self, framework_id: str, offer_ids: tuple[str, ...]) -> None:
+        leases = self._leases.get(framework_id, {})
+        for offer_id in offer_ids:
+            if offer_id in leases:
+                self._release_room(leases.pop(offer_id))
+
+    def _lease(self, offer: FrameworkOffer, now_us: int) -> None:
+        """A unit is in one live offer, and nothing that is used is offered; what is lent may be both."""
+        if now_us >= offer.expires_us:
+            self._break(f"L5 offer {offer.offer_id} was void when it was made")
+        parts = [portion.resources for portion in offer.portions if not portion.revocable]
+        needs = Needs(
+            cpu_milli=sum(part.cpu_milli for part in parts),
+            memory_bytes=sum(part.memory_bytes for part in parts),
+            disk_bytes=sum(part.disk_bytes for part in parts),
+        )
+        lease = _Attempt(offer.agent_id, 0, needs, tuple(gpu.uuid for part in parts for gpu in part.gpus))
+        self._leases.setdefault(offer.framework_id, {})[offer.offer_id] = lease
+        self._take_room(lease)
+
+    def _launch(self, fact: FrameworkTaskLaunched) -> None:
+        task_id = wire_id(fact.framework_id, fact.spec.task_id)
+        self._check_offer(fact.agent_id, fact.at_us)
+        if task_id in self._open:
+            self._break(f"L3 task {task_id} was launched while an attempt of it is open")
+        needs = needs_of(fact.spec, fact.gpus)
+        gpus = tuple(uuid for uuids in fact.gpus for uuid in uuids)
+        self._open[task_id] = _Attempt(fact.agent_id, fact.attempt, needs, gpus)
+        self._take_room(self._open[task_id], task_id)
+        group = self._launched[task_id] = _Group(needs, (), (task_id,), fact.role, 1)
+        self._use(group, 1)
+        if over := self._over_quota(group, 0):
+            self._break(f"L6 {over} after {task_id} was launched")
 
     def _check_offer(self, agent_id: str, now_us: int) -> None:
         _, lapses_us = self._offers.get(agent_id, (None, 0))
@@ -431,10 +509,7 @@ class Laws:
         self._tasks[task_id] = after
         job_id, name = self._groups[task_id]
         if after not in PLACED_STATES and task_id in self._open:
-            attempt = self._open.pop(task_id)
-            held = self._held[attempt.agent_id]
-            held.task_ids.discard(task_id)
-            held.change(attempt, -1)
+            self._release_room(self._open.pop(task_id), task_id)
             self._use(self._jobs[job_id][name], -1)
         if fact.attempt_failed:
             self._count_failure(task_id)

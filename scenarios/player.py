@@ -21,18 +21,20 @@ from federation import events
 from federation.api import Answer, JobView, Problem, SubmitJob
 from federation.config import MasterConfig
 from federation.facts import Fact, JobAccepted, JobEnded
+from federation.market.running import is_framework_task
 from federation.master import Master
 from federation.wire import HeldShard
 from policies.api import Policy
 from scenarios.broker import Broker
 from scenarios.fabric import Fabric
+from scenarios.frameworks import OfferCounts
 from scenarios.injection import Incident, Injector
 from scenarios.laws import Laws
 from scenarios.simulated_agent import Overseer, SimulatedAgent, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
+from scenarios.world import START_US as START_US
 from scenarios.world import Arrival, Behaviour, World
 
-from scenarios.world import START_US as START_US
 EVENTS_MAX = 50_000_000  # A run that needs more has a loop in it.
 CHECK_US = 10_000_000  # How often the laws look at what only the whole world shows.
 TAIL_EVENTS = 40  # what is kept to show how a law came to be broken
@@ -68,14 +70,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     bytes_by_link: dict[str, int] = {}
     tail: tuple[str, ...] = ()  # the last events before the first broken law
     n_messages_harmed: int = 0
-    link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
-
     n_redirected: int = 0  # transfers sent to another source while they ran, in the master's last term
     offers: dict[str, OfferCounts] = {}  # by framework
+    link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
+    live: bool = False  # real processes did it, in real time
+
 
 def play(
     world: World,
-    live: bool = False  # real processes did it, in real time
     policy: Policy,
     policy_name: str,
     *,
@@ -102,10 +104,10 @@ class Player(Overseer):
             named = {role.path for role in world.roles}
             kept = tuple(role for role in config.roles if role.path not in named)
             config = msgspec.structs.replace(config, roles=(*kept, *world.roles))
-        self._world = world
-        self._policy_name = policy_name
         if world.moves_per_minute is not None:
             config = msgspec.structs.replace(config, moves_per_minute_max=world.moves_per_minute)
+        self._world = world
+        self._policy_name = policy_name
         self._on_progress = on_progress
         self._stop_at_breach = stop_at_breach
         self._digest = hashlib.blake2b(digest_size=16)
@@ -125,6 +127,7 @@ class Player(Overseer):
         self._injector = Injector(world, self._fabric, self._broker, self._master, self._agents, self)
         self._n_jobs_open = 0
         self._arrivals_left = len(world.arrivals)
+        self._frameworks = self._master.frameworks
         self._submissions: list[Submission] = []
         self._behaviours: dict[str, dict[str, Behaviour]] = {}  # by job id
         self._link_bytes: list[tuple[int, dict[str, int]]] = []
@@ -145,15 +148,16 @@ class Player(Overseer):
             agent.start(START_US)
         for index, arrival in enumerate(self._world.arrivals):
             self.call(START_US + arrival.at_us, partial(self._arrive, index, arrival))
-        self._injector.begin(START_US)
-        self.call(START_US + CHECK_US, self._look)
-        with _rare_collections():
         self._frameworks.start(START_US)
         for framework in self._world.frameworks:
             for index, arrival in enumerate(framework.arrivals):
                 self.call(START_US + arrival.at_us, partial(self._bring, framework.name, index, arrival))
-            n_events, now_us = self._play()
+        self._injector.begin(START_US)
         self._note_links(START_US)
+        self.call(START_US + CHECK_US, self._look)
+        with _rare_collections():
+            n_events, now_us = self._play()
+        self._note_links(now_us)
         self._laws.at_end(self._master.core, now_us)
         if self._master.core is not None and self._is_quiet(now_us):
             self._laws.converged(self._master.core, self._agents, self._broker, now_us)
@@ -165,7 +169,6 @@ class Player(Overseer):
             digest=self._digest.hexdigest(),
             ended_us=now_us - START_US,
             n_events=n_events,
-        self._note_links(now_us)
             n_rounds=self._master.n_rounds,
             bytes_between_sites=self._fabric.bytes_between_sites(),
             refused=tuple(
@@ -179,11 +182,11 @@ class Player(Overseer):
             bytes_by_link=self._fabric.bytes_by_link(),
             tail=self._tail() if self._laws.broken else (),
             n_messages_harmed=self._broker.n_harmed,
+            n_redirected=self._master.last.counters.get("transfers_redirected", 0),
+            offers={name: each.offer_counts() for name, each in self._frameworks.all.items()},
             link_bytes=tuple(self._link_bytes),
         )
 
-            n_redirected=self._master.last.counters.get("transfers_redirected", 0),
-            offers={name: each.offer_counts() for name, each in self._frameworks.all.items()},
     def _play(self) -> tuple[int, int]:
         """Handle what is queued until nothing is left to be seen; how many events, and the time then."""
         n_events, now_us, shown_us = 0, START_US, START_US
@@ -210,7 +213,7 @@ class Player(Overseer):
         return n_events, now_us
 
     def _all_done(self, now_us: int) -> bool:
-        if self._world.to_the_end or self._arrivals_left or self._n_jobs_open:
+        if self._world.to_the_end or self._arrivals_left or self._n_jobs_open or not self._frameworks.are_done:
             return False
         return now_us >= START_US + self._injector.over_us
 
@@ -252,9 +255,7 @@ class Player(Overseer):
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def _arrive(self, index: int, arrival: Arrival, now_us: int) -> None:
-        for shard in arrival.shards:
-            held = HeldShard(shard_id=shard_id_of(shard.name), size_bytes=shard.size_bytes, name=shard.name)
-            self._agents[shard.agent_id].find(held, now_us)
+        self._place_shards(arrival, now_us)
 
         def answered(answer: Answer, at_us: int) -> None:
             self._arrivals_left -= 1
@@ -268,7 +269,18 @@ class Player(Overseer):
 
         self._master.ask(SubmitJob(job=arrival.job, submission_id=str(index)), now_us, answered)
 
+    def _place_shards(self, arrival: Arrival, now_us: int) -> None:
+        for shard in arrival.shards:
+            held = HeldShard(shard_id=shard_id_of(shard.name), size_bytes=shard.size_bytes, name=shard.name)
+            self._agents[shard.agent_id].find(held, now_us)
+
+    def _bring(self, framework: str, index: int, arrival: Arrival, now_us: int) -> None:
+        self._place_shards(arrival, now_us)
+        self._frameworks.all[framework].arrive(index, now_us)
+
     def behaviour_of(self, task_id: str) -> Behaviour | None:
+        if is_framework_task(task_id):
+            return self._frameworks.behaviour_of(task_id)
         job_id, group, _ = task_id.rsplit("/", 2)
         known = self._behaviours.get(job_id)
         return None if known is None else known.get(group)
@@ -286,6 +298,11 @@ class Player(Overseer):
         self._note_links(now_us)
         self.call(now_us + CHECK_US, self._look)
 
+    def _note_links(self, now_us: int) -> None:
+        at_us = now_us - START_US
+        if len(self._world.links) <= LINKS_SHOWN_MAX and (not self._link_bytes or self._link_bytes[-1][0] < at_us):
+            self._link_bytes.append((at_us, self._fabric.bytes_by_link()))
+
     def _is_quiet(self, now_us: int) -> bool:
         return not self._laws.broken and now_us - START_US - self._injector.over_us >= max(self._world.quiet_tail_us, 1)
 
@@ -298,11 +315,6 @@ class Player(Overseer):
         if not self._laws.broken:
             self._recent.append((now_us, value))
         if isinstance(value, JobAccepted):
-    def _note_links(self, now_us: int) -> None:
-        at_us = now_us - START_US
-        if len(self._world.links) <= LINKS_SHOWN_MAX and (not self._link_bytes or self._link_bytes[-1][0] < at_us):
-            self._link_bytes.append((at_us, self._fabric.bytes_by_link()))
-
             self._n_jobs_open += 1
             arrival = self._world.arrivals[int(value.submission_id)]
             if arrival.behaviours:

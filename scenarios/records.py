@@ -3,10 +3,16 @@
 Times are µs from the start of the run.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from federation import facts
 from federation.expansion import groups_before
+from federation.jobs import Job
+from federation.market.book import PREFIX
+from federation.market.book import TERMINAL as FRAMEWORK_TERMINAL
+from federation.market.facts import FrameworkSet, FrameworkTaskChanged, FrameworkTaskLaunched
+from federation.market.protocol import Update
 from federation.states import PLACED_STATES, TERMINAL_STATES, TaskState
 from policies.model import Needs
 from policies.resources import amount_of, kinds, role_chain
@@ -76,16 +82,16 @@ class QueuePoint(NamedTuple):
     pending: int
     waiting: int
     placed: int
+    reasons: tuple[tuple[str, int], ...] = ()  # pending tasks by what keeps them from a place
+
+
+NOT_REFUSED = "to be placed"  # no round has refused one like it
 
 
 class Records:
     """Cost O(facts). `shares` integrates, role by role, what it held while every role of the run wanted more."""
 
     def __init__(self, outcome: Outcome) -> None:
-    reasons: tuple[tuple[str, int], ...] = ()  # pending tasks by what keeps them from a place
-
-
-NOT_REFUSED = "to be placed"  # no round has refused one like it
         self.outcome = outcome
         self.specs: dict[str, AgentSpec] = {spec.agent_id: spec for spec in outcome.world.agents}
         self.tasks: dict[str, TaskRun] = {}
@@ -98,15 +104,18 @@ NOT_REFUSED = "to be placed"  # no round has refused one like it
             if each.job_id
         }
         self._counts = {"pending": 0, "waiting": 0, "placed": 0}
+        self._kinds: dict[tuple[str, Needs], tuple[int, str]] = {}  # role and needs → how many pend, for what reason
+        self._reasons: dict[str, int] = {}
         self._held: dict[str, list[int]] = {}  # role → kinds it holds now, those below included
         self._wanting: dict[str, int] = {}  # role → tasks pending
         self.held_us: dict[str, list[int]] = {}  # role → kind·µs while all wanted more
         self.contended_us = 0
         self._clock_us = 0
+        self._frameworks: dict[str, str] = {}  # id → name
+        self._coming = self._brought()
         for fact in outcome.facts:
-        self._kinds: dict[tuple[str, Needs], tuple[int, str]] = {}  # role and needs → how many pend, for what reason
-        self._reasons: dict[str, int] = {}
             self._take(fact)
+        self._bring(outcome.ended_us)
         end_us = outcome.ended_us
         for task in self.tasks.values():
             if task.state in PLACED_STATES and task.placed_us is not None:
@@ -128,7 +137,17 @@ NOT_REFUSED = "to be placed"  # no round has refused one like it
 
     def _take(self, fact: facts.Fact) -> None:
         at_us = max(0, fact.at_us - START_US)
+        self._bring(at_us)
         match fact:
+            case FrameworkSet(framework_id=framework_id, info=info):
+                self._frameworks[framework_id] = info.name
+                return
+            case FrameworkTaskLaunched(framework_id=framework_id, spec=spec, agent_id=agent_id):
+                self._tick(at_us)
+                self._assign(self._piece(framework_id, spec.task_id), agent_id, at_us)
+            case FrameworkTaskChanged(framework_id=framework_id, update=update):
+                self._tick(at_us)
+                self._update(self._piece(framework_id, update.task_id), update, at_us)
             case facts.JobAccepted():
                 self._tick(at_us)
                 self._accept(fact, at_us)
@@ -137,6 +156,10 @@ NOT_REFUSED = "to be placed"  # no round has refused one like it
                 for assignment in assignments:
                     for task_id in assignment.task_ids:
                         self._assign(self.tasks[task_id], assignment.agent_id, at_us)
+            case facts.TaskRefused(task_ids=task_ids, blockers=blockers) if blockers:
+                for task_id in task_ids:
+                    if task_id in self.tasks:
+                        self._refuse(self.tasks[task_id], blockers[0].reason)
             case facts.TaskStateChanged():
                 self._tick(at_us)
                 self._change(fact, at_us)
@@ -156,21 +179,74 @@ NOT_REFUSED = "to be placed"  # no round has refused one like it
                             self._end(task, TaskState.CANCELLED, at_us)
             case _:
                 return
-            case facts.TaskRefused(task_ids=task_ids, blockers=blockers) if blockers:
-                for task_id in task_ids:
-                    if task_id in self.tasks:
-                        self._refuse(self.tasks[task_id], blockers[0].reason)
-        self.queue.append(QueuePoint(at_us, *self._counts.values()))
+        reasons = tuple((reason, count) for reason, count in self._reasons.items() if count)
+        counts = self._counts
+        self.queue.append(QueuePoint(at_us, counts["pending"], counts["waiting"], counts["placed"], reasons))
+
+    # --- of frameworks: their work arrives with them, and no fact tells of it until it is launched -------------------
+
+    def _brought(self) -> list[tuple[int, str, str, Job, str]]:
+        """When, framework, job id, job, origin: of all their work, the last first."""
+        found = [
+            (arrival.at_us, spec.name, f"{PREFIX}{spec.name}/{number}", arrival.job, arrival.origin)
+            for spec in self.outcome.world.frameworks
+            for number, arrival in enumerate(spec.arrivals)
+        ]
+        return sorted(found, key=lambda each: (each[0], each[2]), reverse=True)
+
+    def _bring(self, until_us: int) -> None:
+        while self._coming and self._coming[-1][0] <= until_us:
+            at_us, name, job_id, job, origin = self._coming.pop()
+            self._tick(at_us)
+            scopes = tuple(dict.fromkeys((*role_chain(job.role), origin, name)))
+            self._add(job_id, job, {}, scopes, at_us, at_us)
+
+    def _piece(self, framework_id: str, task_id: str) -> TaskRun:
+        number, group, index, _ = task_id.split(".")
+        return self.tasks[f"{PREFIX}{self._frameworks[framework_id]}/{number}/{group}/{index}"]
+
+    def _update(self, task: TaskRun, update: Update, at_us: int) -> None:
+        if update.state == "TASK_RUNNING" and task.running_us is None:
+            task.running_us, task.state = at_us, TaskState.RUNNING
+        if update.state not in FRAMEWORK_TERMINAL or task.state not in PLACED_STATES:
+            return
+        finished = update.state == "TASK_FINISHED"
+        self._counts["placed"] -= 1
+        self._hold(task, -1)
+        self._close_span(task, at_us, str(TaskState.FINISHED) if finished else "failed")
+        if finished:
+            if task.running_us is not None and task.placed_us is not None:
+                task.run_us, task.stage_us = at_us - task.running_us, task.running_us - task.placed_us
+            self._end(task, TaskState.FINISHED, at_us)
+            job = self.jobs[task.job_id]
+            if not any(job.left.values()):
+                job.state, job.ended_us = "finished", at_us
+        else:
+            task.n_failed += update.state == "TASK_FAILED"
+            self._pend(task, at_us)
+
+    # --- of built-in jobs --------------------------------------------------------------------------------------------
 
     def _accept(self, fact: facts.JobAccepted, at_us: int) -> None:
         origin, arrived_us = self._origins.get(fact.job_id, (fact.job.name, at_us))
         scopes = tuple(dict.fromkeys((*role_chain(fact.job.role), origin)))
-        job = self.jobs[fact.job_id] = JobRun(fact.job_id, fact.job.role, scopes, arrived_us)
-        names = frozenset(group.name for group in fact.job.tasks)
-        for spec in fact.job.tasks:
-            count = len(fact.each[spec.name]) if spec.for_each is not None else spec.count
+        self._add(fact.job_id, fact.job, fact.each, scopes, arrived_us, at_us)
+
+    def _add(
+        self,
+        job_id: str,
+        told: Job,
+        each: Mapping[str, tuple[str, ...]],
+        scopes: tuple[str, ...],
+        arrived_us: int,
+        at_us: int,
+    ) -> None:
+        job = self.jobs[job_id] = JobRun(job_id, told.role, scopes, arrived_us)
+        names = frozenset(group.name for group in told.tasks)
+        for spec in told.tasks:
+            count = len(each[spec.name]) if spec.for_each is not None else spec.count
             tasks = [
-                TaskRun(f"{fact.job_id}/{spec.name}/{index}", job, spec.needs, spec.deadline_us, spec.run_us)
+                TaskRun(f"{job_id}/{spec.name}/{index}", job, spec.needs, spec.deadline_us, spec.run_us)
                 for index in range(count)
             ]
             job.groups[spec.name], job.left[spec.name] = tasks, count
@@ -187,6 +263,21 @@ NOT_REFUSED = "to be placed"  # no round has refused one like it
             if task.state is TaskState.WAITING:
                 self._counts["waiting"] -= 1
                 self._pend(task, at_us)
+
+    def _count_pending(self, task: TaskRun, sign: int) -> None:
+        self._counts["pending"] += sign
+        kind = (task.role, task.needs)
+        count, reason = self._kinds.get(kind, (0, NOT_REFUSED))
+        self._kinds[kind] = (count + sign, reason)
+        self._reasons[reason] = self._reasons.get(reason, 0) + sign
+
+    def _refuse(self, task: TaskRun, reason: str) -> None:
+        """One was refused, and so all of its kind: a fact names a few only."""
+        kind = (task.role, task.needs)
+        count, before = self._kinds.get(kind, (0, NOT_REFUSED))
+        self._kinds[kind] = (count, reason)
+        self._reasons[before] = self._reasons.get(before, 0) - count
+        self._reasons[reason] = self._reasons.get(reason, 0) + count
 
     def _pend(self, task: TaskRun, at_us: int) -> None:
         task.state, task.pending_us = TaskState.PENDING, at_us
@@ -263,18 +354,3 @@ NOT_REFUSED = "to be placed"  # no round has refused one like it
             held_us = self.held_us.setdefault(role, [0, 0, 0, 0])
             for kind, amount in enumerate(self._held.get(role, (0, 0, 0, 0))):
                 held_us[kind] += amount * passed_us
-    def _count_pending(self, task: TaskRun, sign: int) -> None:
-        self._counts["pending"] += sign
-        kind = (task.role, task.needs)
-        count, reason = self._kinds.get(kind, (0, NOT_REFUSED))
-        self._kinds[kind] = (count + sign, reason)
-        self._reasons[reason] = self._reasons.get(reason, 0) + sign
-
-    def _refuse(self, task: TaskRun, reason: str) -> None:
-        """One was refused, and so all of its kind: a fact names a few only."""
-        kind = (task.role, task.needs)
-        count, before = self._kinds.get(kind, (0, NOT_REFUSED))
-        self._kinds[kind] = (count, reason)
-        self._reasons[before] = self._reasons.get(before, 0) - count
-        self._reasons[reason] = self._reasons.get(reason, 0) + count
-

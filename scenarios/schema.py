@@ -8,10 +8,11 @@ from typing import Any
 from federation import jobfile, units
 from federation.jobschema import job_schema
 from policies.model import TIERS
-from scenarios import chance, faultfile, topology, workload
+from scenarios import chance, faultfile, frameworks, topology, workload
 from scenarios import format as scenario_format
 from scenarios.faults import KILL_POINTS
 from scenarios.traces import jobs, networks
+from scenarios.world import FRAMEWORK_MODES
 
 Schema = dict[str, Any]
 
@@ -57,6 +58,7 @@ def scenario_schema() -> Schema:
             topology=_topology(),
             data=_map(_object(scenario_format.DATA_KEYS, at=_TEXT, count=_COUNT, size=_SIZE)),
             workload=_workload(),
+            frameworks=_frameworks(),
             faults={"type": "array", "items": _fault()},
             expect=_object(("laws", "slo"), slo={"type": "array", "items": _TEXT}),
             matrix=_map({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]}),
@@ -178,6 +180,13 @@ def _workload() -> Schema:
         services=_map(service),
         traces={"type": "array", "items": trace},
     )
+
+
+def _frameworks() -> Schema:
+    work = {key: _workload()["properties"][key] for key in frameworks.WORK_KEYS}
+    durations = dict.fromkeys(("patience", "refuse", "failover"), _DURATION)
+    offers = {"anyOf": [{"enum": list(FRAMEWORK_MODES)}, {"type": "string", "pattern": f"^{_PARAMETER}"}]}
+    return _map(_object(frameworks.KEYS, offers=offers, **durations, **work))
 
 
 def _fault() -> Schema:

@@ -19,6 +19,7 @@ from federation.wire import MasterState
 from policies.api import Policy
 from scenarios.broker import KEEPALIVE_US, Broker, Timetable
 from scenarios.faults import KillPoint
+from scenarios.frameworks import Frameworks
 from scenarios.laws import Laws
 from scenarios.world import World
 
@@ -76,6 +77,7 @@ class SimulatedMaster:
         self._n_requests = 0
         self._questions: dict[str, _Question] = {}
         self.disk_is_full = False
+        self.frameworks = Frameworks(world, timetable, self._hear_call)
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class SimulatedMaster:
         self._backlog.clear()
         self._doom = None
         self._n_solving = 0
+        self.frameworks.lost(now_us)
         if self._broker.up:  # Its will, which the broker retains.
             self._broker.announce(MasterState(term=self._term, online=False), now_us)
 
@@ -192,7 +195,8 @@ class SimulatedMaster:
     def _answer(self, request_id: str, answer: Answer, now_us: int) -> None:
         question = self._questions.get(request_id)
         if question is None:
-            return  # A second answer to a question that was asked twice.
+            self.frameworks.answered(request_id, answer, now_us)
+            return  # Else a second answer to a question that was asked twice.
         if isinstance(answer, Problem) and answer.code in PATIENT_CODES:
             question.n_asked += 1
             self._timetable.call(now_us + RETRY_US, lambda at_us: self._put(request_id, at_us))
@@ -206,6 +210,10 @@ class SimulatedMaster:
         """An event for the process of now; void when that is gone."""
         life = self._life
         self._timetable.call(at_us, lambda now_us: self.handle(event, now_us) if life == self._life else None)
+
+    def _hear_call(self, event: events.FrameworkCalled, at_us: int) -> None:
+        if self.core is not None:
+            self.post(at_us, event)
 
     def handle(self, event: events.Event | None, now_us: int) -> None:
         if self.core is None:
@@ -274,5 +282,7 @@ class SimulatedMaster:
                 self.post(now_us + self._world.solve_us, ready)
             case commands.Reply(request_id=request_id, answer=answer):
                 self._answer(request_id, answer, now_us)
+            case commands.Emit():
+                self.frameworks.emit(command, sent_us)
             case commands.Persist():
                 raise AssertionError("facts are made durable before anything else")

@@ -1,5 +1,7 @@
 """A world as the player needs it: sites, agents, links, what lies where, which jobs come when, and what breaks."""
 
+from typing import Final, Literal, get_args
+
 import msgspec
 
 from federation.config import RoleConfig
@@ -8,12 +10,11 @@ from policies.model import Record, Resources, Tier
 from scenarios.faults import Fault
 from scenarios.transport import LinkSpec
 
-
-class AgentSpec(Record, frozen=True, kw_only=True):
-    """One simulated agent. `uplink_bps` caps what it sends to and receives from other sites, each direction.
 START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: digests hold no wall clock.
 
 
+class AgentSpec(Record, frozen=True, kw_only=True):
+    """One simulated agent. `uplink_bps` caps what it sends to and receives from other sites, each direction.
 
     `access` names the links between it and its site's core, its own first: a rack, a pod. `total` is what it claims;
     `real` is what it has, where that is less: its tasks then share it, and run slower."""
@@ -45,9 +46,9 @@ class Behaviour(Record, frozen=True, kw_only=True):
     """What really happens to the tasks of a group, besides their run time: nobody tells the master."""
 
     fails_ppm: int = 0  # of attempts end with exit code 1
+    until_us: int | None = None  # ends then, whenever it was started: a service
     crashes_agent: bool = False  # … and take their agent's process with them
 
-    until_us: int | None = None  # ends then, whenever it was started: a service
 
 class Arrival(Record, frozen=True, kw_only=True):
     """`origin` names the generator or trace that made it. `shards` appear at their agents as it arrives."""
@@ -57,6 +58,22 @@ class Arrival(Record, frozen=True, kw_only=True):
     origin: str = ""
     behaviours: dict[str, Behaviour] = msgspec.field(default_factory=dict)  # by task group
     shards: tuple[ShardSpec, ...] = ()
+
+
+FrameworkMode = Literal["shaped", "plain", "ignored"]
+FRAMEWORK_MODES: Final[tuple[FrameworkMode, ...]] = get_args(FrameworkMode)
+
+
+class FrameworkSpec(Record, frozen=True, kw_only=True):
+    """A scheduler of its own (scenarios/frameworks.py): the work it brings, and how it deals with offers."""
+
+    name: str
+    roles: tuple[str, ...]
+    offers: FrameworkMode
+    patience_us: int  # how long a task waits for an agent that holds what it reads
+    refuse_us: int
+    failover_us: int
+    arrivals: tuple[Arrival, ...] = ()
 
 
 class Variation(Record, frozen=True, kw_only=True):
@@ -82,13 +99,15 @@ class World(Record, frozen=True, kw_only=True):
     shards: tuple[ShardSpec, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
     roles: tuple[RoleConfig, ...] = ()
+    frameworks: tuple[FrameworkSpec, ...] = ()
     faults: tuple[Fault, ...] = ()
     variations: tuple[Variation, ...] = ()
     access: tuple[tuple[str, LinkSpec, LinkSpec], ...] = ()
+    egress: tuple[tuple[str, str, int], ...] = ()  # from site, to site: micro-dollars a gigabyte that leaves
     quiet_tail_us: int = 0  # the end of the run in which nothing breaks, for L13
     to_the_end: bool = False  # run for the whole duration, even when all jobs have ended
     solve_us: int = 5_000  # how long a round is taken to compute; declared, because a replay must not depend on our CPU
     commit_us: int = 1_000  # journal commit before anything is sent
+    moves_per_minute: int | None = None  # the master's budget of moves because a link changed; None: its default
     noise_ppm: int = 30_000  # standard deviation of a bandwidth measurement
     notes: tuple[str, ...] = ()  # what a reader of the results has to know: sources, licences, skipped rows
-    moves_per_minute: int | None = None  # the master's budget of moves because a link changed; None: its default

@@ -6,6 +6,7 @@ fits what remains is done, and everything else gets a terminal status with its r
 
 from typing import Any
 
+from federation import wire
 from federation.agents_book import AgentEntry
 from federation.core import Core
 from federation.market import operations
@@ -89,8 +90,10 @@ def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
     if acceptance.n_launched:
         for lease in made:
             if lease.request_id and (want := framework.wants.get(lease.request_id)) is not None:
+                acceptance.expect(want.wanted.run_us)
                 want.n_taken += lease.pieces
                 if want.is_met:
+                    core.market.drop_want(framework, lease.request_id)
                     changed(core)
     rest = {standing: bundle.frozen() for standing, bundle in left.items() if not bundle.is_empty()}
     refuse(core, framework, role, entry.agent_id, rest, call.refuse_us)
@@ -141,6 +144,14 @@ class Acceptance:
 
     def order(self) -> None:
         self._core.order(self._entry, self._commands)
+
+    def expect(self, run_us: int) -> None:
+        """Tell when the tasks launched should end, so that rounds can plan with what they will give back."""
+        for command in self._commands:
+            task = self._core.market.task_of(command.task_id) if isinstance(command, wire.Launch) else None
+            if task is not None:
+                task.expected_run_us = run_us
+        self._entry.changed()
 
     # --- launches ----------------------------------------------------------------------------------------------------
 

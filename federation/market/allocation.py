@@ -60,6 +60,15 @@ def is_due(core: Core) -> bool:
     )
 
 
+def awaited(core: Core) -> frozenset[str]:
+    """Agents with something free whose turn is to be decided by the next cycle: rounds wait for it, else built-in jobs
+    would take everything that ends before any framework is asked."""
+    market = core.market
+    if not market.dirty or not is_due(core) or (market.tree is not None and not market.tree.clients):
+        return frozenset()
+    return frozenset(market.dirty.keys() - market.left_since.keys())
+
+
 def allocate_if_due(core: Core) -> None:
     if not is_due(core):
         return
@@ -68,6 +77,8 @@ def allocate_if_due(core: Core) -> None:
         core.deadlines.set_earlier(("market", "cycle"), due_us)
         return
     core.market.allocated_us = core.now_us
+    if core.market.dirty.keys() - core.market.left_since.keys():
+        core.rounds.changed = True  # What no framework takes is the rounds'.
     allocate(core)
 
 

@@ -42,8 +42,8 @@ class FrameworkTask:
     """One attempt of a command that a framework placed. `updates` are those not acknowledged yet, oldest first."""
 
     __slots__ = (
-        "agent_id", "attempt", "cmd_id", "fact", "framework_id", "gpus", "group_id", "kill_asked", "launched_us",
-        "needs", "role", "seen", "since_us", "spec", "state", "updates", "wire_id",
+        "agent_id", "attempt", "cmd_id", "expected_run_us", "fact", "framework_id", "gpus", "group_id", "kill_asked",
+        "launched_us", "needs", "role", "seen", "since_us", "spec", "state", "updates", "wire_id",
     )  # fmt: skip
 
     def __init__(self, fact: FrameworkTaskLaunched) -> None:
@@ -60,6 +60,7 @@ class FrameworkTask:
         self.state = "TASK_STAGING"
         self.seen = False
         self.kill_asked = False
+        self.expected_run_us: int | None = None  # on the reference core, where its request said so; of this term only
         self.updates: list[Update] = []
         self.wire_id = wire_id(fact.framework_id, fact.spec.task_id)
         self.needs = needs_of(fact.spec, fact.gpus)
@@ -95,13 +96,14 @@ class Filter:
 class Want:
     """A piece of REQUEST as it stands: how many of its pieces are offered or taken. A SUPPRESS after it pauses it."""
 
-    __slots__ = ("demand_id", "framework_id", "is_paused", "n_leased", "n_taken", "since_us", "wanted")
+    __slots__ = ("demand_id", "framework_id", "is_paused", "n_holds", "n_leased", "n_taken", "since_us", "wanted")
 
     def __init__(self, framework_id: str, wanted: WantedOffer, since_us: int) -> None:
         self.framework_id = framework_id
         self.wanted = wanted
         self.since_us = since_us
         self.is_paused = False
+        self.n_holds = 0  # reservations ahead that ended in nothing
         self.n_leased = 0
         self.n_taken = 0
         digest = hashlib.blake2b(f"{framework_id}\0{wanted.request_id}".encode(), digest_size=8).hexdigest()
@@ -163,7 +165,7 @@ class FrameworkEntry:
 
     def is_shaped(self, role: str) -> bool:
         """Whether requests stand for the role: it is offered what answers them, and nothing else."""
-        return any(want.wanted.role == role and not want.is_met for want in self.wants.values())
+        return any(want.wanted.role == role for want in self.wants.values())
 
 
 class Bucket:
@@ -344,6 +346,10 @@ class MarketBook:
         sums[2] += sign * amount.disk_bytes
         sums[3] += sign * amount.gpus
         self._shares.charge(role, amount, sign)
+
+    def drop_want(self, framework: FrameworkEntry, request_id: str) -> None:
+        """It is met, withdrawn or nobody's any more."""
+        del self.wants[framework.wants.pop(request_id).demand_id]
 
     def mark(self, agent_id: str) -> None:
         """Something of this agent may be offered anew."""

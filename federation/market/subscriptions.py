@@ -199,7 +199,7 @@ def end(core: Core, framework: FrameworkEntry, reason: str) -> None:
             change(core, task, "TASK_KILLED", "REASON_FRAMEWORK_REMOVED", reason)
             core.order(entry, [kill_of(core, entry, task.wire_id, task.attempt, "framework_ended")])
     for request_id in list(framework.wants):
-        core.market.wants.pop(framework.wants.pop(request_id).demand_id, None)
+        core.market.drop_want(framework, request_id)
     clear_filters(core, framework, frozenset(role for role, _ in framework.filters))
     core.persist(FrameworkEnded(at_us=core.now_us, framework_id=framework.framework_id, reason=reason))
     for timer in ("heartbeat", "retry", "failover", "inverse"):

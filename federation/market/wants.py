@@ -3,7 +3,8 @@
 A wish is a demand like a pending task's. A gang is leased whole or not at all, so nothing is hoarded while it waits.
 A wish that nothing free has met for long gets agents kept for it (reserve-ahead): nothing new starts there, and as soon
 as what runs there has ended the wish is served. One wish has its turn at a time, the longest-waiting first, for a
-bounded while: others go on everywhere else meanwhile (backfill).
+bounded while that doubles from turn to turn, so that in the end it outlasts whatever runs there. Others go on
+everywhere else meanwhile (backfill).
 """
 
 from collections.abc import Iterable
@@ -38,6 +39,8 @@ from policies.model import (
 )
 from policies.resources import amount_of, copies, fits, quota_copies, role_chain, take, total
 
+HOLD_DOUBLINGS_MAX = 10
+
 
 def request(core: Core, framework: FrameworkEntry, call: Request) -> Answer:
     """All wishes of the call are taken, or none."""
@@ -49,9 +52,9 @@ def request(core: Core, framework: FrameworkEntry, call: Request) -> Answer:
     if len(known) > core.config.wants_max:
         return refusal(503, "full", "The framework wishes for too much", f"{core.config.wants_max} requests at once")
     for wanted in call.wants:
-        earlier = framework.wants.pop(wanted.request_id, None)
+        earlier = framework.wants.get(wanted.request_id)
         if earlier is not None:
-            core.market.wants.pop(earlier.demand_id, None)
+            core.market.drop_want(framework, wanted.request_id)
             _release(core, earlier.demand_id)
         if wanted.count:
             want = Want(framework.framework_id, wanted, core.now_us)
@@ -308,6 +311,12 @@ def _release(core: Core, demand_id: str) -> None:
         core.rounds.changed = True
 
 
+def _end_turn(core: Core, demand_id: str) -> None:
+    """Let the next in line have its turn at once."""
+    _release(core, demand_id)
+    core.deadlines.set_earlier(("market", "holds"), core.now_us + 1)
+
+
 def look_at_holds(core: Core) -> None:
     """Time has passed: a hold that took too long ends, and the longest-starving wish has its turn."""
     market, config = core.market, core.config
@@ -315,7 +324,8 @@ def look_at_holds(core: Core) -> None:
         kept_for = next(iter(market.held.values()))
         _release(core, kept_for)
         if (want := market.wants.get(kept_for)) is not None:
-            want.since_us = core.now_us  # To the end of the line.
+            want.since_us = core.now_us  # To the end of the line, and for twice as long the next time.
+            want.n_holds += 1
         core.count("holds_ended")
     if not market.held:
         starving = [
@@ -349,7 +359,7 @@ def _hold_for(core: Core, want: Want) -> bool:
     if left > 0:
         _release(core, want.demand_id)
         return False
-    core.market.held_until_us = core.now_us + core.config.hold_us
+    core.market.held_until_us = core.now_us + (core.config.hold_us << min(want.n_holds, HOLD_DOUBLINGS_MAX))
     core.count("holds")
     core.rounds.changed = True
     serve_held(core)
@@ -362,7 +372,7 @@ def serve_held(core: Core) -> None:
     kept_for = next(iter(market.held.values()), "")
     want = market.wants.get(kept_for)
     if want is None or not _is_open(core, want):
-        _release(core, kept_for)
+        _end_turn(core, kept_for)
         return
     needs, left = needs_of(want), want.left
     placements: list[Placement] = []
@@ -374,4 +384,4 @@ def serve_held(core: Core) -> None:
             placements.append(Placement(demand_id=kept_for, agent_id=agent_id, count=count))
             left -= count
     if placements and (left == 0 or not want.wanted.gang) and place(core, placements):
-        _release(core, kept_for)
+        _end_turn(core, kept_for)
