@@ -1,9 +1,9 @@
 """What the workers of a gang send between sites, and which of the savings that their job allows the plan chooses.
 
-Savings are taken in the order of what they cost in accuracy, and no more of them than needed: summing up at a site or
-rack first changes nothing but the path, half precision nearly nothing, low-rank gradients more, and synchronising only
-every so many steps most. What is lossy is chosen only where the job declared its iteration time, and until sending
-takes no more than `BUSY_PPM` of it over the slowest link that the gang uses.
+Ways are tried in the order of what they cost in accuracy: summing up at a site or rack first changes nothing but the
+path, half precision nearly nothing, low-rank gradients more, and synchronising only every so many steps most. The
+first is taken under which sending takes no more than `BUSY_PPM` of the declared iteration time over the slowest link
+that the gang uses; where none is enough, the one that sends least. Without a declared time nothing lossy is chosen.
 """
 
 from collections.abc import Iterable
@@ -11,12 +11,11 @@ from collections.abc import Iterable
 import msgspec
 
 from policies.constraints import Links
-from policies.model import Communication, Demand, Node, Plan, Snapshot, Tuning
+from policies.model import RACK_LABEL, Communication, Demand, Node, Plan, Snapshot, Tuning
 
 BUSY_PPM = 250_000  # a quarter of a step may go into sending: most frameworks hide that behind the backward pass
 FP16_RATIO = 2
 POWERSGD_RATIO = 10  # of rank 2 on layers of some hundreds by some hundreds; Vogels et al. (2019) report 10 to 70
-RACK_LABEL = "rack"
 UNMEASURED_BPS = 10_000_000  # as `cost.CostModel.wan_bandwidth_bps`
 
 
@@ -82,30 +81,43 @@ def slowest_bps(workers: Workers, links: Links) -> int:
 
 def choose(demand: Demand, communication: Communication, workers: Workers, links: Links) -> Tuning:
     """The savings for a gang that is placed so."""
-    tuning = Tuning(demand_id=demand.demand_id, iteration_us=communication.iteration_us)
+    plain = Tuning(demand_id=demand.demand_id, iteration_us=communication.iteration_us)
     if len(workers.by_site) < 2:
-        return msgspec.structs.replace(tuning, aggregate=_within_site(communication, workers))
-    savings, bps = communication.savings, slowest_bps(workers, links)
+        return msgspec.structs.replace(plain, aggregate=_within_site(communication, workers))
+    bps = slowest_bps(workers, links)
+    ways = [
+        msgspec.structs.replace(way, uplink_bytes_per_step=uplink_bytes(communication, workers, way))
+        for way in _ways(plain, communication, workers)
+    ]
+    for way in ways:
+        assert way.uplink_bytes_per_step is not None, "filled in above"
+        if way.uplink_bytes_per_step * 8_000_000 // bps * 1_000_000 <= BUSY_PPM * communication.iteration_us:
+            return way
+    return min(ways, key=lambda way: way.uplink_bytes_per_step or 0)
 
-    def is_busy(each: Tuning) -> bool:
-        send_us = uplink_bytes(communication, workers, each) * 8_000_000 // bps
-        return bool(communication.iteration_us) and send_us * 1_000_000 > BUSY_PPM * communication.iteration_us
 
+def _ways(plain: Tuning, communication: Communication, workers: Workers) -> list[Tuning]:
+    """What the job allows, least harmful first. The lossy ones only where it said how long a step takes."""
+    savings, replace = communication.savings, msgspec.structs.replace
+    first = plain
     for aggregate in ("site", "rack"):
-        trial = msgspec.structs.replace(tuning, aggregate=aggregate)
-        allowed = f"{aggregate}_aggregation" in savings and communication.synchronous
-        if allowed and uplink_bytes(communication, workers, trial) < uplink_bytes(communication, workers, tuning):
-            tuning = trial
+        trial = replace(plain, aggregate=aggregate)
+        saves = uplink_bytes(communication, workers, trial) < uplink_bytes(communication, workers, plain)
+        if f"{aggregate}_aggregation" in savings and communication.synchronous and saves:
+            first = trial
             break
-    if is_busy(tuning) and "fp16" in savings:
-        tuning = msgspec.structs.replace(tuning, compression="fp16")
-    if is_busy(tuning) and "powersgd" in savings and communication.pattern == "allreduce":
-        # Its own reduction runs over all workers; summing up first would decompress and compress once more.
-        tuning = msgspec.structs.replace(tuning, compression="powersgd", aggregate="")
-    while is_busy(tuning) and "local_steps" in savings and tuning.local_steps < communication.local_steps_max:
-        steps = min(2 * tuning.local_steps, communication.local_steps_max)
-        tuning = msgspec.structs.replace(tuning, local_steps=steps)
-    return msgspec.structs.replace(tuning, uplink_bytes_per_step=uplink_bytes(communication, workers, tuning))
+    ways = [first]  # Where summing up first is allowed and saves, it changes nothing else: no reason not to.
+    if not communication.iteration_us:
+        return ways
+    if "fp16" in savings:
+        ways.append(replace(first, compression="fp16"))
+    if "powersgd" in savings and communication.pattern == "allreduce":
+        ways.append(replace(plain, compression="powersgd"))  # Its own reduction runs over all workers.
+    steps = 2
+    while "local_steps" in savings and steps <= communication.local_steps_max:
+        ways.append(replace(plain, local_steps=steps))
+        steps *= 2
+    return ways
 
 
 def _within_site(communication: Communication, workers: Workers) -> str:
