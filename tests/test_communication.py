@@ -1,0 +1,115 @@
+"""Which of a job's savings the plan chooses, what they are worth on the uplink, and that workers are told."""
+
+from typing import Any
+
+import pytest
+
+from federation.api import SubmitJob
+from policies.cassini import Cassini
+from policies.communication import Workers, choose, uplink_bytes
+from policies.constraints import Links
+from policies.fifo import Fifo
+from policies.model import Communication, Gang, Saving, Tuning
+from tests.master_world import World, group, job, needs, resources
+from tests.policy_worlds import demand, links, node, snapshot
+
+MB = 10**6
+ALL: tuple[Saving, ...] = ("fp16", "local_steps", "powersgd", "rack_aggregation", "site_aggregation")
+
+
+def workers(**sites: int) -> Workers:
+    return Workers((node(f"agent-{site}", site), count) for site, count in sites.items())
+
+
+def communication(**fields: Any) -> Communication:
+    given = {
+        "pattern": "allreduce",
+        "bytes_per_step": 8 * MB,
+        "iteration_us": 1_000_000,
+        "compressible": True,
+        **fields,
+    }
+    return Communication(**given)
+
+
+def chosen(spoken: Communication, mbit: int, at: Workers | None = None) -> Tuning:
+    world = Links(tuple(links({("a", "b"): mbit})))
+    return choose(demand("d"), spoken, at or workers(a=4, b=4), world)
+
+
+def test_a_ring_crosses_each_site_once_and_summing_up_first_makes_it_a_ring_of_sites() -> None:
+    spoken, plain = communication(), Tuning(demand_id="d")
+    assert uplink_bytes(spoken, workers(a=4, b=4), plain) == 14 * MB, "2 (n − 1) / n of 8 MB"
+    assert uplink_bytes(spoken, workers(a=4, b=4), Tuning(demand_id="d", aggregate="site")) == 8 * MB
+    assert uplink_bytes(spoken, workers(a=8), plain) == 0
+
+
+def test_a_parameter_servers_sites_send_one_gradient_each_where_they_sum_up() -> None:
+    spoken = communication(pattern="parameter_server")
+    assert uplink_bytes(spoken, workers(hub=9, a=3, b=5), Tuning(demand_id="d")) == 40 * MB
+    assert uplink_bytes(spoken, workers(hub=9, a=3, b=5), Tuning(demand_id="d", aggregate="site")) == 8 * MB
+
+
+@pytest.mark.parametrize(
+    ("mbit", "aggregate", "compression", "local_steps"),
+    [
+        (1000, "site", "", 1),  # 8 MB take 64 ms of the second
+        (200, "site", "fp16", 1),  # 320 ms, or 160 at half precision
+        (50, "", "powersgd", 1),  # 640 ms at half precision; a tenth of 14 MB takes 224
+        (20, "", "", 32),  # 560 ms even so: 5.6 s ÷ 32
+        (1, "", "", 64),  # nothing is enough: what sends least
+    ],
+)
+def test_the_least_harmful_that_is_enough_is_taken(
+    mbit: int, aggregate: str, compression: str, local_steps: int
+) -> None:
+    tuning = chosen(communication(savings=ALL, local_steps_max=100), mbit)
+    assert (tuning.aggregate, tuning.compression, tuning.local_steps) == (aggregate, compression, local_steps)
+
+
+def test_nothing_is_chosen_that_the_job_does_not_allow() -> None:
+    assert chosen(communication(savings=()), 1) == Tuning(
+        demand_id="d", iteration_us=1_000_000, uplink_bytes_per_step=14 * MB
+    )
+    assert chosen(communication(savings=("fp16",)), 1).compression == "fp16"
+    unknown = chosen(communication(savings=ALL, iteration_us=0, local_steps_max=8), 1)
+    assert (unknown.aggregate, unknown.compression, unknown.local_steps) == ("site", "", 1), "no step time, no loss"
+    assert chosen(communication(savings=ALL, synchronous=False), 1000).aggregate == ""
+
+
+def test_within_one_site_only_racks_can_be_summed_up() -> None:
+    racks = Workers((node(f"n{n}", "a", labels=(("rack", f"r{n % 2}"),)), 2) for n in range(4))
+    assert chosen(communication(savings=ALL), 1000, racks).aggregate == "rack"
+    assert chosen(communication(savings=ALL), 1000, workers(a=4)).aggregate == ""
+
+
+def test_workers_find_the_choice_in_their_environment_and_their_own_values_win() -> None:
+    spoken = communication(savings=("site_aggregation", "fp16"), iteration_us=100_000)
+    world = World(policy=Cassini(Fifo))
+    for name in ("gw-1", "gw-2"):
+        world.agent(name, total=resources(cpu=2))
+    own = {"OFFERFLOW_COMM_LOCAL_STEPS": "3"}
+    world.ask(SubmitJob(job=job("j", group(count=4, needs=needs(1), gang=True, communication=spoken, env=own))))
+    launches = [launch for fake in world.agents.values() for launch in fake.running.values()]
+    assert len(launches) == 4
+    for launch in launches:
+        assert launch.env["OFFERFLOW_COMM_AGGREGATE"] == "site" and launch.env["OFFERFLOW_COMM_COMPRESSION"] == "fp16"
+        assert launch.env["OFFERFLOW_COMM_LOCAL_STEPS"] == "3"
+    assert {launch.env["OFFERFLOW_COMM_GROUP"] for launch in launches} == {"site-gw-1", "site-gw-2"}
+
+
+def test_a_job_without_declared_communication_gets_no_such_variables() -> None:
+    world = World(policy=Cassini(Fifo))
+    fake = world.agent()
+    world.ask(SubmitJob(job=job("j", group(count=2, gang=True))))
+    assert [launch.env for launch in fake.running.values()] == [{}, {}]
+
+
+def test_every_class_of_a_plan_has_at_most_one_tuning() -> None:
+    gangs = [
+        demand(f"g{n}", 2, gang=Gang(gang_id=f"g{n}", size=2, communication=communication(savings=ALL)))
+        for n in range(3)
+    ]
+    world = snapshot([node("x", "a", cpu=3), node("y", "b", cpu=3)], gangs, link=links({("a", "b"): 10}))
+    plan = Cassini(Fifo).plan(world)
+    assert [tuning.demand_id for tuning in plan.tunings] == ["g0", "g1", "g2"]
