@@ -35,10 +35,22 @@ _DUAL_MIN = 1e-9
 class Cluster:
     """What there is and who wants it. A job that is closed to a type has `open` False there."""
 
-    needs: Floats  # [J, R] of one task
+    needs: Floats  # [J, R] of one task; with several kinds, each in parts of all there is
     tasks: Floats  # [J] tasks of a job that may run at once
-    room: Floats  # [W, R]
+    room: Floats  # [W, R] in the same units; above 0
     open: npt.NDArray[np.bool_]  # [J, W]
+
+    @property
+    def size(self) -> Floats:
+        """[J] what one task takes, by the kind of which it takes most."""
+        out: Floats = self.needs.max(axis=1)
+        return out
+
+    @property
+    def width(self) -> Floats:
+        """[W] how much of all room a type is, over the kinds."""
+        out: Floats = self.room.mean(axis=1)
+        return out
 
 
 class Best(NamedTuple):
@@ -50,15 +62,18 @@ class Best(NamedTuple):
 
 
 def equal_split(throughput: Floats, cluster: Cluster) -> Floats:
-    """[J] throughput when every job spends its time on the types as there is room of the first kind on them."""
-    room = cluster.room[:, 0]
-    out: Floats = throughput @ (room / room.sum())
+    """[J] throughput when every job divides its time over the types that it may use as there is room on them."""
+    part = np.where(cluster.open, cluster.width, 0.0)
+    out: Floats = (throughput * part).sum(axis=1) / part.sum(axis=1)
     return out
 
 
 def isolated(throughput: Floats, cluster: Cluster) -> Floats:
-    """[J] throughput when each job has a J-th of every type for itself, by the first kind of resource."""
-    share = np.tile(cluster.room[:, 0] / len(throughput), (len(throughput), 1)) / cluster.needs[:, :1]
+    """[J] throughput when each job has a J-th of every type for itself."""
+    part = cluster.room / len(throughput)
+    with np.errstate(divide="ignore"):
+        fit = np.min(part[None, :, :] / cluster.needs[:, None, :], axis=2)
+    share = np.where(cluster.open, fit, 0.0)
     share /= np.maximum(1.0, share.sum(axis=1) / cluster.tasks)[:, None]
     out: Floats = (throughput * share).sum(axis=1)
     return out
@@ -103,7 +118,7 @@ def best(cluster: Cluster, gain: Floats, need: Floats, fixed: Floats | None = No
 def fairest(cluster: Cluster, throughput: Floats, weight: Floats) -> Best:
     """Weighted max-min fairness: the least of the jobs' throughputs, each over its equal split and weight and times
     what it takes (a job of two GPUs needs half the time of one GPU's), is as large as can be."""
-    gain = throughput * (cluster.needs[:, 0] / (weight * equal_split(throughput, cluster) * cluster.tasks))[:, None]
+    gain = throughput * (cluster.size / (weight * equal_split(throughput, cluster) * cluster.tasks))[:, None]
     found = best(cluster, gain, np.ones(len(gain)))
     return found._replace(shares=centre(cluster, gain, np.ones(len(gain)), found.level * (1 - _NEAR)))
 
@@ -113,7 +128,7 @@ def water_filled(cluster: Cluster, throughput: Floats, weight: Floats) -> Best:
 
     `level` is the first. Time: at most J linear programmes; each ends it for at least one job.
     """
-    gain = throughput * (cluster.needs[:, 0] / (weight * equal_split(throughput, cluster) * cluster.tasks))[:, None]
+    gain = throughput * (cluster.size / (weight * equal_split(throughput, cluster) * cluster.tasks))[:, None]
     fixed = np.full(len(gain), np.nan)
     first = None
     found = Best(0.0, np.zeros_like(gain), np.zeros(len(gain)))

@@ -124,6 +124,10 @@ class Round:
         out: Int64s = of_groups[self.columns.group]
         return out
 
+    def members(self, gang_id: str) -> list[int]:
+        """The classes of a gang."""
+        return self._gangs[gang_id]
+
     def _place(self, c: int, at_most: int | None = None) -> int:
         wanted = self.remaining[c] if at_most is None else min(at_most, self.remaining[c])
         count = self.ledger.quota_room(c, wanted)

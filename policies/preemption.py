@@ -5,6 +5,8 @@ it held: it starts again from nothing unless it keeps checkpoints. Ending one me
 rest of the gang elsewhere is counted too. Of an agent's tasks those that count least go first, then those that lose
 least; what turns out not to be needed is spared. Of all agents the one that ends the least important work is chosen,
 then the one where least is lost.
+
+For a gang, room is made for all of its tasks or for none: half a gang's room, freed, helps nobody.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from policies.resources import PPM, amount_of, dominant_share_ppm, fits, give, t
 
 END_US = 5_000_000  # how long an attempt is expected to take to end: SIGTERM, and SIGKILL after the default grace
 
+_NOTHING = Resources()
 Standing = tuple[int, ...]
 """What a running task counts for, as a policy sees it: who counts least is ended first."""
 
@@ -41,13 +44,15 @@ class Preemption:
         self._extra: dict[int, Int64s] = {}
         self._gpus: dict[int, tuple[Gpu, ...]] = {}
         self._ended: set[str] = set()
+        self._falling: set[str] = set()  # those that end because one of their gang is ended
         self._gangs: dict[str, list[tuple[Running, Node]]] = {}
+        self._place = {node.agent_id: n for n, node in enumerate(books.nodes)}
         for node in books.nodes:
             for task in node.running:
                 if task.gang_id:
                     self._gangs.setdefault(task.gang_id, []).append((task, node))
 
-    def make_room(self, c: int, standing: Callable[[Running], Standing | None]) -> int:
+    def make_room(self, c: int, standing: Callable[[Running], Standing | None], at_most: int | None = None) -> int:
         """Reserve what is ending, and end what must be, for the tasks of a class that are left; for how many.
 
         They start when the room is free, in a later round. Time O(tasks × nodes × running tasks a node).
@@ -55,9 +60,13 @@ class Preemption:
         books = self._books
         if books.columns.unreachable[c]:
             return 0
-        allowed = [n for n in range(len(books.nodes)) if books.allowed(c)[n] and books.nodes[n].running]
+        open_nodes = books.allowed(c)
+        # A gang may find room for some of its tasks without anybody's end; a single task would have been placed.
+        is_gang = books.demands[c].gang is not None
+        allowed = [n for n, node in enumerate(books.nodes) if open_nodes[n] and (node.running or is_gang)]
         made = 0
-        count = books.ledger.quota_room(c, books.remaining[c])
+        wanted = books.remaining[c] if at_most is None else min(at_most, books.remaining[c])
+        count = books.ledger.quota_room(c, wanted)
         while made < count and allowed:
             offers = [offer for n in allowed if (offer := self._offer(c, n, standing)) is not None]
             if not offers:
@@ -66,6 +75,20 @@ class Preemption:
             made += 1
         books.ledger.start(c, made)  # Others of the role must not take the quota meanwhile.
         return made
+
+    def make_gang_room(self, gang_id: str, standing: Callable[[Running], Standing | None]) -> bool:
+        """The same for all that is left of a gang, or for none of it: what was reserved and ended is taken back."""
+        books = self._books
+        members = books.members(gang_id)
+        ledger, extra, gpus = books.ledger.copy(), dict(self._extra), dict(self._gpus)
+        ended, falling, n_evictions = set(self._ended), set(self._falling), len(books.evictions)
+        waits_for = dict(books.waits_for)
+        if all(self.make_room(c, standing) == books.remaining[c] for c in members):
+            return True
+        books.ledger, self._extra, self._gpus = ledger, extra, gpus
+        self._ended, self._falling, books.waits_for = ended, falling, waits_for
+        del books.evictions[n_evictions:]
+        return False
 
     def _offer(self, c: int, n: int, standing: Callable[[Running], Standing | None]) -> _Offer | None:
         """What one task of the class on this agent would cost; None when it cannot be had."""
@@ -76,7 +99,7 @@ class Preemption:
         rated = [
             (rank, self._lost_us(task, node), task)
             for task in node.running
-            if not task.ending and task.task_id not in self._ended and (rank := standing(task)) is not None
+            if not self._is_ending(task) and (rank := standing(task)) is not None
         ]
         rated.sort(key=lambda each: (each[0], each[1], each[2].task_id))
         chosen: list[tuple[Standing, int, Running]] = []
@@ -116,6 +139,8 @@ class Preemption:
         if demand.needs.gpu is not None:
             self._gpus[offer.node] = left.gpus
             books.ledger.gpus[offer.node] = 0
+        for task in offer.victims:
+            self._fall(task)
         wait = Candidate(agent_id=node.agent_id, terms=CostTerms(wait_us=END_US))
         books.waits_for.setdefault(c, wait)
 
@@ -127,9 +152,24 @@ class Preemption:
         free = Resources(cpu_milli=row[0], memory_bytes=row[1], disk_bytes=row[2], gpus=gpus)
         if n not in self._extra:
             for task in node.running:
-                if task.ending:
+                if task.ending or task.task_id in self._falling:
                     free = _freed(free, task, node)
         return free
+
+    def _is_ending(self, task: Running) -> bool:
+        return task.ending or task.task_id in self._ended or task.task_id in self._falling
+
+    def _fall(self, victim: Running) -> None:
+        """The rest of a victim's gang ends too: their room is there for who comes next, here and elsewhere."""
+        for task, node in self._gangs[victim.gang_id] if victim.gang_id else ():
+            if self._is_ending(task):
+                continue
+            n = self._place[node.agent_id]
+            if n in self._extra:  # Reckoned already: what falls comes on top.
+                self._extra[n] = self._extra[n] + _kinds(_freed(_NOTHING, task, node))
+                if n in self._gpus and task.needs.gpu is not None:
+                    self._gpus[n] = _freed(self._free(n), task, node).gpus
+            self._falling.add(task.task_id)
 
     def _lost_us(self, task: Running, node: Node) -> int:
         members = self._gangs[task.gang_id] if task.gang_id else [(task, node)]

@@ -2,8 +2,8 @@
 
 Highest priority first, then the longest wait, each on the first agent on which it fits. What does not fit anywhere may
 end running work of lower priority: `policies/preemption.py` says whose, and what that costs. The freed room is kept for
-it and given out once it is free; until then the task is refused with `planned_wait`. Gangs wait and are not made room
-for: half a gang's room, freed, helps nobody.
+it and given out once it is free; until then the task is refused with `planned_wait`. A gang is made room for whole or
+not at all.
 """
 
 from policies.greedy import Greedy, Round, seniority
@@ -27,10 +27,12 @@ class Priority(Greedy):
         for c in sorted(range(len(books.demands)), key=lambda c: seniority(books.demands[c])):
             books.serve(c)
             demand = books.demands[c]
+            below = demand.priority - self._gap
+
+            def standing(task: Running, below: int = below) -> Standing | None:
+                return (task.priority,) if task.priority <= below else None
+
             if books.remaining[c] and demand.gang is None:
-                below = demand.priority - self._gap
-
-                def standing(task: Running, below: int = below) -> Standing | None:
-                    return (task.priority,) if task.priority <= below else None
-
                 preemption.make_room(c, standing)
+            elif books.remaining[c] and demand.gang is not None and c == books.members(demand.gang.gang_id)[0]:
+                preemption.make_gang_room(demand.gang.gang_id, standing)

@@ -143,6 +143,33 @@ def test_a_gang_is_dearer_to_end_than_a_single_task() -> None:
     assert [e.task_id for e in plan.evictions] == ["single"]
 
 
+def test_priority_makes_room_for_a_whole_gang_or_for_none_of_it() -> None:
+    gang = demand("g", 3, gang=Gang(gang_id="g", size=3), priority=90)
+    free, vip = node("free", "x"), busy("vip", running("keeps", priority=90))
+    world = snapshot([busy("a", running("t1")), busy("b", running("t2")), free, vip], [gang])
+    plan = plan_of("priority", world)
+    assert [e.task_id for e in plan.evictions] == ["t1", "t2"] and not plan.placements
+    assert Reason.PLANNED_WAIT in reasons(plan, "g")
+    plan = plan_of("priority", snapshot([busy("a", running("t1")), free, vip], [gang]))
+    assert not plan.evictions and Reason.GANG in reasons(plan, "g")
+
+
+def test_what_a_gang_in_the_way_leaves_behind_is_used_before_more_is_ended() -> None:
+    victims = [running(f"v{n}", gang_id="v") for n in range(2)]
+    nodes = [busy("a", victims[0]), busy("b", victims[1]), busy("c", running("single", priority=5))]
+    gang = demand("g", 2, gang=Gang(gang_id="g", size=2), priority=90)
+    plan = plan_of("priority", snapshot(nodes, [gang]))
+    assert [e.task_id for e in plan.evictions] == ["v0"]  # The other ends with it.
+
+
+def test_room_kept_for_a_gang_is_not_given_to_less_important_work() -> None:
+    gang = demand("g", 2, gang=Gang(gang_id="g", size=2), priority=90)
+    world = snapshot([busy("a", running("t")), node("free", "x")], [gang, demand("small", priority=10)])
+    plan = plan_of("priority", world)
+    assert [e.task_id for e in plan.evictions] == ["t"] and not plan.placements
+    assert Reason.QUEUE in reasons(plan, "small")
+
+
 def test_each_task_that_room_is_made_for_has_its_own_victim() -> None:
     nodes = [busy(name, running(f"on-{name}")) for name in "abc"]
     plan = plan_of("priority", snapshot(nodes, [demand("d", 2, priority=90), demand("e", 2, priority=80)]))
