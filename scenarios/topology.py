@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from collections.abc import Mapping as Values
 from typing import NamedTuple, cast
 
 import msgspec
@@ -60,6 +61,7 @@ class Topology(NamedTuple):
     master_site: str
     variations: tuple[Variation, ...]
     notes: tuple[str, ...]
+    egress: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def agents(self) -> tuple[AgentSpec, ...]:
@@ -73,13 +75,16 @@ def read_topology(node: Node, duration_us: int, traces: Traces) -> Topology:
     sites: dict[str, Site] = {}
     links: list[tuple[str, str, LinkSpec]] = []
     notes: list[str] = []
+    egress: list[tuple[str, str, int]] = []
     if "from" in fields:
         for kind, value in as_mapping(fields.required("from", as_is), '"from"').entries.items():
             measured = read_measured(kind, value, traces)
             notes += measured.notes
             links += measured.links
+            egress += measured.egress
+            reader.access += measured.access
             for name, agents in measured.agents.items():
-                sites[name] = reader.site(name, _measured_site(measured, name, agents))
+                sites[name] = _wired(reader.site(name, _measured_site(measured, name, agents)), measured.paths)
     if "sites" in fields:
         for name, value in as_mapping(fields.required("sites", as_is), '"sites"').entries.items():
             read_identifier(Scalar(value.place, name, plain=False))
@@ -94,7 +99,15 @@ def read_topology(node: Node, duration_us: int, traces: Traces) -> Topology:
     master_site = fields.required("master", read_identifier)
     if master_site not in sites:
         raise FileError(fields.place_of("master"), no_site(master_site, sites))
-    return Topology(sites, _once(links, fields), tuple(reader.access), master_site, tuple(variations), tuple(notes))
+    return Topology(
+        sites,
+        _once(links, fields),
+        tuple(reader.access),
+        master_site,
+        tuple(variations),
+        tuple(notes),
+        tuple(egress),
+    )
 
 
 def as_is(node: Node) -> Node:
@@ -117,6 +130,11 @@ def _check_agents(node: Node, sites: dict[str, Site]) -> None:
         if agent_id in seen:
             raise FileError(node.place, f'agent "{agent_id}" is there twice; name the groups of agents differently')
         seen.add(agent_id)
+
+
+def _wired(site: Site, paths: Values[str, tuple[str, ...]]) -> Site:
+    agents = (msgspec.structs.replace(each, access=paths.get(each.agent_id, each.access)) for each in site.agents)
+    return Site(site.name, tuple(agents))
 
 
 def _measured_site(measured: Measured, name: str, agents: Node) -> Node:

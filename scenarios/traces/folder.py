@@ -28,14 +28,19 @@ SOURCES: dict[str, Source] = {
         Source("azure_llm", "github.com/Azure/AzurePublicDataset", "CC-BY-4.0", ("AzureLLMInferenceTrace_conv.csv",)),
         Source("pollux", "github.com/petuum/adaptdl, osdi21-artifact; philly.csv: github.com/msr-fiddle/philly-traces",
                "Apache-2.0; CC-BY-4.0", ("philly.csv", "workload-6.csv")),
-        Source("gavel", "github.com/stanford-futuredata/gavel", "MIT", ("phys_las.csv", "phys_makespan.csv")),
+        Source("gavel", "github.com/stanford-futuredata/gavel", "MIT",
+               ("phys_las.csv", "phys_makespan.csv", "small_test.csv")),
+        Source("deeprm", "environment of github.com/hongzimao/deeprm", "MIT",
+               ("seq_rate0.3.json", "seq_rate0.5.json", "seq_rate0.7.json")),
+        Source("lingjun", "github.com/alibaba/alibaba-lingjun-dataset-2023", "Apache-2.0", ("topo.csv",)),
         Source("skyplane", "github.com/skyplane-project/skyplane (2022)", "Apache-2.0",
                ("latency.csv", "throughput.csv", "cost_all.csv")),
         Source("netlatency", "github.com/uofa-rzhu3/NetLatency-Data (PlanetLab)", "MIT",
                ("planetlab_rtt_tenths_ms_9x490x490.npz",)),
         Source("eua", "github.com/swinedge/eua-dataset (Melbourne)", "MIT",
                ("site-optus-melbCBD.csv", "users-melbcbd-generated.csv")),
-        Source("mobile_5g", "github.com/uccmisl/5Gdataset", "GPL-3.0", ()),
+        Source("mobile_5g", "github.com/uccmisl/5Gdataset", "GPL-3.0",
+               ("Download__Driving__B_2020.02.13_15.02.01.csv", "Download__Driving__B_2020.02.14_07.29.00.csv")),
     )
 }  # fmt: skip
 
@@ -58,6 +63,11 @@ class Traces:
         if not path.is_file():
             raise ConfigError(f"there is no {path}; {hint}")
         return path
+
+    def has(self, name: str) -> bool:
+        """Whether all files of the set are here."""
+        folder = self._folder
+        return folder is not None and all((folder / name / file).is_file() for file in SOURCES[name].files)
 
     def rows(self, name: str, file: str) -> Iterator[tuple[int, dict[str, str]]]:
         """(line, column → text) of a CSV file with a header."""

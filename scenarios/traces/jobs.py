@@ -1,8 +1,11 @@
 """Published job traces as arrivals: what each row becomes, what is left out, and why."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from federation import units
@@ -13,6 +16,7 @@ from federation.strictyaml import (
     FileError,
     Mapping,
     Node,
+    Scalar,
     choice,
     integer_between,
     quantity,
@@ -26,18 +30,25 @@ from scenarios.traces.folder import Traces, note_of, skipped_note
 from scenarios.workload import Maker, Scope, read_task
 from scenarios.world import Arrival
 
+OPTION_KEYS = ("per_context_token", "per_generated_token", "gpus_per_task", "rate", "sequence")
 TRACE_KEYS = (
     "role", "name", "file", "limit", "skip", "from", "scale_time", "scale_run", "at", "priority", "task",
-    "per_context_token", "per_generated_token", "gpus_per_task",
+    *OPTION_KEYS,
 )  # fmt: skip
-FILES = ("openb.jobs", "azure_llm.requests", "philly.jobs", "gavel.jobs")
+SETS = {  # what can be read → the set it belongs to
+    "openb.jobs": "openb", "azure_llm.requests": "azure_llm", "philly.jobs": "pollux", "pollux.jobs": "pollux",
+    "gavel.jobs": "gavel", "gavel.makespan": "gavel", "gavel.small": "gavel", "deeprm.jobs": "deeprm",
+}  # fmt: skip
+IMPORTED = ".csv"  # what `offerflow trace import` wrote, named by its path
+COLUMNS = ("at_us", "run_us", "cpu_milli", "memory_bytes", "gpus", "model", "n_tasks")
 
 
 class Row(NamedTuple):
-    """One job of a trace: when it came and how long it ran, in µs of the trace; what it asked for, where told."""
+    """One job of a trace: when it came and how long it ran, in µs of the trace; what it asked for, where told. Without
+    a `run_us` the trace has no run times, and the file's law draws them."""
 
     at_us: int
-    run_us: int
+    run_us: int | None
     cpu_milli: int | None = None
     memory_bytes: int | None = None
     gpus: int = 0
@@ -45,15 +56,30 @@ class Row(NamedTuple):
     n_tasks: int = 1
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
     """What a file says of how rows are to be read."""
 
-    per_context_us: int
-    per_generated_us: int
-    gpus_per_task: int
+    per_context_us: int = 500
+    per_generated_us: int = 30_000
+    gpus_per_task: int = 8
+    rate: str = "0.7"
+    sequence: int = 0
 
 
-class _Skips:
+def read_options(fields: Fields) -> Options:
+    plain = Options()
+    return Options(
+        per_context_us=fields.optional("per_context_token", read_duration, plain.per_context_us),
+        per_generated_us=fields.optional("per_generated_token", read_duration, plain.per_generated_us),
+        gpus_per_task=fields.optional("gpus_per_task", integer_between(1, 1024), plain.gpus_per_task),
+        rate=fields.optional("rate", choice("0.3", "0.5", "0.7"), plain.rate),
+        sequence=fields.optional("sequence", integer_between(0, 99), plain.sequence),
+    )
+
+
+class Skips:
+    """Rows that were left out, by reason."""
+
     def __init__(self) -> None:
         self.reasons: dict[str, int] = {}
 
@@ -64,29 +90,26 @@ class _Skips:
 def read_trace(node: Node, number: int, scope: Scope) -> tuple[list[Arrival], tuple[str, ...]]:
     """The arrivals of a trace and what results have to say of it."""
     fields = Fields(node, "a trace", TRACE_KEYS)
-    file = fields.required("file", choice(*FILES))
+    file = fields.required("file", _read_file)
     role = fields.optional("role", read_role, "default")
-    name = fields.optional("name", read_identifier, f"{file.partition('.')[0].replace('_', '-')}-{number}")
+    name = fields.optional("name", read_identifier, f"{_stem(file)}-{number}")
     first_us = fields.optional("from", quantity(units.parse_duration_us), 0)
     limit = fields.optional("limit", integer_between(1, 5_000_000), 5_000_000)
     n_skipped = fields.optional("skip", integer_between(0, 5_000_000), 0)
     arrival_scale = fields.optional("scale_time", _read_scale, Fraction(1))
     run_scale = fields.optional("scale_run", _read_scale, arrival_scale)
-    options = _Options(
-        per_context_us=fields.optional("per_context_token", read_duration, 500),
-        per_generated_us=fields.optional("per_generated_token", read_duration, 30_000),
-        gpus_per_task=fields.optional("gpus_per_task", integer_between(1, 1024), 8),
-    )
+    options = read_options(fields)
     task = fields.required("task", as_is) if "task" in fields else Mapping(node.place, {}, {})
     spec = read_task(task, scope.sites, run=Constant(us=1_000_000))
     sites = fields.optional("at", read_sites(scope.sites), [])
     if (spec.at_home or spec.clients is not None or (spec.reads is not None and spec.reads.glob is None)) and not sites:
         raise FileError(node.place, "the task refers to the site where it arises: give the trace at: a site")
     maker = Maker(name, role, fields.optional("priority", integer_between(0, 100), 50), spec, sites, scope)
-    skips = _Skips()
+    skips = Skips()
     arrivals: list[Arrival] = []
     begin_us: int | None = None
-    for row in _rows(file, scope.traces, options, skips):
+    imported = read_imported(scope.folder / file) if file.endswith(IMPORTED) else None
+    for row in imported.rows if imported is not None else rows_of(file, scope.traces, options, skips):
         if n_skipped:
             n_skipped -= 1
             continue
@@ -94,10 +117,69 @@ def read_trace(node: Node, number: int, scope: Scope) -> tuple[list[Arrival], tu
         at_us = first_us + int((row.at_us - begin_us) * arrival_scale)
         if len(arrivals) == limit or at_us >= scope.duration_us:
             break
-        run_us = max(1, int(row.run_us * run_scale))
+        run_us = None if row.run_us is None else max(1, int(row.run_us * run_scale))
         arrivals.append(maker.make(at_us, needs=_needs(row, spec.needs), run_us=run_us, count=row.n_tasks))
-    said = (note_of(file.partition(".")[0] if file != "philly.jobs" else "pollux"), *skipped_note(file, skips.reasons))
-    return arrivals, said
+    return arrivals, imported.notes if imported is not None else notes_of(file, skips)
+
+
+def notes_of(file: str, skips: Skips) -> tuple[str, ...]:
+    """What every result has to say that rests on it."""
+    return note_of(SETS[file]), *skipped_note(file, skips.reasons)
+
+
+def _read_file(node: Node) -> str:
+    return read_text(node) if isinstance(node, Scalar) and node.text.endswith(IMPORTED) else choice(*SETS)(node)
+
+
+def _stem(file: str) -> str:
+    text = file.rpartition("/")[2].partition(".")[0].replace("_", "-").lower()
+    return text if text.replace("-", "").isalnum() else "trace"
+
+
+# --- what was imported -----------------------------------------------------------------------------------------------
+
+
+class Imported(NamedTuple):
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]  # source, licence and what was skipped, from its head
+
+
+def imported_text(rows: Iterable[Row], notes: Iterable[str]) -> str:
+    """The compact form: notes as comments, one line a job; empty where the trace does not tell."""
+    lines = [f"# {note}" for note in notes]
+    lines.append(",".join(COLUMNS))
+    lines += [",".join("" if value is None else str(value) for value in row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def read_imported(path: Path) -> Imported:
+    """Raises `ConfigError` for what `trace import` did not write."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    notes = tuple(line.removeprefix("# ") for line in lines if line.startswith("#"))
+    body = lines[len(notes) :]
+    if not body or tuple(body[0].split(",")) != COLUMNS:
+        raise ConfigError(f"{path}:{len(notes) + 1}: this is no trace that `offerflow trace import` wrote")
+    rows = []
+    for number, line in enumerate(body[1:], start=len(notes) + 2):
+        try:
+            at_us, run_us, cpu_milli, memory_bytes, gpus, model, n_tasks = line.split(",")
+            rows.append(
+                Row(
+                    at_us=int(at_us),
+                    run_us=int(run_us) if run_us else None,
+                    cpu_milli=int(cpu_milli) if cpu_milli else None,
+                    memory_bytes=int(memory_bytes) if memory_bytes else None,
+                    gpus=int(gpus),
+                    model=model or None,
+                    n_tasks=int(n_tasks),
+                )
+            )
+        except ValueError:
+            raise ConfigError(f"{path}:{number}: {line!r} is not one number a column") from None
+    return Imported(tuple(rows), notes)
 
 
 def _read_scale(node: Node) -> Fraction:
@@ -120,13 +202,17 @@ def _needs(row: Row, given: Needs) -> Needs:
     )
 
 
-def _rows(file: str, traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
+def rows_of(file: str, traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
     """In order of arrival."""
-    readers: dict[str, Callable[[Traces, _Options, _Skips], Iterator[Row]]] = {
+    readers: dict[str, Callable[[Traces, Options, Skips], Iterator[Row]]] = {
         "openb.jobs": _openb,
         "azure_llm.requests": _azure,
         "philly.jobs": _philly,
-        "gavel.jobs": _gavel,
+        "pollux.jobs": _pollux,
+        "gavel.jobs": partial(_gavel, "phys_las.csv"),
+        "gavel.makespan": partial(_gavel, "phys_makespan.csv"),
+        "gavel.small": partial(_gavel, "small_test.csv"),
+        "deeprm.jobs": _deeprm,
     }
     return iter(sorted(readers[file](traces, options, skips), key=lambda row: row.at_us))
 
@@ -135,7 +221,7 @@ def _seconds(text: str) -> int:
     return int(Fraction(text) * 1_000_000)
 
 
-def _openb(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
+def _openb(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
     """Alibaba's pods. A share of a GPU becomes a whole one, which is said."""
     for _, row in traces.rows("openb", "openb_pod_list_default.csv"):
         if not row["deletion_time"] or not row["creation_time"]:
@@ -159,7 +245,7 @@ def _openb(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
         )
 
 
-def _azure(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
+def _azure(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
     """LLM requests: so much a token read and a token generated, on the reference machine."""
     for _, row in traces.rows("azure_llm", "AzureLLMInferenceTrace_conv.csv"):
         context, generated = int(row["ContextTokens"]), int(row["GeneratedTokens"])
@@ -170,7 +256,7 @@ def _azure(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
         yield Row(at_us=_unix_us(row["TIMESTAMP"]), run_us=run_us)
 
 
-def _philly(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
+def _philly(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
     """Microsoft's training jobs: GPUs in tasks of at most `gpus_per_task`, a gang where that takes several."""
     for _, row in traces.rows("pollux", "philly.csv"):
         n_gpus, run_us = int(row["num_gpus"]), _seconds(row["duration"])
@@ -181,9 +267,9 @@ def _philly(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
         yield Row(at_us=_unix_us(row["timestamp"]), run_us=run_us, gpus=-(-n_gpus // count), n_tasks=count)
 
 
-def _gavel(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
+def _gavel(file: str, traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
     """Training jobs by steps: their time on V100s alone, as its isolated throughput says."""
-    for _, row in traces.rows("gavel", "phys_las.csv"):
+    for _, row in traces.rows("gavel", file):
         rate = Fraction(row["isolated_steps_per_s_v100"] or "0")
         if rate <= 0:
             skips.add("it was not measured on a V100")
@@ -192,6 +278,35 @@ def _gavel(traces: Traces, options: _Options, skips: _Skips) -> Iterator[Row]:
         n_gpus = int(row["scale_factor"])
         count = -(-n_gpus // options.gpus_per_task)
         yield Row(at_us=_seconds(row["arrival_s"]), run_us=run_us, gpus=-(-n_gpus // count), n_tasks=count)
+
+
+def _pollux(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+    """Training jobs of Pollux's evaluation: a gang of one GPU each. How long they run depends on what they are given,
+    so the trace does not say, and the file's `run` is drawn."""
+    for _, row in traces.rows("pollux", "workload-6.csv"):
+        n_replicas = int(row["num_replicas"])
+        if n_replicas <= 0:
+            skips.add("it has no replica")
+            continue
+        yield Row(at_us=_seconds(row["time"]), run_us=None, gpus=1, n_tasks=n_replicas)
+
+
+def _deeprm(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+    """One of DeepRM's hundred job sequences at a rate: a step is a second, a unit of its two resources a core and a
+    gibibyte (its cluster has ten of each)."""
+    path = traces.path("deeprm", f"seq_rate{options.rate}.json")
+    try:
+        drawn = json.loads(path.read_bytes())
+        steps, sizes = drawn["len"][options.sequence], drawn["size"][options.sequence]
+    except (ValueError, KeyError, IndexError):
+        raise ConfigError(f"{path} does not hold DeepRM's sequences") from None
+    for number, (n_steps, size) in enumerate(zip(steps, sizes, strict=True)):
+        if not n_steps:
+            skips.add("no job came in that step")
+            continue
+        yield Row(
+            at_us=number * 1_000_000, run_us=n_steps * 1_000_000, cpu_milli=size[0] * 1000, memory_bytes=size[1] * 2**30
+        )
 
 
 def _unix_us(text: str) -> int:

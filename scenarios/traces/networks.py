@@ -2,12 +2,16 @@
 
 import math
 import re
+from collections.abc import Mapping as Values
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from federation import units
+from federation.errors import ConfigError
 from federation.jobfile import read_duration
 from federation.strictyaml import (
     Fields,
@@ -27,7 +31,7 @@ from scenarios.traces.folder import Traces, note_of, skipped_note
 from scenarios.transport import LinkSpec
 from scenarios.world import Variation
 
-KINDS = ("skyplane", "planetlab", "eua", "openb")
+KINDS = ("skyplane", "planetlab", "eua", "openb", "lingjun")
 LIGHT_US_PER_KM = 5  # in fibre, one way
 DEGREE_M = 111_195  # of latitude, on a sphere of 6,371 km
 # The cosine of Melbourne's latitude (37.8°) in thousandths: over a city centre the error is below 0.1 %.
@@ -46,6 +50,11 @@ class Measured(NamedTuple):
     regions: dict[str, str]
     links: list[tuple[str, str, LinkSpec]]
     notes: tuple[str, ...]
+    access: tuple[tuple[str, LinkSpec, LinkSpec], ...] = ()  # links between agents and their site's core
+    paths: Values[str, tuple[str, ...]] = MappingProxyType(
+        {}
+    )  # agent → its way to the core over them, its own link first
+    egress: tuple[tuple[str, str, int], ...] = ()  # from, to, micro-dollars a gigabyte
 
 
 def read_measured(kind: str, node: Node, traces: Traces) -> Measured:
@@ -58,6 +67,8 @@ def read_measured(kind: str, node: Node, traces: Traces) -> Measured:
             return _eua(node, traces)
         case "openb":
             return _openb(node, traces)
+        case "lingjun":
+            return _lingjun(node, traces)
         case _:
             known = ", ".join(KINDS)
             raise FileError(node.place, f'no measured set is called "{kind}"{suggest(kind, KINDS)}; known: {known}')
@@ -73,7 +84,7 @@ def site_name(text: str) -> str:
 
 def _skyplane(node: Node, traces: Traces) -> Measured:
     fields = Fields(node, '"skyplane"', ("regions", "agents", "share"))
-    regions = fields.required("regions", list_of(read_text, '"regions"'))
+    regions = fields.optional("regions", list_of(read_text, '"regions"'), ()) or _all_regions(traces)
     share_ppm = fields.optional("share", quantity(units.parse_percent_ppm), 1_000_000)
     wanted = set(regions)
     rtts: dict[tuple[str, str], int] = {}
@@ -102,9 +113,25 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
     for region in regions:
         if not any(site_name(region) in link[:2] for link in links):
             raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{region}" among these')
+    egress = []
+    for _, row in traces.rows("skyplane", "cost_all.csv"):
+        if wanted.issuperset((row["src"], row["dest"])):
+            egress.append((site_name(row["src"]), site_name(row["dest"]), int(Decimal(row["cost"]) * 1_000_000)))
+    unpriced = len(regions) * (len(regions) - 1) - sum(first != second for first, second, _ in egress)
+    skipped["the provider's price is not listed: carried for nothing"] = max(0, unpriced)
     notes = (note_of("skyplane"), *skipped_note("skyplane", skipped))
     agents = {site_name(region): _named(fields, site_name(region)) for region in regions}
-    return Measured("cloud", agents, {site_name(each): each for each in regions}, links, notes)
+    names = {site_name(each): each for each in regions}
+    return Measured("cloud", agents, names, links, notes, egress=tuple(egress))
+
+
+def _all_regions(traces: Traces) -> tuple[str, ...]:
+    """Those whose throughput was measured, and whose round trip was."""
+    found = [
+        {row[end] for _, row in traces.rows("skyplane", file) for end in ("src_region", "dst_region")}
+        for file in ("throughput.csv", "latency.csv")
+    ]
+    return tuple(sorted(found[0] & found[1]))
 
 
 def _thousandths(text: str) -> int | None:
@@ -166,15 +193,14 @@ def _eua(node: Node, traces: Traces) -> Measured:
     hub = fields.required("hub", read_text)
     bps = fields.required("bandwidth", quantity(units.parse_bandwidth_bps))
     base_us = fields.optional("rtt", read_duration, 2_000)
-    rows = [row for _, row in traces.rows("eua", "site-optus-melbCBD.csv")][:n_sites]
-    spots = {f"edge-{row['SITE_ID']}": (_micro(row["LATITUDE"]), _micro(row["LONGITUDE"])) for row in rows}
+    spots = dict(list(eua_spots(traces).items())[:n_sites])
     centre = (
         sum(latitude for latitude, _ in spots.values()) // len(spots),
         sum(longitude for _, longitude in spots.values()) // len(spots),
     )
     links: list[tuple[str, str, LinkSpec]] = []
     for name, spot in spots.items():
-        spec = LinkSpec(rtt_us=base_us + 2 * LIGHT_US_PER_KM * _metres(spot, centre) // 1000, bandwidth_bps=bps)
+        spec = LinkSpec(rtt_us=base_us + 2 * LIGHT_US_PER_KM * metres(spot, centre) // 1000, bandwidth_bps=bps)
         links += [(name, hub, spec), (hub, name, spec)]
     agents = {name: _named(fields, name) for name in spots}
     notes = (note_of("eua"), "eua: positions are real; links to the hub are assumed, round trips follow distance")
@@ -185,7 +211,18 @@ def _micro(degrees: str) -> int:
     return int(Decimal(degrees) * 1_000_000)
 
 
-def _metres(first: tuple[int, int], second: tuple[int, int]) -> int:
+def eua_spots(traces: Traces) -> dict[str, tuple[int, int]]:
+    """Site → latitude and longitude in millionths of a degree."""
+    rows = traces.rows("eua", "site-optus-melbCBD.csv")
+    return {f"edge-{row['SITE_ID']}": (_micro(row["LATITUDE"]), _micro(row["LONGITUDE"])) for _, row in rows}
+
+
+def eua_users(traces: Traces) -> list[tuple[int, int]]:
+    rows = traces.rows("eua", "users-melbcbd-generated.csv")
+    return [(_micro(row["Latitude"]), _micro(row["Longitude"])) for _, row in rows]
+
+
+def metres(first: tuple[int, int], second: tuple[int, int]) -> int:
     north = (first[0] - second[0]) * DEGREE_M // 1_000_000
     east = (first[1] - second[1]) * DEGREE_M // 1_000_000 * MELBOURNE_COS_MILLI // 1000
     return math.isqrt(north * north + east * east)
@@ -225,6 +262,45 @@ def _openb_node(node: Node, row: dict[str, str]) -> Node:
     return mapping(entries)
 
 
+def _lingjun(node: Node, traces: Traces) -> Measured:
+    """The hosts of Alibaba's Lingjun cluster under their access, pod and core switches: equal switches share one link
+    upwards. The set has the wiring; bandwidths are the file's, the core's first, as in a tree."""
+    fields = Fields(node, '"lingjun"', ("site", "hosts", "bandwidth", "rtt", "agents"))
+    site = fields.optional("site", read_text, "cluster")
+    n_hosts = fields.optional("hosts", integer_between(1, 847), 847)
+    bandwidths = fields.required("bandwidth", list_of(quantity(units.parse_bandwidth_bps), '"bandwidth"'))
+    rtts = fields.optional("rtt", list_of(quantity(units.parse_duration_us), '"rtt"'), (2, 2, 2))
+    if not len(bandwidths) == len(rtts) == 3:
+        raise FileError(node.place, "lingjun has three levels: give bandwidth and rtt of pod, access switch and host")
+    specs = [LinkSpec(rtt_us=rtt, bandwidth_bps=bps) for rtt, bps in zip(rtts, bandwidths, strict=True)]
+    given = as_mapping(fields.required("agents", lambda value: value), '"agents"')
+    if len(given.entries) != 1:
+        raise FileError(given.place, "lingjun's hosts are all alike: give one kind of agent")
+    ((prefix, agent),) = given.entries.items()
+    entries: dict[str, Node] = {}
+    access: dict[str, LinkSpec] = {}
+    paths: dict[str, tuple[str, ...]] = {}
+    skipped = {"it is past the number of hosts asked for": 0}
+    for number, (_, row) in enumerate(traces.rows("lingjun", "topo.csv"), start=1):
+        if number > n_hosts:
+            skipped["it is past the number of hosts asked for"] += 1
+            continue
+        name = f"{prefix}-{number}"
+        pod = f"{site}.{row['DSW']}.{row['PSW']}"
+        switch = f"{pod}.{row['ASW']}"
+        access |= {pod: specs[0], switch: specs[1], f"{switch}.{number}": specs[2]}
+        paths[name] = (f"{switch}.{number}", switch, pod)
+        entries[name] = agent
+    agents: dict[str, Node] = {site: Mapping(node.place, entries, dict.fromkeys(entries, node.place))}
+    notes = (
+        note_of("lingjun"),
+        "lingjun: the wiring is real, bandwidths are assumed",
+        *skipped_note("lingjun", skipped),
+    )
+    links = tuple((name, spec, spec) for name, spec in access.items())
+    return Measured("cloud", agents, {}, [], notes, links, paths)
+
+
 # --- links over time -------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +317,7 @@ def variations_of(
     up_ppm = fields.optional("up", quantity(units.parse_percent_ppm), 200_000)
     every_us = fields.optional("every", read_duration, 5_000_000)
     skip = fields.optional("skip", read_duration, 0) // 1_000_000 if "skip" in fields else 0
-    kbits = [int(row["DL_bitrate"]) for _, row in traces.rows("mobile_5g", file) if row["DL_bitrate"].isdigit()]
+    kbits, _ = mobile_rates(traces, file)
     window = max(1, every_us // 1_000_000)
     means = [max(8, sum(kbits[i : i + window]) // window) for i in range(skip, len(kbits) - window + 1, window)]
     if not means:
@@ -254,3 +330,16 @@ def variations_of(
             varied = msgspec.structs.replace(spec, bandwidth_bps=bps)
             changes.append(Variation(at_us=at_us, from_site=first, to_site=second, spec=varied))
     return changes
+
+
+def mobile_rates(traces: Traces, file: str) -> tuple[list[int], int]:
+    """Downloads in kbit/s, one a second, and how many rows had none. What `trace import` wrote is read by its path."""
+    if "/" in file:
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from None
+        return [int(line) for line in lines if line.isdigit()], 0
+    readings = [row["DL_bitrate"] for _, row in traces.rows("mobile_5g", file)]
+    rates = [int(reading) for reading in readings if reading.isdigit()]
+    return rates, len(readings) - len(rates)

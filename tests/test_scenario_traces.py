@@ -1,0 +1,209 @@
+"""Importers of published sets: on rows made by hand, with units and skips exactly; on the real files where they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from federation.errors import ConfigError
+from scenarios.format import load_scenario
+from scenarios.runs import Case, run_case
+from scenarios.trace_cli import app
+from scenarios.traces.catalog import NAMES, read_set, set_of
+from scenarios.traces.folder import SOURCES, Traces
+from scenarios.traces.jobs import read_imported
+from tests.scenario_world import SMALL, written
+
+REAL = Path(__file__).parents[1].parent / "shared" / "traces"
+real = pytest.mark.skipif(not REAL.is_dir(), reason="published traces are not shipped")
+
+
+def put(folder: Path, name: str, file: str, text: str) -> Path:
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / file).write_text(text)
+    return folder
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_openb_pods_keep_their_units_and_rows_without_a_run_are_told(tmp_path: Path) -> None:
+    head = (
+        "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,deletion_time,scheduled_time"
+    )
+    rows = [
+        "a,6000,512,1,1000,V100M16,LS,Running,100,160,101",
+        "b,1000,256,2,1000,V100M16|V100M32,LS,Running,90,120,101",
+        "c,1000,256,0,0,,LS,Running,90,90,101",
+        "d,1000,256,0,0,,LS,Running,90,,101",
+    ]
+    put(tmp_path, "openb", "openb_pod_list_default.csv", "\n".join([head, *rows]) + "\n")
+    found = read_set("openb.jobs", Traces(tmp_path), {})
+    assert found.text.splitlines()[-2:] == [
+        "90000000,30000000,1000,268435456,2,,1",  # any of two models cannot be asked for
+        "100000000,60000000,6000,536870912,1,V100M16,1",
+    ]
+    assert found.notes[1:] == (
+        "openb.jobs: 1 rows skipped: it ended before it began",
+        "openb.jobs: 1 rows skipped: it has no time of creation or deletion",
+    )
+
+
+def test_large_training_jobs_become_gangs_of_machines(tmp_path: Path) -> None:
+    text = (
+        "timestamp,duration,num_gpus,gpu_time,cluster\n2017-10-09 07:01:55,66.5,16,1,x\n2017-10-09 07:01:50,1,0,1,x\n"
+    )
+    put(tmp_path, "pollux", "philly.csv", text)
+    found = read_set("philly.jobs", Traces(tmp_path), {"gpus_per_task": "4"})
+    assert found.text.splitlines()[-1].endswith(",66500000,,,4,,4")
+    assert found.facts["skipped"] == "1"
+
+
+def test_gavels_steps_become_time_by_the_measured_rate(tmp_path: Path) -> None:
+    head = "job_id,arrival_s,job_type,total_steps,scale_factor,priority,isolated_steps_per_s_v100"
+    put(tmp_path, "gavel", "small_test.csv", f"{head}\n0,2.5,Transformer,300,2,1,2.0\n1,3,Other,10,1,1,\n")
+    found = read_set("gavel.small", Traces(tmp_path), {})
+    assert found.text.splitlines()[-1] == "2500000,150000000,,,2,,1"
+    assert found.notes[-1] == "gavel.small: 1 rows skipped: it was not measured on a V100"
+
+
+def test_deeprms_steps_are_seconds_and_its_units_cores_and_gibibytes(tmp_path: Path) -> None:
+    drawn = {"len": [[0, 3], [2, 0]], "size": [[[0, 0], [7, 1]], [[1, 8], [0, 0]]]}
+    put(tmp_path, "deeprm", "seq_rate0.3.json", json.dumps(drawn))
+    found = read_set("deeprm.jobs", Traces(tmp_path), {"rate": "0.3", "sequence": "1"})
+    assert found.text.splitlines()[-1] == f"0,2000000,1000,{8 * 2**30},0,,1"
+
+
+def test_azures_tokens_become_time(tmp_path: Path) -> None:
+    head = "TIMESTAMP,ContextTokens,GeneratedTokens"
+    text = f"{head}\n2023-11-16 18:15:46.6805900,100,10\n2023-11-16 18:15:50.9951690,0,0\n"
+    put(tmp_path, "azure_llm", "AzureLLMInferenceTrace_conv.csv", text)
+    found = read_set("azure_llm.requests", Traces(tmp_path), {"per_context_token": "1ms", "per_generated_token": "2ms"})
+    assert found.text.splitlines()[-1] == "1700158546680590,120000,,,0,,1"
+    assert found.notes[-1] == "azure_llm.requests: 1 rows skipped: it has no tokens"
+
+
+def test_hosts_hang_under_the_switches_of_the_real_wiring(tmp_path: Path) -> None:
+    put(tmp_path, "lingjun", "topo.csv", "ip,DSW,PSW,ASW\nx,G6,P1,S1\ny,G6,P1,S1\nz,G6,P1,S2\nw,G6,P2,S1\n")
+    scenario = """
+schema: offerflow/scenario/v1
+name: wired
+purpose: four hosts
+seed: 1
+duration: 1m
+topology:
+  master: cluster
+  from: {lingjun: {bandwidth: [1Gbit, 2Gbit, 3Gbit], hosts: 3, agents: {host: {cpu: 1, memory: 1GiB}}}}
+workload: {}
+"""
+    world = load_scenario(written(tmp_path, scenario), traces=tmp_path).world
+    ways = {spec.agent_id: spec.access for spec in world.agents}
+    assert ways["host-1"][1:] == ways["host-2"][1:] != ways["host-3"][1:]
+    assert ways["host-1"][2] == ways["host-3"][2]
+    rates = {name: outward.bandwidth_bps for name, outward, _ in world.access}
+    assert [rates[name] for name in ways["host-3"]] == [3 * 10**9, 2 * 10**9, 10**9]
+    assert any("1 rows skipped" in note for note in world.notes)
+
+
+def test_regions_have_measured_links_and_listed_prices(tmp_path: Path) -> None:
+    put(tmp_path, "skyplane", "latency.csv", "src_region,dst_region,avg_rtt\naws:a,gcp:b,12.5\naws:a,aws:c,\n")
+    rates = "src_region,dst_region,success,throughput_received\naws:a,gcp:b,True,20000000\ngcp:b,aws:a,True,4e6\n"
+    put(tmp_path, "skyplane", "throughput.csv", rates)
+    put(tmp_path, "skyplane", "cost_all.csv", "src,dest,cost\naws:a,gcp:b,0.09\n")
+    scenario = """
+schema: offerflow/scenario/v1
+name: clouds
+purpose: two regions
+seed: 1
+duration: 20m
+topology:
+  master: aws-a
+  from: {skyplane: {regions: ["aws:a", "gcp:b"], share: 50%, agents: {vm: {cpu: 1, memory: 1GiB}}}}
+workload:
+  generate:
+    - role: r
+      at: aws-a
+      arrivals: {every: 20s}
+      limit: 1
+      task: {run: 1s, reads: {size: 100MB}, where: {site: gcp-b}}
+expect: {slo: [egress > 0.009, egress < 0.0091, tasks.finished == 1]}
+"""
+    path = written(tmp_path, scenario)
+    world = load_scenario(path, traces=tmp_path).world
+    assert {(a, b): (spec.rtt_us, spec.bandwidth_bps) for a, b, spec in world.links} == {
+        ("aws-a", "gcp-b"): (12_500, 10_000_000),
+        ("gcp-b", "aws-a"): (12_500, 2_000_000),
+    }
+    assert world.egress == (("aws-a", "gcp-b", 90_000),)
+    result = run_case(Case(path=str(path), policy="fifo", traces=str(tmp_path)))
+    assert [verdict for verdict in result.verdicts if not verdict.ok] == []  # 0.1 GB at 0.09 dollars
+
+
+def test_what_is_missing_is_named_with_its_source_and_licence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lingjun-dataset-2023, licence Apache-2\.0"):
+        read_set("lingjun", Traces(tmp_path), {})
+    with pytest.raises(ConfigError, match=r"known are openb\.jobs"):
+        read_set("nothing", Traces(tmp_path), {})
+
+
+def test_an_import_is_read_by_a_scenario_with_its_notes(tmp_path: Path) -> None:
+    text = "name,time,application,num_replicas,batch_size\na,5,cifar10,2,64\nb,7,cifar10,1,64\nc,8,cifar10,0,64\n"
+    put(tmp_path, "pollux", "workload-6.csv", text)
+    done = CliRunner().invoke(app, ["import", "pollux.jobs", str(tmp_path / "p.csv"), "--traces", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert [(row.at_us, row.run_us, row.gpus, row.n_tasks) for row in read_imported(tmp_path / "p.csv").rows] == [
+        (5_000_000, None, 1, 2), (7_000_000, None, 1, 1),
+    ]  # fmt: skip
+    generate = SMALL.index("  generate:")
+    scenario = SMALL[:generate] + "  traces: [{file: p.csv, role: vision, task: {run: 3s}}]\n"
+    world = load_scenario(written(tmp_path, scenario)).world
+    assert [arrival.at_us for arrival in world.arrivals] == [0, 2_000_000]
+    assert world.arrivals[0].job.tasks[0].gang and world.arrivals[0].job.tasks[0].simulated_run_us == 3_000_000
+    assert "pollux.jobs: 1 rows skipped: it has no replica" in world.notes
+    (tmp_path / "p.csv").write_text("something,else\n")
+    with pytest.raises(ConfigError, match="no trace that"):
+        load_scenario(tmp_path / "small.yaml")
+
+
+# --- the real files --------------------------------------------------------------------------------------------------
+
+ROWS = {  # rows in the set's index, less what is skipped
+    "openb.jobs": ("jobs", 8_151), "azure_llm.requests": ("jobs", 19_366), "philly.jobs": ("jobs", 82_247),
+    "pollux.jobs": ("jobs", 160), "gavel.jobs": ("jobs", 96), "gavel.makespan": ("jobs", 100),
+    "gavel.small": ("jobs", 20), "deeprm.jobs": ("jobs", 35), "skyplane": ("sites", 60), "planetlab": ("sites", 50),
+    "eua": ("users", 816), "openb": ("agents", 1_213), "lingjun": ("agents", 847), "mobile_5g": ("seconds", 3_574),
+}  # fmt: skip
+
+
+@real
+@pytest.mark.parametrize("name", NAMES)
+def test_every_real_set_is_read_whole_and_says_its_licence(name: str) -> None:
+    found = read_set(name, Traces(REAL), {})
+    what, count = ROWS[name]
+    assert found.facts[what] == str(count)
+    assert SOURCES[set_of(name)].licence in found.notes[0]
+
+
+@real
+def test_an_imported_network_is_a_file_to_include(tmp_path: Path) -> None:
+    options = ["--traces", str(REAL), "--set", "regions=aws:us-east-1,gcp:us-east1-b"]
+    done = CliRunner().invoke(app, ["import", "skyplane", str(tmp_path / "net.yaml"), *options])
+    assert done.exit_code == 0, done.output
+    scenario = """
+schema: offerflow/scenario/v1
+name: included
+purpose: agents of ours at measured regions
+seed: 1
+duration: 1m
+include: net.yaml
+topology:
+  master: aws-us-east-1
+  sites:
+    aws-us-east-1: {agents: {a: {cpu: 1, memory: 1GiB}}}
+    gcp-us-east1-b: {agents: {b: {cpu: 1, memory: 1GiB}}}
+workload: {}
+"""
+    world = load_scenario(written(tmp_path, scenario)).world
+    assert {(a, b) for a, b, _ in world.links} >= {("aws-us-east-1", "gcp-us-east1-b")}
+    assert {spec.tier for spec in world.agents} == {"cloud"}
