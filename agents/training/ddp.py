@@ -82,7 +82,7 @@ def distributed(
         return model, PostLocalSGDOptimizer(optimizer, averager)
     if settings.compression == "powersgd":
         powersgd = powerSGD_hook.PowerSGDState(None, powersgd_rank, start_powerSGD_iter=max(2, exact_steps))
-        model.register_comm_hook(powersgd, powerSGD_hook.powerSGD_hook)
+        model.register_comm_hook(powersgd, _low_rank)
         return model, optimizer
     group, hook = _exact(settings)
     if settings.compression == "fp16":
@@ -110,6 +110,14 @@ def sum_up_first(groups: Groups, bucket: dist.GradBucket) -> torch.futures.Futur
         dist.broadcast(total, groups.leader, group=groups.own)
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(total)
+    return done
+
+
+def _low_rank(state: powerSGD_hook.PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """PyTorch's hook, waited for. It starts its second reduction when the first has ended; with gloo those of two
+    buckets may then begin in another order on another worker, and all wait for ever."""
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(powerSGD_hook.powerSGD_hook(state, bucket).wait())
     return done
 
 
