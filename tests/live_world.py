@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from federation.broker import Broker, Kind, start_broker
+import pytest
+
+from federation.broker import Broker, Kind, find_mosquitto, start_broker
 from federation.config import LiveConfig, MasterConfig
 from federation.driver import LiveMaster
 from federation.jobs import Job, TaskGroup
@@ -32,6 +34,15 @@ from federation.wire import (
 )
 from policies.model import Resources
 
+KINDS: list[Any] = [
+    pytest.param(
+        "mosquitto",
+        marks=pytest.mark.skipif(
+            find_mosquitto() is None, reason="mosquitto is not installed (apt-get install mosquitto)"
+        ),
+    ),
+    "amqtt",
+]
 ROOM = Resources(cpu_milli=64_000, memory_bytes=64 * 2**30, disk_bytes=100 * 2**30)
 
 
@@ -52,6 +63,13 @@ async def broker_of(folder: Path, kind: Kind) -> AsyncIterator[Broker]:
         yield broker
     finally:
         await broker.stop()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """The live suite runs against both brokers."""
+    chosen: Kind = request.param
+    return chosen
 
 
 @asynccontextmanager

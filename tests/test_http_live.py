@@ -9,14 +9,17 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from federation.broker import Kind
 from federation.driver import LiveMaster
 from federation.http.app import serve
 from federation.http.live import Live
 from federation.http.settings import HttpConfig
 from tests.http_client import problem
-from tests.live_world import WireAgent, broker_of, live_config, until
+from tests.live_world import WireAgent, broker_of, kind, live_config, until
 from tests.test_http_api import V1, get, job, submit
 from tests.test_http_events import events, next_event
+
+__all__ = ["kind"]  # a fixture
 
 pytestmark = pytest.mark.live
 
@@ -46,9 +49,9 @@ async def wait_ready(client: aiohttp.ClientSession) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_job_goes_all_the_way(tmp_path: Path) -> None:
+async def test_a_job_goes_all_the_way(tmp_path: Path, kind: Kind) -> None:
     async with (
-        broker_of(tmp_path / "broker", "amqtt") as broker,
+        broker_of(tmp_path / "broker", kind) as broker,
         served(tmp_path / "master", broker.url) as (live, client),
     ):
         await wait_ready(client)
@@ -74,8 +77,8 @@ async def test_a_job_goes_all_the_way(tmp_path: Path) -> None:
         assert [int(event["id"]) for event in everything] == list(range(1, last + 1))
 
 
-async def test_what_was_acknowledged_survives_the_master(tmp_path: Path) -> None:
-    async with broker_of(tmp_path / "broker", "amqtt") as broker:
+async def test_what_was_acknowledged_survives_the_master(tmp_path: Path, kind: Kind) -> None:
+    async with broker_of(tmp_path / "broker", kind) as broker:
         async with served(tmp_path / "master", broker.url) as (_, client):
             await wait_ready(client)
             await submit(client, job() | {"submission_id": "once"})
@@ -95,9 +98,9 @@ async def test_what_was_acknowledged_survives_the_master(tmp_path: Path) -> None
             assert list(live.blobs.folder.glob("incoming/*")) == []
 
 
-async def test_ready_follows_the_broker(tmp_path: Path) -> None:
+async def test_ready_follows_the_broker(tmp_path: Path, kind: Kind) -> None:
     async with (
-        broker_of(tmp_path / "broker", "amqtt") as broker,
+        broker_of(tmp_path / "broker", kind) as broker,
         served(tmp_path / "master", broker.url) as (live, client),
     ):
         await wait_ready(client)
@@ -109,9 +112,9 @@ async def test_ready_follows_the_broker(tmp_path: Path) -> None:
             assert answer.status == 201  # Jobs are taken all the same: they wait.
 
 
-async def test_a_stopped_master_says_so(tmp_path: Path) -> None:
+async def test_a_stopped_master_says_so(tmp_path: Path, kind: Kind) -> None:
     async with (
-        broker_of(tmp_path / "broker", "amqtt") as broker,
+        broker_of(tmp_path / "broker", kind) as broker,
         served(tmp_path / "master", broker.url) as (live, client),
     ):
         await wait_ready(client)
