@@ -33,8 +33,9 @@ async def run_master(
     """
     live = await asyncio.to_thread(LiveMaster.open, config)
     try:
-        async with serve(live, config.http) as serving:
-            with _rare_collections(), _Signals(on_signal or live.stop):
+        # Signals first: whoever got an answer may end us in order.
+        with _Signals(on_signal or live.stop), _rare_collections():
+            async with serve(live, config.http) as serving:
                 on_ready(live, serving.url)
                 await live.run(serving.url)
     finally:
