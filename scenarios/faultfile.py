@@ -129,7 +129,7 @@ class _Reader:
         for key, actions in belongs.items():
             if key in fields and action not in actions:
                 raise FileError(fields.place_of(key), f'"{key}" goes with {" or ".join(actions)}, not with {action}')
-        if "for" in fields and action in ("kill", "power_off", "clock"):
+        if "for" in fields and action in ("kill", "power_off"):
             raise FileError(fields.place_of("for"), f'"{action}" has no "for"; a killed one comes back by "restart"')
 
     # --- whom --------------------------------------------------------------------------------------------------------
@@ -290,8 +290,15 @@ class _Reader:
     def _clock(self, fields: Fields, at_us: int) -> Fault:
         value = fields.required("clock", as_is)
         mapping = as_mapping(value, '"clock"')
-        inner = Fields(value, '"clock"', ("of", *PICK_KEYS, "jump"))
-        text = inner.required("jump", read_text)
+        inner = Fields(value, '"clock"', ("of", *PICK_KEYS, "jump", "drift"))
+        if ("jump" in inner) == ("drift" in inner):
+            raise FileError(value.place, "a clock jumps or drifts: give one of them")
+        drift_ppm, until_us = 0, None
+        if "drift" in inner:
+            drift_ppm, until_us = inner.required("drift", _drift), at_us + fields.required("for", read_duration)
+        elif "for" in fields:
+            raise FileError(fields.place_of("for"), 'a jump has no "for"')
+        text = inner.optional("jump", read_text, "0")
         try:
             jump_us = units.parse_duration_us(text.lstrip("+-")) * (-1 if text.startswith("-") else 1)
         except ConfigError as error:
@@ -299,19 +306,26 @@ class _Reader:
         if "of" in inner:
             target, agents = self._target(inner.required("of", as_is), ("master",))
         else:
-            kept = {key: node for key, node in mapping.entries.items() if key != "jump"}
+            kept = {key: node for key, node in mapping.entries.items() if key not in ("jump", "drift")}
             keys = {key: mapping.keys[key] for key in kept}
             target, agents = self._target(type(mapping)(mapping.place, kept, keys), ())
-        return ClockFault(at_us=at_us, target=target, agents=agents, jump_us=jump_us)
+        return ClockFault(
+            at_us=at_us, target=target, agents=agents, jump_us=jump_us, drift_ppm=drift_ppm, until_us=until_us
+        )
 
     def _lie(self, node: Node, at_us: int, until_us: int) -> Fault:
-        fields = Fields(node, '"lie"', (*PICK_KEYS, "bandwidth"))
-        ppm = fields.required("bandwidth", quantity(units.parse_percent_ppm))
+        fields = Fields(node, '"lie"', (*PICK_KEYS, "bandwidth", "capacity"))
+        if "bandwidth" not in fields and "capacity" not in fields:
+            raise FileError(node.place, "a lie is about bandwidth, capacity or both")
+        ppm = fields.optional("bandwidth", quantity(units.parse_percent_ppm), 1_000_000)
+        capacity_ppm = fields.optional("capacity", quantity(units.parse_percent_ppm), 1_000_000)
+        if not ppm or not capacity_ppm:
+            raise FileError(node.place, "a lie of 0% says nothing")
         mapping = as_mapping(node, '"lie"')
-        kept = {key: value for key, value in mapping.entries.items() if key != "bandwidth"}
+        kept = {key: value for key, value in mapping.entries.items() if key not in ("bandwidth", "capacity")}
         keys = {key: mapping.keys[key] for key in kept}
         _, agents = self._target(type(mapping)(mapping.place, kept, keys), ())
-        return LieFault(at_us=at_us, until_us=until_us, agents=agents, bandwidth_ppm=ppm)
+        return LieFault(at_us=at_us, until_us=until_us, agents=agents, bandwidth_ppm=ppm, capacity_ppm=capacity_ppm)
 
     # --- by chance ---------------------------------------------------------------------------------------------------
 
@@ -376,3 +390,15 @@ class _Reader:
         truth = {(a, b): spec for a, b, spec in self._topology.links}[first, second]
         bps = max(1_000, truth.bandwidth_bps // 20)
         return [LinkFault(at_us=at_us, until_us=until_us, ways=ways, bandwidth_bps=bps, loss_ppm=30_000)]
+
+
+def _drift(node: Node) -> int:
+    """`0.5%`, `-1%`: parts per million, within half."""
+    text = read_text(node)
+    try:
+        ppm = units.parse_percent_ppm(text.lstrip("+-")) * (-1 if text.startswith("-") else 1)
+    except ConfigError as error:
+        raise FileError(node.place, str(error)) from None
+    if not 0 < abs(ppm) <= 500_000:
+        raise FileError(node.place, f'a clock that drifts by "{text}" is none; the most is 50%')
+    return ppm

@@ -80,12 +80,15 @@ class MessageFault(Record, frozen=True, kw_only=True, tag="messages"):
 
 
 class ClockFault(Record, frozen=True, kw_only=True, tag="clock"):
-    """The wall clock jumps. A running process counts on monotonically; it sees the jump when it starts next."""
+    """The wall clock jumps: a running process counts on monotonically and sees it when it starts next. Or the clock
+    runs too fast or slow until `until_us`, which a process sees at once; what it gained by then stays."""
 
     at_us: int
     target: Target
     agents: tuple[str, ...] = ()
-    jump_us: int
+    jump_us: int = 0
+    drift_ppm: int = 0
+    until_us: int | None = None
 
 
 class DiskFault(Record, frozen=True, kw_only=True, tag="disk"):
@@ -98,12 +101,14 @@ class DiskFault(Record, frozen=True, kw_only=True, tag="disk"):
 
 
 class LieFault(Record, frozen=True, kw_only=True, tag="lie"):
-    """These agents multiply every bandwidth that they report."""
+    """These agents multiply every bandwidth that they report, and claim so much of the cores that they have: tasks that
+    begin meanwhile share what is really there."""
 
     at_us: int
     until_us: int
     agents: tuple[str, ...]
-    bandwidth_ppm: int
+    bandwidth_ppm: int = 1_000_000
+    capacity_ppm: int = 1_000_000
 
 
 class MaintenanceFault(Record, frozen=True, kw_only=True, tag="maintenance"):
@@ -127,8 +132,8 @@ def ends_us(fault: Fault) -> int | None:
             return None
         case KillFault(at_us=at_us, restarts_us=restarts_us):
             return max(restarts_us or (at_us,))
-        case ClockFault(at_us=at_us):
-            return at_us
+        case ClockFault(at_us=at_us, until_us=until_us):
+            return at_us if until_us is None else until_us
         case _:
             return fault.until_us
 
@@ -147,11 +152,15 @@ def sentence(fault: Fault) -> str:
         case MessageFault(agents=agents):
             return f"harm messages of {_whom('agents', agents)}"
         case LieFault(agents=agents):
-            return f"{_whom('agents', agents)} report false bandwidths"
+            what = [word for word, ppm in (("bandwidths", fault.bandwidth_ppm), ("capacity", fault.capacity_ppm))
+                    if ppm != 1_000_000]  # fmt: skip
+            return f"{_whom('agents', agents)} report false {' and '.join(what)}"
         case MaintenanceFault(agents=agents, mode=mode):
             return f"{'drain' if mode == 'draining' else 'cordon'} {_whom('agents', agents)}"
         case PauseFault():
             return f"pause {_whom(fault.target, fault.agents)}"
+        case ClockFault(until_us=int()):
+            return f"clock of {_whom(fault.target, fault.agents)} drifts by {fault.drift_ppm / 10_000:+g} %"
         case ClockFault():
             return f"clock of {_whom(fault.target, fault.agents)} jumps {fault.jump_us / 1e6:+g} s"
         case DiskFault():

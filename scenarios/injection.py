@@ -7,6 +7,7 @@ from federation.api import SetAgentMode
 from federation.states import AgentState
 from policies.model import Record
 from scenarios.broker import Broker, Timetable
+from scenarios.clock import Clock
 from scenarios.fabric import Fabric
 from scenarios.faults import (
     ClockFault,
@@ -100,21 +101,28 @@ class Injector:
             case KillFault():
                 self._kill(case, fault, now_us)
                 return
-            case ClockFault(target=target, agents=ids, jump_us=jump_us):
-                for clock in [self._master] if target == "master" else [self._agents[each] for each in ids]:
-                    clock.jump_clock(jump_us)
+            case ClockFault(until_us=None, jump_us=jump_us):
+                for clock in self._clocks(fault):
+                    clock.jump(jump_us)
                 case.struck = True
                 self._over(case, now_us, ())
                 return
             case _:
                 case.struck = True
                 self._begin(fault, now_us)
+                assert fault.until_us is not None, "it has an end"
                 self._timetable.call(
                     self._start_us + fault.until_us, lambda at_us: self._end_and_watch(case, fault, at_us)
                 )
 
+    def _clocks(self, fault: ClockFault) -> list[Clock]:
+        return [self._master.clock] if fault.target == "master" else [self._agents[each].clock for each in fault.agents]
+
     def _begin(self, fault: Fault, now_us: int) -> None:
         match fault:
+            case ClockFault(drift_ppm=ppm):
+                for clock in self._clocks(fault):
+                    clock.drift(ppm, now_us)
             case PauseFault(target="master"):
                 self._master.pause(now_us)
             case PauseFault(agents=ids):
@@ -133,9 +141,10 @@ class Injector:
             case DiskFault(agents=ids):
                 for agent_id in ids:
                     self._agents[agent_id].disk_is_full = True
-            case LieFault(agents=ids, bandwidth_ppm=ppm):
+            case LieFault(agents=ids):
                 for agent_id in ids:
-                    self._agents[agent_id].bandwidth_ppm = ppm
+                    self._agents[agent_id].bandwidth_ppm = fault.bandwidth_ppm
+                    self._agents[agent_id].capacity_ppm = fault.capacity_ppm
             case MaintenanceFault(agents=ids, mode=mode):
                 for agent_id in ids:
                     self._master.ask(SetAgentMode(agent_id=agent_id, mode=mode), now_us, lambda *_: None)
@@ -170,7 +179,10 @@ class Injector:
                     self._agents[agent_id].disk_is_full = False
             case LieFault(agents=ids):
                 for agent_id in ids:
-                    self._agents[agent_id].bandwidth_ppm = 1_000_000
+                    self._agents[agent_id].bandwidth_ppm = self._agents[agent_id].capacity_ppm = 1_000_000
+            case ClockFault():
+                for clock in self._clocks(fault):
+                    clock.drift(0, now_us)
             case MaintenanceFault(agents=ids):
                 for agent_id in ids:
                     self._master.ask(SetAgentMode(agent_id=agent_id, mode="active"), now_us, lambda *_: None)

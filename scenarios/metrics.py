@@ -133,8 +133,8 @@ class Metrics:
                 counts = self._outcome.offers.items()
                 return float(sum(getattr(each, tail) for name, each in counts if scope in ("", name)))
             case "moves":
-                return float(sum(isinstance(fact, TaskStateChanged) and fact.reason == "moved" and fact.state == "pending"
-                                 for fact in self._outcome.facts))  # fmt: skip
+                changes = (fact for fact in self._outcome.facts if isinstance(fact, TaskStateChanged))
+                return float(sum(fact.reason == "moved" and fact.state == "pending" for fact in changes))
             case "redirects":
                 return float(self._outcome.n_redirected)
             case "egress":

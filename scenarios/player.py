@@ -28,6 +28,7 @@ from policies.api import Policy
 from scenarios.broker import Broker
 from scenarios.fabric import Fabric
 from scenarios.frameworks import OfferCounts
+from scenarios.gangs import Gangs, Talk
 from scenarios.injection import Incident, Injector
 from scenarios.laws import Laws
 from scenarios.simulated_agent import Overseer, SimulatedAgent, shard_id_of
@@ -116,6 +117,8 @@ class Player(Overseer):
         self._serial = itertools.count()  # Breaks ties: first scheduled, first handled.
         self._due_us: dict[str, int] = {}  # the deadline already in the queue, per core ("" is the master)
         self._fabric = Fabric(world)
+        self.gangs = Gangs(self._fabric, self)
+        self._talks: dict[str, dict[str, Talk]] = {}  # by job id
         self._laws = Laws(config, policy_name)
         self._broker = Broker(world.seed, self._fabric, self)
         self._master = SimulatedMaster(config, policy, policy_name, world, self._broker, self, self._laws, self._note)
@@ -285,6 +288,11 @@ class Player(Overseer):
         known = self._behaviours.get(job_id)
         return None if known is None else known.get(group)
 
+    def talk_of(self, task_id: str) -> Talk | None:
+        job_id, group, _ = task_id.rsplit("/", 2)
+        known = self._talks.get(job_id)
+        return None if known is None else known.get(group)
+
     # --- processes, for the laws -------------------------------------------------------------------------------------
 
     def began(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
@@ -292,6 +300,9 @@ class Player(Overseer):
 
     def ended(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
         self._laws.process_ended(task_id, attempt)
+        talk = self.talk_of(task_id)
+        if talk is not None:
+            self.gangs.leave(talk, task_id, now_us)
 
     def _look(self, now_us: int) -> None:
         self._laws.look(self._master.core, self._agents, self._broker, now_us)
@@ -317,6 +328,13 @@ class Player(Overseer):
         if isinstance(value, JobAccepted):
             self._n_jobs_open += 1
             arrival = self._world.arrivals[int(value.submission_id)]
+            talks = {
+                group.name: Talk(f"{value.job_id}/{group.name}", group.count, group.communication)
+                for group in arrival.job.tasks
+                if group.gang and group.communication is not None and group.count > 1
+            }
+            if talks:
+                self._talks[value.job_id] = talks
             if arrival.behaviours:
                 self._behaviours[value.job_id] = arrival.behaviours
         elif isinstance(value, JobEnded):

@@ -17,8 +17,10 @@ from agents.facts import Fact
 from federation.wire import Death, FetchProgress, HeldShard, Launch, LinkSample, Source
 from policies.model import Resources
 from scenarios.broker import Broker, Delivery, Timetable
+from scenarios.clock import Clock
 from scenarios.fabric import Fabric, Look, Sight
 from scenarios.faults import KillPoint
+from scenarios.gangs import Gangs, Talk
 from scenarios.network import Flow
 from scenarios.streams import stream
 from scenarios.world import START_US, AgentSpec, Behaviour, World
@@ -82,6 +84,12 @@ class Overseer:
         """What the file says of tasks like this one."""
         return None
 
+    def talk_of(self, task_id: str) -> Talk | None:
+        """What its gang says to each other."""
+        return None
+
+    gangs: Gangs
+
 
 class SimulatedAgent:
     """Carries out the commands of one `Agent`. `peers` are all agents by id, this one included."""
@@ -129,8 +137,8 @@ class SimulatedAgent:
         self._paused = False
         self._backlog: list[object] = []  # what came while it was paused
         self._doom: tuple[KillPoint, Callable[[int], None]] | None = None
-        self._clock_us = 0  # how far the running process's clock is off
-        self._wall_us = 0  # how far the wall clock is off: what the next process begins with
+        self.clock = Clock()
+        self.capacity_ppm = PPM  # what it claims of what it has
         self._serving: dict[int, Callable[[int], None]] = {}  # flows out of here → what to do when they break
         self._fetching: dict[int, SimulatedAgent] = {}  # flows to here → who serves them
         self._streams: dict[int, _Stream] = {}  # fetches under way
@@ -152,7 +160,7 @@ class SimulatedAgent:
         if self.core is not None:
             return
         self._life += 1
-        self._clock_us = self._wall_us
+        self.clock.start(now_us)
         self.core = Agent(self._config, self.facts)
         self.facts = self.core.facts()
         shards = tuple(self._store[key] for key in sorted(self._store))
@@ -216,9 +224,6 @@ class SimulatedAgent:
         self._timetable.schedule(now_us, self.spec.agent_id, Local(events.DeadlinePassed(), self._life))
         self._broker.unstall(self.spec.agent_id, now_us)
 
-    def jump_clock(self, jump_us: int) -> None:
-        self._wall_us += jump_us
-
     def find(self, shard: HeldShard, now_us: int) -> None:
         """Someone put a shard into the device's store; the agent learns of it when it runs."""
         self._store[shard.shard_id] = shard
@@ -226,7 +231,7 @@ class SimulatedAgent:
 
     def next_deadline_us(self) -> int | None:
         due_us = self.core.next_deadline_us() if self.core is not None and not self._paused else None
-        return None if due_us is None else due_us - self._clock_us
+        return None if due_us is None else self.clock.real(due_us)
 
     # --- the broker's client -----------------------------------------------------------------------------------------
 
@@ -256,7 +261,7 @@ class SimulatedAgent:
             elif event is not None:
                 told.append(event)
         if told and self.core is not None and not self._paused:
-            self._carry_out_all(self.core.handle_all(told, now_us + self._clock_us), now_us)
+            self._carry_out_all(self.core.handle_all(told, self.clock.local(now_us)), now_us)
 
     def _event_of(self, happened: object, now_us: int) -> events.Event | None:
         """What its core is to be told of it; None: nothing."""
@@ -469,9 +474,12 @@ class SimulatedAgent:
     def _start_task(self, launch: Launch, now_us: int) -> None:
         key = (launch.task_id, launch.attempt)
         run_us = (launch.simulated_run_us or 1) * 1000 // self.spec.speed_milli
-        if self.spec.real_cpu_milli is not None:  # It claims more cores than it has: they are shared.
+        real_milli = self.spec.real_cpu_milli
+        if self.capacity_ppm != PPM:
+            real_milli = max(1, self.spec.total.cpu_milli * PPM // self.capacity_ppm)
+        if real_milli is not None:  # It claims more cores than it has: they are shared.
             load_milli = launch.needs.cpu_milli + sum(each.needs.cpu_milli for each in self.running.values())
-            run_us = run_us * max(load_milli, self.spec.real_cpu_milli) // self.spec.real_cpu_milli
+            run_us = run_us * max(load_milli, real_milli) // real_milli
         behaviour = self._overseer.behaviour_of(launch.task_id)
         if behaviour is not None and behaviour.until_us is not None:
             run_us = max(1, START_US + behaviour.until_us - now_us)
@@ -479,14 +487,29 @@ class SimulatedAgent:
         self._overseer.began(self.spec.agent_id, launch.task_id, launch.attempt, now_us)
         self._post(now_us, events.TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=handle_of(key)))
         limit_us = launch.time_limit_us
-        if limit_us is not None and limit_us < run_us:
-            reason, exit_code, run_us = "time_limit", -9, limit_us
-        else:
-            reason, exit_code = "exit", 1 if self._fails(launch) else 0
+        talk = self._overseer.talk_of(launch.task_id)
+        if talk is not None:
+            self._talk(talk, launch, run_us, now_us)
+        elif limit_us is None or run_us <= limit_us:
+            self._ends(launch, "exit", 1 if self._fails(launch) else 0, run_us, now_us + run_us)
+        if limit_us is not None and (talk is not None or limit_us < run_us):
+            self._ends(launch, "time_limit", -9, limit_us, now_us + limit_us)
+
+    def _ends(self, launch: Launch, reason: str, exit_code: int, run_us: int, at_us: int) -> None:
+        """Void if it has ended before."""
         ended = events.TaskEnded(
             task_id=launch.task_id, attempt=launch.attempt, reason=reason, exit_code=exit_code, run_us=run_us
         )
-        self._timetable.schedule(now_us + run_us, self.spec.agent_id, ProcessEnded(ended, self._power))
+        self._timetable.schedule(at_us, self.spec.agent_id, ProcessEnded(ended, self._power))
+
+    def _talk(self, talk: Talk, launch: Launch, run_us: int, now_us: int) -> None:
+        """A worker of a gang: how long it takes is the network's matter too."""
+
+        def done(at_us: int) -> None:
+            self._ends(launch, "exit", 1 if self._fails(launch) else 0, at_us - now_us, at_us)
+
+        spec = self.spec
+        self._overseer.gangs.join(talk, launch.task_id, spec.agent_id, spec.site, run_us, launch.env, done, now_us)
 
     def _fails(self, launch: Launch) -> bool:
         behaviour = self._overseer.behaviour_of(launch.task_id)

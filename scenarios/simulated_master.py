@@ -5,6 +5,7 @@ restored, and the next term begins. Requests that got no answer are asked again 
 submission id, as the command line does.
 """
 
+import copy
 from collections.abc import Callable
 
 import msgspec
@@ -18,6 +19,7 @@ from federation.master import Master
 from federation.wire import MasterState
 from policies.api import Policy
 from scenarios.broker import KEEPALIVE_US, Broker, Timetable
+from scenarios.clock import Clock
 from scenarios.faults import KillPoint
 from scenarios.frameworks import Frameworks
 from scenarios.laws import Laws
@@ -56,6 +58,8 @@ class SimulatedMaster:
     ) -> None:
         self._config = config
         self._policy = policy
+        # A restarted process begins with a policy that remembers nothing.
+        self._unused_policy = copy.deepcopy(policy) if world.faults else None
         self._policy_name = policy_name
         self._world = world
         self._broker = broker
@@ -71,8 +75,7 @@ class SimulatedMaster:
         self._paused = False
         self._backlog: list[events.Event] = []
         self._doom: tuple[KillPoint, Callable[[int], None]] | None = None
-        self._clock_us = 0
-        self._wall_us = 0
+        self.clock = Clock()
         self._n_solving = 0
         self._n_requests = 0
         self._questions: dict[str, _Question] = {}
@@ -86,7 +89,9 @@ class SimulatedMaster:
             return
         self._life += 1
         self._term += 1
-        self._clock_us = self._wall_us
+        self.clock.start(now_us)
+        if self._term > 1 and self._unused_policy is not None:
+            self._policy = copy.deepcopy(self._unused_policy)
         if self.facts:
             replayed = Master(self._config, self._policy_name)
             for fact in self.facts:
@@ -147,9 +152,6 @@ class SimulatedMaster:
         for event in waited:
             self.post(now_us, event)
 
-    def jump_clock(self, jump_us: int) -> None:
-        self._wall_us += jump_us
-
     def lose_broker(self, now_us: int) -> None:
         self.post(now_us, events.BrokerLost(detail="connection reset"))
 
@@ -158,7 +160,7 @@ class SimulatedMaster:
 
     def next_deadline_us(self) -> int | None:
         due_us = self.core.next_deadline_us() if self.core is not None and not self._paused else None
-        return None if due_us is None else due_us - self._clock_us
+        return None if due_us is None else self.clock.real(due_us)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class SimulatedMaster:
 
     def _step(self, event: events.Event, now_us: int) -> None:
         assert self.core is not None, "only a living process takes a step"
-        local_us = now_us + self._clock_us
+        local_us = self.clock.local(now_us)
         wanted = self.core.handle(event, local_us)
         if isinstance(event, events.PlanReady | events.PlanFailed):
             self._n_solving -= 1
