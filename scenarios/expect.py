@@ -64,7 +64,8 @@ SCALARS: dict[str, Kind] = {
 }
 VECTORS: dict[str, Kind] = {"weighted_share": "share"}  # by role: dominant share over weight, while all want more
 UNSCOPED = frozenset({"recovery.time", "recovery.missing", "rounds", "bytes_moved", "egress", "moves", "redirects",
-                      "utilisation.cpu", "utilisation.gpu", "laws.broken", "weighted_share", "jobs.refused"})  # fmt: skip
+                      "utilisation.cpu", "utilisation.gpu", "laws.broken", "weighted_share",
+                      "jobs.refused"})  # fmt: skip
 FUNCTIONS: tuple[Function, ...] = ("jain", "min", "max", "mean")
 _STAT = re.compile(r"mean|min|max|count|p(100|[0-9]{1,2}(\.[0-9]{1,2})?)")
 _LINE = re.compile(
