@@ -110,9 +110,9 @@ def warm(row: Row, graph: graphs.Graph, others: list[Competitor], path: Path, re
     network.solve()
     ours = []
     for _ in range(reps):
-        delta = graphs.draw_churn(rng, network, graph.n_fixed, row["churn"])
+        delta = graphs.draw_churn(rng, network, graph, row["family"], row["agents"], row["churn"])
         begin = time.perf_counter()
-        graphs.apply_churn(rng, network, row["family"], row["agents"], delta)
+        graphs.apply_churn(network, delta)
         network.solve()
         ours.append(time.perf_counter() - begin)
     save(path, network)

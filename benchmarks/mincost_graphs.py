@@ -118,16 +118,22 @@ class Mutable(Protocol):
 class Delta(NamedTuple):
     """One round's changes, drawn before the clock runs."""
 
+    sink_supply: int
+
     left: Int64s  # nodes whose last task left
     changed: Int64s  # nodes with another count
     counts: Int64s
     new_counts: Int64s
     arcs: Int64s  # links with another cost
     costs: Int64s
+    new_arcs: tuple[Int64s, ...]  # tail (counting from the first new node), head, capacity, cost
 
 
-def draw_churn(rng: np.random.Generator, network: Mutable, n_fixed: int, churn_permille: int) -> Delta:
+def draw_churn(
+    rng: np.random.Generator, network: Mutable, graph: Graph, family: str, agents: int, churn_permille: int
+) -> Delta:
     """That share of the tasks leaves, as many arrive (four of five in a class that is there), as many links change."""
+    n_fixed = graph.n_fixed
     supply = network.supply
     nodes = n_fixed + np.flatnonzero(supply[n_fixed:] > 0)
     n_changed = max(int(supply[nodes].sum()) * churn_permille // 1000, 1)
@@ -143,25 +149,28 @@ def draw_churn(rng: np.random.Generator, network: Mutable, n_fixed: int, churn_p
     arcs = np.flatnonzero(network.arc_alive & (network.tail >= n_fixed) & (network.cost < 5000))
     links = rng.choice(arcs, size=max(arcs.size * churn_permille // 1000, 1), replace=False)
     moved = (counts != supply[nodes]) & (counts > 0)
+    new = new[new > 0].astype(np.int64)
     return Delta(
+        -int(counts.sum() + new.sum()),
         nodes[counts == 0],
         nodes[moved],
         counts[moved],
-        new[new > 0].astype(np.int64),
+        new,
         links,
         np.maximum(network.cost[links] * rng.integers(80, 121, links.size) // 100, 0),
+        demand_arcs(rng, family, agents, np.arange(new.size)),
     )
 
 
-def apply_churn(rng: np.random.Generator, network: Mutable, family: str, agents: int, delta: Delta) -> None:
+def apply_churn(network: Mutable, delta: Delta) -> None:
     """Feed the round's changes to the network; the sink (node 0) takes what is left."""
     network.set_cost(delta.arcs, delta.costs)
     network.remove_nodes(delta.left)
     network.set_supply(delta.changed, delta.counts)
     new = network.add_nodes(delta.new_counts)
-    network.add_arcs(*demand_arcs(rng, family, agents, new))
-    supply = network.supply
-    network.set_supply(np.array([0]), np.array([-int(supply[1:].sum())]))
+    tail, *rest = delta.new_arcs
+    network.add_arcs(new[tail], *rest)
+    network.set_supply(np.array([0]), np.array([delta.sink_supply]))
 
 
 def netgen_like(n_nodes: int, seed: int = 1) -> Graph:

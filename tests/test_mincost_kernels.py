@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.kernels.mincost import paths, priced, residual, scaling
+from policies.kernels.mincost import paths, priced, scaling
 from policies.kernels.mincost.certificate import certificate_error
 from policies.kernels.mincost.dispatch import Kernel, simplex_reason
 from policies.kernels.mincost.model import NO_BOUND, UNLIMITED, NetworkError
 from policies.kernels.mincost.network import FlowNetwork
+from policies.kernels.mincost.planted import Arcs
 from tests.test_mincost import Arc, by_networkx, problems
 from tests.test_mincost_warm import change
 
@@ -176,15 +177,14 @@ def test_scaling_takes_over_where_paths_stop(problem: tuple[int, list[Arc], list
         np.array([arc[field] if arc[field] is not None else NO_BOUND for arc in arcs], np.int64) for field in range(4)
     )
     supplies = np.array(supply, np.int64)
-    columns = priced.Arcs(tail, head, np.ones(tail.size, np.bool_), capacity, cost)
+    columns = Arcs(tail, head, np.ones(tail.size, np.bool_), capacity, cost)
     held = priced.priced(columns, supplies)
     work = np.zeros(paths.N_WORK, np.int64)
-    paths.route(held.net, 1, -1, 0, work)
-    if held.solve(columns, supplies, 20, scans=0) != priced.OPTIMAL:
+    paths.route(held.net, 1, -1, 1000, 0, work)
+    if held.solve(columns, supplies, 20, "scaling") != priced.OPTIMAL:
         assert by_networkx(*problem)[0] == "infeasible"
         return
-    flow = np.empty(tail.size, np.int64)
-    residual.read_flow(held.net, capacity, cost, flow)
+    flow, _, _ = held.read(columns, np.ones(supplies.size, np.bool_))
     assert by_networkx(*problem) == ("optimal", int(flow @ cost))
 
 
@@ -193,7 +193,7 @@ def test_magnitudes_that_could_wrap_are_left_to_the_simplex() -> None:
     assert "2^60" in (scaling.magnitude_error(100, 1000, 2**50, 1000) or "")
     assert "2^60" in (scaling.magnitude_error(100, 1000, 1000, 2**58) or "")
     one = np.ones(1, np.int64)
-    assert "unbounded" in (simplex_reason(one * 0, one * NO_BOUND, -one, 1) or "")
+    assert "unbounded" in (simplex_reason(Arcs(one, one, one > 0, one * NO_BOUND, -one), 1, 0, 1, True) or "")
     network = FlowNetwork(2, [0], [1], [UNLIMITED], [2**54], [2**10, -(2**10)], kernel="scaling")
     result = network.solve()
     assert (result.kernel, result.objective) == ("simplex", 2**64)

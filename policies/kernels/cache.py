@@ -10,13 +10,15 @@ from collections.abc import Callable
 from policies.kernels.jit import CACHE_FOLDER
 
 MODULES = (  # What is imported by another comes before it, so that progress is shown where the time goes.
+    "policies.kernels.mincost.gate",
     "policies.kernels.mincost.tree",
-    "policies.kernels.mincost.simplex",
     "policies.kernels.mincost.repair",
+    "policies.kernels.mincost.simplex",
     "policies.kernels.mincost.crash",
     "policies.kernels.mincost.residual",
     "policies.kernels.mincost.patch",
     "policies.kernels.mincost.paths",
+    "policies.kernels.mincost.pairs",
     "policies.kernels.mincost.scaling",
     "policies.kernels.mincost.network",
     "policies.kernels.mincost.certificate",

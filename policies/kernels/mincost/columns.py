@@ -1,28 +1,31 @@
 """Columns of a network: room to grow, the order in which the simplex wants them, and what a flow costs."""
 
 from math import isqrt
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
 
+_Any = TypeVar("_Any", bound=np.generic)
 
-def grown(array: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+
+def grown(array: npt.NDArray[_Any], length: int) -> npt.NDArray[_Any]:
     """`array` or, where it is shorter than `length`, a longer copy: half as much again, so that growth is amortised."""
     if array.shape[0] >= length:
         return array
-    longer = np.zeros((length + length // 2, *array.shape[1:]), np.int64)
+    longer = np.zeros((length + length // 2, *array.shape[1:]), array.dtype)
     longer[: array.shape[0]] = array
     return longer
 
 
-def spread(n_arcs: int) -> Int64s:
+def spread(n_arcs: int) -> npt.NDArray[np.int32]:
     """Where each arc lies: neighbours come to lie about the square root of their number apart."""
     stride = max(isqrt(n_arcs), 1)
-    position = np.empty(n_arcs, np.int64)
+    position = np.empty(n_arcs, np.int32)
     order = np.concatenate([np.arange(first, n_arcs, stride) for first in range(stride)] or [np.empty(0, np.int64)])
-    position[order] = np.arange(n_arcs)
+    position[order] = np.arange(n_arcs, dtype=np.int32)
     return position
 
 

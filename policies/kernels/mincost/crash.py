@@ -45,7 +45,7 @@ def lean(net: Columns, supply: Int64s, n_nodes: int, n_arcs: int, root: int, det
     for node in range(n_nodes):
         arc = way[node]
         if arc >= 0:
-            graft(net, node, node, net.head[arc], root, arc, net.capacity[arc], 0)
+            graft(net.rows, net.after, net.before, node, node, net.head[arc], root, arc, net.capacity[arc], 0)
             net.state[arc] = TREE
             hung += 1
     return hung

@@ -1,19 +1,33 @@
-"""The gate: what may become a network. Every refusal names the array, the place and the bound."""
+"""The gate: what may become a network. Every refusal names the array, the place and the bound.
+
+Changes are small and many, so the checks are kernels: what numpy takes for a dozen values is most of a small round.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
-from policies.kernels.jit import Int64s
-from policies.kernels.mincost.model import FLOW_MAX, POTENTIAL_MAX, UNLIMITED, NetworkError
+from policies.kernels.jit import Int64s, kernel
+from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError
 
 Integers = npt.NDArray[np.integer] | Sequence[int] | int
+Flags = npt.NDArray[np.bool_]
+_INT, _ROW, _FLAGS = types.int64, types.int64[::1], types.boolean[::1]
 
 
 def column(name: str, values: Integers, length: int | None = None) -> Int64s:
-    """`values` as an own, contiguous int64 array of one dimension; a single number counts as one row."""
-    array = np.atleast_1d(np.asarray(values))
+    """`values` as a contiguous int64 array of one dimension, perhaps the caller's; a number is one row."""
+    array = np.asarray(values)
+    if array.dtype != np.int64 or array.ndim != 1 or not array.flags.c_contiguous:
+        array = _converted(name, np.atleast_1d(array))
+    if length is not None and array.size != length:
+        raise NetworkError(f"{name} has length {array.size}; {length} is wanted")
+    return array
+
+
+def _converted(name: str, array: npt.NDArray[np.generic]) -> Int64s:
     if array.ndim != 1:
         raise NetworkError(f"{name} has {array.ndim} dimensions; one is wanted")
     if array.size == 0:
@@ -22,42 +36,88 @@ def column(name: str, values: Integers, length: int | None = None) -> Int64s:
         raise NetworkError(f"{name} has dtype {array.dtype}; int64 is wanted")
     if array.dtype.kind == "u" and array.size and int(array.max()) > UNLIMITED:
         raise NetworkError(f"{name} holds {int(array.max())}; the most is {UNLIMITED}")
-    if length is not None and array.size != length:
-        raise NetworkError(f"{name} has length {array.size}; {length} is wanted")
     return np.array(array, dtype=np.int64, order="C")
 
 
-def check_range(name: str, values: Int64s, low: int, high: int) -> None:
-    """Refuse any value outside low..high."""
-    if values.size == 0:
-        return
-    for at in (int(values.argmin()), int(values.argmax())):
-        if not low <= int(values[at]) <= high:
-            raise NetworkError(f"{name}[{at}] is {int(values[at])}; {low} to {high} is allowed")
+@kernel(_INT(_ROW, _INT, _INT))
+def wrong_value(values: Int64s, low: int, high: int) -> int:
+    """The first place with a value outside low..high, else -1."""
+    wrong: int = -1
+    for index in range(values.shape[0]):
+        if not low <= values[index] <= high:
+            wrong = index
+            break
+    return wrong
 
 
-def check_alive(name: str, ids: Int64s, alive: npt.NDArray[np.bool_], unique: bool = False) -> None:
-    """Refuse an id that is out of range or was removed, and with `unique` one that is given twice."""
-    check_range(name, ids, 0, alive.size - 1)
-    dead = np.flatnonzero(~alive[ids])
-    if dead.size:
-        raise NetworkError(f"{name}[{int(dead[0])}] is {int(ids[dead[0]])}, which was removed")
-    if unique and np.unique(ids).size != ids.size:
-        raise NetworkError(f"{name} names an id twice")
+@kernel(_INT(_ROW, _FLAGS, _FLAGS, types.boolean))
+def wrong_id(ids: Int64s, alive: Flags, marks: Flags, unique: bool) -> int:
+    """The first place with an id that is not alive or, with `unique`, comes again; else -1. marks: all false, again."""
+    wrong: int = -1
+    for index in range(ids.shape[0]):
+        one = ids[index]
+        if one < 0 or one >= alive.shape[0] or not alive[one] or marks[one]:
+            wrong = index
+            break
+        marks[one] = unique
+    for index in range(ids.shape[0] if wrong < 0 else wrong):
+        marks[ids[index]] = False
+    return wrong
 
 
-def total(values: Int64s) -> int:
-    """The exact sum, however large."""
-    if values.size and float(np.abs(values.astype(np.float64)).sum()) > 2.0**62:
-        return sum(int(value) for value in values)
-    return int(values.sum())
+@kernel(_INT(_ROW, _ROW))
+def wrong_capacity(values: Int64s, out_bounds: Int64s) -> int:
+    """Copy capacities, UNLIMITED becoming NO_BOUND. Returns the first place with one that cannot be, else -1."""
+    wrong: int = -1
+    for index in range(values.shape[0]):
+        out_bounds[index] = values[index]
+        if values[index] == UNLIMITED:
+            out_bounds[index] = NO_BOUND
+        elif not 0 <= values[index] <= FLOW_MAX and wrong < 0:
+            wrong = index
+    return wrong
 
 
-def check_flow_total(supply_total: int, capacity_total: int) -> None:
+@kernel(_INT(_ROW))
+def size(values: Int64s) -> int:
+    """The sum of the values' sizes, NO_BOUND and UNLIMITED aside; 2^61 where it is more. Each is at most 2^60."""
+    total: int = 0
+    for index in range(values.shape[0]):
+        if values[index] < NO_BOUND:
+            total = min(total + abs(values[index]), 2 * FLOW_MAX)
+    return total
+
+
+@kernel(_INT(_ROW))
+def sum_of(values: Int64s) -> int:
+    """The sum; that of the sizes must be below 2^63."""
+    total: int = 0
+    for index in range(values.shape[0]):
+        total += values[index]
+    return total
+
+
+def check_range(name: str, values: Int64s, low: int, high: int, first: int = 0) -> None:
+    """Refuse any value outside low..high; `first` is the place of the first one."""
+    wrong = wrong_value(values, low, high)
+    if wrong >= 0:
+        raise NetworkError(f"{name}[{first + wrong}] is {int(values[wrong])}; {low} to {high} is allowed")
+
+
+def bounds_of(values: Int64s) -> Int64s:
+    """A copy with NO_BOUND where `values`, capacities, are UNLIMITED; refuses one that is neither that nor 0..2^60."""
+    bounds = np.empty_like(values)
+    wrong = wrong_capacity(values, bounds)
+    if wrong >= 0:
+        check_range("capacity", values[wrong : wrong + 1], 0, FLOW_MAX, first=wrong)
+    return bounds
+
+
+def check_flow_total(supplies: int, capacities: int) -> None:
     """Flows are sums of supplies and finite capacities: refuse what could wrap int64."""
-    if supply_total + capacity_total > FLOW_MAX:
+    if supplies + capacities > FLOW_MAX:
         raise NetworkError(
-            f"supplies ({supply_total}) and finite capacities ({capacity_total}) sum to more than {FLOW_MAX} = 2^60; "
+            f"supplies ({supplies}) and finite capacities ({capacities}) sum to more than {FLOW_MAX} = 2^60; "
             "use UNLIMITED for capacities that never bind"
         )
 

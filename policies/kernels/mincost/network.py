@@ -1,36 +1,37 @@
 """`FlowNetwork`: a min-cost-flow problem that is solved, changed a little and solved again.
 
-Ids are stable: nodes and arcs keep theirs until removed, and a removed id may be given to a later one. Inside, arcs lie
-in another order (`_position`): neighbours in the caller's order, which tend to be alike, are spread over the blocks
-that pricing scans, so that every block holds good candidates.
+Ids are stable: nodes and arcs keep theirs until removed, and a removed id may be given to a later one. The network
+keeps the caller's columns; what the last solve left, a tree or a flow with prices, is kept by `Planted` or `Priced`,
+which hear of every change.
 """
 
-from math import isqrt
-from typing import Literal
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import crash, repair, simplex, tree
-from policies.kernels.mincost.columns import grown, objective, spread
-from policies.kernels.mincost.dispatch import KERNELS, Kernel, by_prices, starts_full
+from policies.kernels.mincost import simplex
+from policies.kernels.mincost.columns import grown, objective
+from policies.kernels.mincost.dispatch import KERNELS, Kernel, by_prices, hands_over, simplex_reason
 from policies.kernels.mincost.gate import (
+    Flags,
     Integers,
-    check_alive,
+    bounds_of,
     check_cost,
     check_flow_total,
     check_range,
     column,
-    total,
+    size,
+    sum_of,
 )
+from policies.kernels.mincost.ids import Ids
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
-from policies.kernels.mincost.priced import OPTIMAL, SCANS_COLD, SCANS_FORCED, SCANS_WARM, Arcs, Priced, priced
-from policies.kernels.mincost.residual import read_flow
+from policies.kernels.mincost.planted import Arcs, Planted
+from policies.kernels.mincost.priced import OPTIMAL, Priced, priced
+from policies.kernels.mincost.repair import arcs_at
+from policies.kernels.mincost.residual import ID_MAX
 
-_BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
-_SOURCES_SPARSE = 32  # One consumer and a source in that many nodes or more: a scheduling network, worth a crash tree.
-_NO_POSITIONS = np.empty(0, np.int64)
+_NONE = np.empty(0, np.int64)
 
 
 class FlowNetwork:
@@ -57,37 +58,21 @@ class FlowNetwork:
             raise NetworkError(f"n_nodes is {n_nodes!r}; a number from 0 up is wanted")
         tails = column("tail", tail)
         n_arcs = tails.size
-        heads, bounds = column("head", head, n_arcs), column("capacity", capacity, n_arcs)
+        heads, capacities = column("head", head, n_arcs), column("capacity", capacity, n_arcs)
         costs, supplies = column("cost", cost, n_arcs), column("supply", supply, int(n_nodes))
         check_range("tail", tails, 0, n_nodes - 1)
         check_range("head", heads, 0, n_nodes - 1)
-        self._n_nodes, self._n_arcs = int(n_nodes), n_arcs
-        self._node_alive = np.ones(n_nodes, np.bool_)
-        self._arc_alive = np.ones(n_arcs, np.bool_)
-        self._free_nodes: list[int] = []
-        self._free_arcs: list[int] = []
-        self._supply = supplies
+        self._nodes, self._arcs = Ids(int(n_nodes)), Ids(n_arcs)
+        self._check_count(int(n_nodes), n_arcs)
         self._kernel: Kernel = kernel
-        self._priced: Priced | None = None  # The last flow with prices, where paths or scaling found it.
-        self._n_loops = int((tails == heads).sum())
-        self._hands_over = False  # The simplex solves it from nothing, and prices from then on.
-        self._is_spread = False  # Arcs lie in another order than their ids'.
-        self._position = np.arange(n_arcs)
-        self._tail, self._head, self._bound, self._cost = tails, heads, bounds, costs
-        self._capacity = np.empty(n_arcs, np.int64)  # What the kernel sees: redundant bounds are dropped.
-        self._state = np.full(n_arcs, tree.LOWER, np.int64)
-        self._capacity_total = 0
-        self._supply_total = 0
-        self._cost_max = 0
-        self._bound = self._checked_capacity(bounds, _NO_POSITIONS)
-        self._check_supply(supplies)
-        self._check_cost(costs, self._n_nodes)
-        self._potential, self._excess = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._after, self._before = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._rows = np.empty((0, tree.ROW), np.int64)
-        self._work = np.zeros(simplex.N_WORK, np.int64)
-        self._root = 0
-        self._planted = False  # A spanning tree exists that the next solve can start from.
+        self._held: Planted | Priced | None = None
+        self._capacity_total = self._supply_total = self._cost_max = 0
+        self._bound = bounds_of(capacities)
+        self._count_capacity(self._bound, _NONE)
+        self._count_supply(supplies, _NONE)
+        self._raise_cost_max(costs, int(n_nodes))
+        self._tail, self._head, self._cost, self._supply = tails.copy(), heads.copy(), costs.copy(), supplies.copy()
+        self._earns = bool((costs < 0).any())  # An arc has, or had, a negative cost.
         self._check_balance()
 
     # --- what it is ---------------------------------------------------------------------------------------------------
@@ -95,43 +80,43 @@ class FlowNetwork:
     @property
     def n_nodes(self) -> int:
         """Node ids are below this; some may be removed."""
-        return self._n_nodes
+        return self._nodes.count
 
     @property
     def n_arcs(self) -> int:
         """Arc ids are below this; some may be removed."""
-        return self._n_arcs
+        return self._arcs.count
 
     @property
     def tail(self) -> Int64s:
-        return self._by_id(self._tail)
+        return self._tail[: self.n_arcs].copy()
 
     @property
     def head(self) -> Int64s:
-        return self._by_id(self._head)
+        return self._head[: self.n_arcs].copy()
 
     @property
     def cost(self) -> Int64s:
-        return self._by_id(self._cost)
+        return self._cost[: self.n_arcs].copy()
 
     @property
     def capacity(self) -> Int64s:
         """Capacities by arc id; UNLIMITED where there is none, 0 for removed arcs."""
-        bounds = self._by_id(self._bound)
+        bounds = self._bound[: self.n_arcs].copy()
         bounds[bounds == NO_BOUND] = UNLIMITED
         return bounds
 
     @property
     def supply(self) -> Int64s:
-        return self._supply[: self._n_nodes].copy()
+        return self._supply[: self.n_nodes].copy()
 
     @property
-    def arc_alive(self) -> npt.NDArray[np.bool_]:
-        return self._arc_alive.copy()
+    def arc_alive(self) -> Flags:
+        return self._arcs.alive.copy()
 
     @property
-    def node_alive(self) -> npt.NDArray[np.bool_]:
-        return self._node_alive.copy()
+    def node_alive(self) -> Flags:
+        return self._nodes.alive.copy()
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -139,368 +124,210 @@ class FlowNetwork:
         """Set supplies (negative: demand). They need to sum to zero only at the next solve."""
         ids = column("nodes", nodes)
         new = column("values", values, ids.size)
-        check_alive("nodes", ids, self._node_alive, unique=True)
-        self._check_supply(new, replaced=self._supply[ids])
-        if self._planted:
-            self._excess[ids] += new - self._supply[ids]
-        if self._priced:
-            self._priced.set_supply(ids, new - self._supply[ids])
+        self._nodes.check("nodes", ids)
+        old = self._supply[ids]
+        self._count_supply(new, old)
         self._supply[ids] = new
+        if self._held:
+            self._held.set_supply(ids, new - old)
 
     def set_cost(self, arcs: Integers, values: Integers) -> None:
         """Set costs per unit of flow."""
         ids = column("arcs", arcs)
         new = column("values", values, ids.size)
-        check_alive("arcs", ids, self._arc_alive, unique=True)
-        self._check_cost(new, self._n_nodes)
-        positions = self._position[ids]
-        self._cost[positions] = new
-        if self._priced:
-            self._priced.set_cost(ids, self._tail[positions], new)
+        self._arcs.check("arcs", ids)
+        self._raise_cost_max(new, self.n_nodes)
+        self._cost[ids] = new
+        if self._held:
+            self._held.set_cost(ids, self._tail[ids], new)
 
     def set_capacity(self, arcs: Integers, values: Integers) -> None:
         """Set capacities, 0 up or UNLIMITED."""
         ids = column("arcs", arcs)
-        new = column("values", values, ids.size)
-        check_alive("arcs", ids, self._arc_alive, unique=True)
-        positions = self._position[ids]
-        new = self._checked_capacity(new, positions)
-        self._bound[positions] = new
-        if self._planted:
-            repair.change_capacity(self._columns(), positions, new)
-        if self._priced:
-            self._priced.set_capacity(ids, self._tail[positions], new)
+        new = bounds_of(column("values", values, ids.size))
+        self._arcs.check("arcs", ids)
+        self._count_capacity(new, self._bound[ids])
+        self._bound[ids] = new
+        if self._held:
+            self._held.set_capacity(ids, self._tail[ids], new)
 
     def add_nodes(self, supplies: Integers) -> Int64s:
         """Add nodes; return their ids."""
         new = column("supplies", supplies)
-        self._check_supply(new)
-        self._check_cost(_NO_POSITIONS, self._n_nodes + new.size)
-        reused = min(new.size, len(self._free_nodes))
-        fresh = np.arange(self._n_nodes, self._n_nodes + new.size - reused)
-        ids = np.concatenate([np.array([self._free_nodes.pop() for _ in range(reused)], np.int64), fresh])
-        first, self._n_nodes = self._n_nodes, self._n_nodes + fresh.size
-        self._supply = grown(self._supply, self._n_nodes)
-        self._node_alive = np.concatenate([self._node_alive, np.ones(fresh.size, np.bool_)])
-        self._node_alive[ids] = True
+        self._check_count(self.n_nodes + new.size, 0)
+        check_cost(self.n_nodes + new.size, self._cost_max)
+        self._count_supply(new, _NONE)
+        ids = self._nodes.give(new.size)
+        self._supply = grown(self._supply, self.n_nodes)
         self._supply[ids] = new
-        if self._planted:
-            for name in ("_potential", "_excess", "_after", "_before", "_rows"):
-                setattr(self, name, grown(getattr(self, name), self._n_nodes))
-            tree.append(self._columns(), first, self._n_nodes, self._root)
-            self._excess[ids] += new  # A removed id may still owe what its node sent.
-        if self._priced:
-            self._priced.add_nodes(self._n_nodes, ids, new)
+        if self._held:
+            self._held.add_nodes(self.n_nodes, ids, new)
         return ids
 
     def remove_nodes(self, nodes: Integers) -> None:
         """Remove nodes, their supply and every arc that touches them."""
         ids = column("nodes", nodes)
-        check_alive("nodes", ids, self._node_alive, unique=True)
-        gone = np.zeros(self._n_nodes, np.bool_)
-        gone[ids] = True
-        if self._priced and not self._n_loops:
-            self.remove_arcs(self._priced.arcs_at(ids))
-        else:
-            touched = (gone[self.tail] | gone[self.head]) & self._arc_alive
-            self.remove_arcs(np.flatnonzero(touched))
+        self._nodes.check("nodes", ids)
+        if not ids.size:
+            return
+        self.remove_arcs(self._arcs_at(ids))
         self.set_supply(ids, np.zeros(ids.size, np.int64))
-        self._node_alive[ids] = False
-        self._free_nodes.extend(ids.tolist())
-        if self._planted and gone[self._root]:
-            self._planted = False
+        self._nodes.take_back(ids)
+        if isinstance(self._held, Planted) and not self._nodes.alive[self._held.root]:
+            self._held = None
 
     def add_arcs(self, tail: Integers, head: Integers, capacity: Integers, cost: Integers) -> Int64s:
         """Add arcs; return their ids."""
         tails = column("tail", tail)
-        heads, bounds = column("head", head, tails.size), column("capacity", capacity, tails.size)
+        heads, bounds = column("head", head, tails.size), bounds_of(column("capacity", capacity, tails.size))
         costs = column("cost", cost, tails.size)
-        check_alive("tail", tails, self._node_alive)
-        check_alive("head", heads, self._node_alive)
-        self._check_cost(costs, self._n_nodes)
-        bounds = self._checked_capacity(bounds, _NO_POSITIONS)
-        reused = min(tails.size, len(self._free_arcs))
-        fresh = np.arange(self._n_arcs, self._n_arcs + tails.size - reused)
-        ids = np.concatenate([np.array([self._free_arcs.pop() for _ in range(reused)], np.int64), fresh])
-        self._n_arcs += fresh.size
-        for name in ("_tail", "_head", "_bound", "_capacity", "_cost", "_state"):
-            setattr(self, name, grown(getattr(self, name), self._n_arcs))
-        if fresh.size:
-            self._position = np.concatenate([self._position, fresh])
-            self._arc_alive = np.concatenate([self._arc_alive, np.ones(fresh.size, np.bool_)])
-        self._arc_alive[ids] = True
-        positions = self._position[ids]
-        self._tail[positions], self._head[positions] = tails, heads
-        self._bound[positions], self._cost[positions] = bounds, costs
-        self._capacity[positions] = bounds
-        self._state[positions] = tree.LOWER
-        self._n_loops += int((tails == heads).sum())
-        if self._priced:
-            self._priced.add_arcs(self._arcs(), self._supply[: self._n_nodes], ids)
+        self._nodes.check("tail", tails, unique=False)
+        self._nodes.check("head", heads, unique=False)
+        self._check_count(0, self.n_arcs + tails.size)
+        self._raise_cost_max(costs, self.n_nodes)
+        self._count_capacity(bounds, _NONE)
+        ids = self._arcs.give(tails.size)
+        for name, values in (("_tail", tails), ("_head", heads), ("_bound", bounds), ("_cost", costs)):
+            longer = grown(getattr(self, name), self.n_arcs)
+            longer[ids] = values
+            setattr(self, name, longer)
+        if self._held:
+            self._held.add_arcs(self._columns(), self._supply[: self.n_nodes], ids)
         return ids
 
     def remove_arcs(self, arcs: Integers) -> None:
         """Remove arcs."""
         ids = column("arcs", arcs)
-        check_alive("arcs", ids, self._arc_alive, unique=True)
-        positions = self._position[ids]
-        if self._planted:
-            repair.drop_arcs(self._columns(), self._root, positions)
-        if self._priced:
-            self._priced.drop_arcs(ids)
-        self._checked_capacity(np.zeros(ids.size, np.int64), positions)
-        self._bound[positions] = 0
-        self._capacity[positions] = 0
-        self._cost[positions] = 0
-        self._state[positions] = tree.DEAD
-        self._arc_alive[ids] = False
-        self._free_arcs.extend(ids.tolist())
+        self._arcs.check("arcs", ids)
+        if self._held:
+            self._held.drop_arcs(ids)
+        self._count_capacity(_NONE, self._bound[ids])
+        self._bound[ids] = 0
+        self._cost[ids] = 0
+        self._arcs.take_back(ids)
 
     # --- solving ------------------------------------------------------------------------------------------------------
 
     def solve(self) -> Result:
         """The optimum; after a first solve, from the last one's tree or prices."""
         self._check_balance()
-        if not self._node_alive.any():
-            return self._finish("optimal", simplex_ran=False)
-        if not self._planted and self._solve_by_prices():
-            return self._finish_priced()
-        hand_over = self._hands_over and not self._planted
-        if not self._planted:
-            self._plant()
-        self._work[: simplex.CURSOR] = 0
-        status = self._optimise()
-        if status == simplex.CAPPED:  # Only an all-artificial tree is sure to be strongly feasible and never to cycle.
-            self._plant(bare=True)
-            status = self._optimise()
-        if status == simplex.CAPPED:
-            self._planted = False
-            return self._finish("capped", simplex_ran=True)
+        if not self._nodes.alive.any():
+            return Result("optimal", 0, np.zeros(self.n_arcs, np.int64), np.zeros(self.n_nodes, np.int64), "simplex")
+        arcs, supply = self._columns(), self._supply[: self.n_nodes]
+        if not isinstance(self._held, Planted):
+            result = self._solve_by_prices(arcs, supply)
+            if result is not None:
+                return result
+        return self._solve_by_simplex(arcs, supply)
+
+    def _solve_by_prices(self, arcs: Arcs, supply: Int64s) -> Result | None:
+        """None: the simplex must solve it, from nothing."""
+        if self._held is None and (not by_prices(self._kernel, supply, arcs) or self._hands_over(arcs, supply)):
+            return None
+        if simplex_reason(arcs, self.n_nodes, self._supply_total // 2, self._cost_max, self._earns) is not None:
+            self._held = None
+            return None
+        if self._held is None:
+            self._held = priced(arcs, supply)
+        held = cast(Priced, self._held)
+        if held.solve(arcs, supply, self._cost_max, self._kernel) != OPTIMAL:
+            self._held = None
+            return None
+        flow, potential, cost_size = held.read(arcs, self._nodes.alive)
+        return self._optimum(flow, potential, cost_size)
+
+    def _solve_by_simplex(self, arcs: Arcs, supply: Int64s) -> Result:
+        first = self._held is None
+        if first:
+            self._cost_max = int(np.abs(arcs.cost).max(initial=0))
+            alive = np.where(self._nodes.alive, supply, np.iinfo(np.int64).max)
+            self._held = Planted(arcs, supply, int(alive.argmin()))
+        held = cast(Planted, self._held)
+        big = 2 * (self.n_nodes + 1) * (self._cost_max + 1)  # More than twice any path: potentials tell the side.
+        status = held.solve(arcs, supply, big)
         if status == simplex.UNBOUNDED:
-            self._planted = False
-            return self._unbounded()
-        result = self._finish("optimal", simplex_ran=True)
-        if hand_over and result.status == "optimal":
-            self._lay(apart=False)
-            self._planted = False
-            self._priced = priced(self._arcs(), self._supply[: self._n_nodes], result.flow, result.potential)
+            return self._unbounded(arcs, supply)
+        flow, potential, artificial, cost_size = held.read(arcs, self._nodes.alive)
+        if status == simplex.CAPPED:
+            self._held = None
+            return Result("capped", None, flow, potential, "simplex", int(artificial.max()), None, held.work)
+        if artificial.any():
+            cut = potential < -big // 2 if artificial[0] else potential <= big // 2
+            witness = (cut & self._nodes.alive).astype(np.int64)
+            return Result("infeasible", None, flow, potential, "simplex", int(artificial.max()), witness, held.work)
+        result = self._optimum(flow, potential, cost_size)
+        if (
+            first
+            and by_prices(self._kernel, supply, arcs)
+            and self._hands_over(arcs, supply)
+            and simplex_reason(arcs, self.n_nodes, self._supply_total // 2, self._cost_max, self._earns) is None
+        ):
+            self._held = priced(arcs, supply, flow, potential)
         return result
 
-    def _solve_by_prices(self) -> bool:
-        """True when paths and scaling found the optimum; False when the simplex must, from nothing."""
-        arcs, supply = self._arcs(), self._supply[: self._n_nodes]  # In whatever order, for now.
-        self._hands_over = False
-        if not by_prices(self._kernel, supply, arcs.bound, arcs.cost, self._cost_max):
-            self._priced = None
-            return False
-        scans = SCANS_WARM
-        if self._priced is None:
-            self._hands_over = self._kernel == "auto" and starts_full(supply, arcs.head, arcs.bound)
-            if self._hands_over:
-                return False
-            self._lay(apart=False)
-            arcs = self._arcs()
-            self._priced = priced(arcs, supply)
-            scans = SCANS_COLD
-        scans = {"paths": SCANS_FORCED, "scaling": 0}.get(self._kernel, scans)
-        if self._priced.solve(arcs, supply, self._cost_max, scans) != OPTIMAL:
-            self._priced = None
-        return self._priced is not None
+    def _hands_over(self, arcs: Arcs, supply: Int64s) -> bool:
+        return self._kernel == "auto" and hands_over(supply, arcs)
 
-    def _lay(self, apart: bool) -> None:
-        """Let the arcs lie as the kernel wants them: spread for the simplex, by id for the others."""
-        if apart == self._is_spread:
-            return
-        position = spread(self._n_arcs) if apart else np.arange(self._n_arcs)
-        for name in ("_tail", "_head", "_bound", "_cost"):
-            column = getattr(self, name)
-            column[position] = column[self._position]
-        self._position, self._is_spread = position, apart
+    def _optimum(self, flow: Int64s, potential: Int64s, cost_size: float) -> Result:
+        assert self._held is not None
+        cost = self._cost[: self.n_arcs]
+        value = int(np.dot(flow, cost)) if cost_size < 2.0**62 else objective(flow, cost)
+        return Result("optimal", value, flow, potential, self._held.kernel, work=self._held.work)
 
-    def _by_id(self, column: Int64s) -> Int64s:
-        return column[self._position] if self._is_spread else column[: self._n_arcs].copy()
-
-    def _arcs(self) -> Arcs:
-        """The columns by id; to be called while arcs are not spread."""
-        tail, head, bound, cost = (
-            column[: self._n_arcs] for column in (self._tail, self._head, self._bound, self._cost)
-        )
-        return Arcs(tail, head, self._arc_alive, bound, cost)
-
-    def _finish_priced(self) -> Result:
-        assert self._priced is not None
-        net = self._priced.net
-        flow = np.empty(self._n_arcs, np.int64)
-        arcs = self._arcs()
-        size = read_flow(net, arcs.bound, arcs.cost, flow)
-        potential = np.where(self._node_alive, net.price - net.price[self._consumer()], 0)
-        return Result(
-            status="optimal",
-            objective=int(np.dot(flow, arcs.cost)) if size < 2.0**62 else objective(flow, arcs.cost),
-            flow=flow,
-            potential=potential,
-            kernel=self._priced.kernel,
-            work=self._priced.work,
-        )
-
-    def _plant(self, bare: bool = False) -> None:
-        """A first tree: every node hangs under the largest consumer, and no bound stays that cannot bind."""
-        self._lay(apart=True)
-        n_nodes, n_arcs = self._n_nodes, self._n_arcs
-        self._potential, self._excess = np.zeros(n_nodes, np.int64), np.zeros(n_nodes, np.int64)
-        self._after, self._before = np.empty(n_nodes, np.int64), np.empty(n_nodes, np.int64)
-        self._rows = np.empty((n_nodes, tree.ROW), np.int64)
-        self._root = self._consumer()
-        repair.plant(self._columns(), self._supply[:n_nodes], self._root)
-        repair.drop_redundant_bounds(
-            self._tail[:n_arcs], self._head[:n_arcs], self._supply[:n_nodes], self._bound[:n_arcs], self._capacity
-        )
-        self._state[self._position] = np.where(self._arc_alive, tree.LOWER, tree.DEAD)
-        self._cost_max = int(np.abs(self._cost[:n_arcs]).max(initial=0))
-        supply = self._supply[:n_nodes]
-        if not bare and (supply < 0).sum() == 1 and (supply > 0).sum() * _SOURCES_SPARSE >= n_nodes:
-            crash.lean(self._columns(), supply, n_nodes, n_arcs, self._root, self._big())
-        self._planted = True
-
-    def _consumer(self) -> int:
-        """The largest consumer."""
-        return int(np.where(self._node_alive, self._supply[: self._n_nodes], np.iinfo(np.int64).max).argmin())
-
-    def _optimise(self) -> int:
-        """Repair and run the simplex until no dropped bound is passed. Returns its status."""
-        n_nodes, n_arcs = self._n_nodes, self._n_arcs
-        net = self._columns()
-        order = np.empty(n_nodes, np.int64)
-        big = self._big()
-        block = max(isqrt(n_arcs), _BLOCK_MIN)
-        pivots_max = 200 * (n_arcs + n_nodes) + 10_000
-        while True:
-            count = tree.refresh(net, self._root, big, order)
-            repair.rebalance(net, self._root, order, count)
-            tree.refresh(net, self._root, big, order)
-            simplex.optimise(net, self._root, n_arcs, block, pivots_max, self._work)
-            status = int(self._work[simplex.STATUS])
-            if status == simplex.UNBOUNDED and not np.array_equal(self._capacity[:n_arcs], self._bound[:n_arcs]):
-                self._plant()  # Changes since the first solve made a dropped bound matter: take none for granted.
-                self._capacity[:n_arcs] = self._bound[:n_arcs]
-                net = self._columns()
-                continue
-            if status != simplex.OPTIMAL:
-                return status
-            count = repair.find_overfull(net, self._bound, n_nodes, order)
-            if count == 0:
-                return status
-            positions = order[:count].copy()
-            repair.change_capacity(net, positions, self._bound[positions])
-
-    def _columns(self) -> tree.Columns:
-        return tree.Columns(
-            self._tail, self._head, self._cost, self._capacity, self._state,
-            self._potential, self._excess, self._after, self._before, self._rows,
-        )  # fmt: skip
-
-    def _big(self) -> int:
-        """The cost of an artificial arc: more than twice any path, so that potentials tell which side of it one is."""
-        return 2 * (self._n_nodes + 1) * (self._cost_max + 1)
-
-    def _finish(self, status: Literal["optimal", "capped"], simplex_ran: bool) -> Result:
-        flow = np.zeros(self._n_arcs, np.int64)
-        potential = np.zeros(self._n_nodes, np.int64)
-        artificial = np.zeros(2, np.int64)
-        if simplex_ran:
-            lying = np.empty(self._n_arcs, np.int64)
-            simplex.read_flow(self._columns(), self._n_nodes, self._n_arcs, lying, artificial)
-            flow = lying[self._position]
-            potential = np.where(self._node_alive, self._potential[: self._n_nodes] - self._potential[self._root], 0)
-        unrouted = int(artificial.max())
-        witness = None
-        if status == "optimal" and unrouted:
-            half = self._big() // 2
-            cut = potential < -half if artificial[0] else potential <= half
-            witness = (cut & self._node_alive).astype(np.int64)
-        return Result(
-            status="infeasible" if witness is not None else status,
-            objective=objective(flow, self.cost) if witness is None else None,
-            flow=flow,
-            potential=potential,
-            kernel="simplex",
-            unrouted=unrouted,
-            witness=witness,
-            work=self._counters(),
-        )
-
-    def _unbounded(self) -> Result:
+    def _unbounded(self, arcs: Arcs, supply: Int64s) -> Result:
         """Flag the cycle; but a network that has no feasible flow is infeasible, whatever its cycles."""
-        n_nodes, n_arcs = self._n_nodes, self._n_arcs
+        held, self._held = cast(Planted, self._held), None
+        bounds = self.capacity
         free = FlowNetwork(
-            n_nodes,
-            self.tail,
-            self.head,
-            self.capacity,
-            np.zeros(n_arcs, np.int64),
-            self._supply[:n_nodes],
-            kernel="simplex",
+            self.n_nodes, arcs.tail, arcs.head, bounds, np.zeros_like(arcs.cost), supply, kernel="simplex"
         ).solve()
         if free.status != "optimal":
             return free
-        entering = int(self._work[simplex.CURSOR])
-        down, up = int(self._tail[entering]), int(self._head[entering])
-        if self._state[entering] == tree.UPPER:
-            down, up = up, down
-        lying = np.zeros(n_arcs, np.int64)
-        lying[entering] = 1
-        while down != up:
-            if self._rows[down, tree.SIZE] <= self._rows[up, tree.SIZE]:
-                lying[self._rows[down, tree.PRED]] = 1
-                down = int(self._rows[down, tree.PARENT])
-            else:
-                lying[self._rows[up, tree.PRED]] = 1
-                up = int(self._rows[up, tree.PARENT])
-        return Result(
-            status="unbounded",
-            objective=None,
-            flow=free.flow,
-            potential=np.zeros(n_nodes, np.int64),
-            kernel="simplex",
-            witness=lying[self._position],
-            work=self._counters(),
+        return Result("unbounded", None, free.flow, np.zeros_like(supply), "simplex", 0, held.cycle(), held.work)
+
+    def _columns(self) -> Arcs:
+        n_arcs = self.n_arcs
+        return Arcs(
+            self._tail[:n_arcs], self._head[:n_arcs], self._arcs.alive, self._bound[:n_arcs], self._cost[:n_arcs]
         )
 
-    def _counters(self) -> dict[str, int]:
-        names = {
-            "pivots": simplex.PIVOTS,
-            "degenerate_pivots": simplex.DEGENERATE,
-            "arcs_scanned": simplex.SCANNED,
-            "nodes_shifted": simplex.SHIFTED,
-            "cycle_steps": simplex.WALKED,
-        }
-        return {name: int(self._work[index]) for name, index in names.items()}
+    def _arcs_at(self, nodes: Int64s) -> Int64s:
+        """The arcs at these nodes, each once."""
+        if isinstance(self._held, Priced) and not self._held.has_loops:
+            return self._held.arcs_at(nodes)
+        gone = np.zeros(self.n_nodes, np.bool_)
+        gone[nodes] = True
+        arcs, found = self._columns(), np.empty(self.n_arcs, np.int64)
+        return found[: arcs_at(arcs.tail, arcs.head, arcs.alive, gone, found)]
 
     # --- the gate -----------------------------------------------------------------------------------------------------
 
-    def _checked_capacity(self, bounds: Int64s, positions: Int64s) -> Int64s:
-        """Capacities as the kernels want them (UNLIMITED → NO_BOUND), those at `positions` being replaced."""
-        limited = bounds != UNLIMITED
-        check_range("capacity", bounds[limited], 0, FLOW_MAX)
-        old = self._bound[positions]
-        capacity_total = self._capacity_total - total(old[old != NO_BOUND]) + total(bounds[limited])
+    def _count_capacity(self, new: Int64s, old: Int64s) -> None:
+        capacity_total = self._capacity_total - size(old) + size(new)
         check_flow_total(self._supply_total, capacity_total)
         self._capacity_total = capacity_total
-        return np.where(limited, bounds, NO_BOUND)
 
-    def _check_supply(self, new: Int64s, replaced: Int64s = _NO_POSITIONS) -> None:
+    def _count_supply(self, new: Int64s, old: Int64s) -> None:
         check_range("supply", new, -FLOW_MAX, FLOW_MAX)
-        supply_total = self._supply_total - total(np.abs(replaced)) + total(np.abs(new))
+        supply_total = self._supply_total - size(old) + size(new)
         check_flow_total(supply_total, self._capacity_total)
         self._supply_total = supply_total
 
-    def _check_cost(self, new: Int64s, n_nodes: int) -> None:
+    def _raise_cost_max(self, new: Int64s, n_nodes: int) -> None:
         check_range("cost", new, -POTENTIAL_MAX, POTENTIAL_MAX)
-        cost_max = max(self._cost_max, int(np.abs(new).max(initial=0)))
+        low, high = (int(new.min()), int(new.max())) if new.size else (0, 0)
+        cost_max = max(self._cost_max, high, -low)
         check_cost(n_nodes, cost_max)
         self._cost_max = cost_max
+        if low < 0:
+            self._earns = True
+
+    def _check_count(self, n_nodes: int, n_arcs: int) -> None:
+        """Inside, ids of nodes and of the entries of arcs take 32 bits."""
+        if max(n_nodes, 3 * n_arcs) > ID_MAX:
+            raise NetworkError(f"{n_nodes} nodes, {n_arcs} arcs: at most {ID_MAX} and {ID_MAX // 3}")
 
     def _check_balance(self) -> None:
-        balance = total(self._supply[: self._n_nodes])
+        balance = int(sum_of(self._supply[: self.n_nodes]))
         if balance:
             raise NetworkError(f"supplies sum to {balance}; they must sum to 0 (give the rest to a sink or a source)")

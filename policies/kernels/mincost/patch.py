@@ -5,9 +5,30 @@ from numba import types
 
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import OPEN
-from policies.kernels.mincost.residual import COST, ENTRY, LEFT, RESIDUAL, SISTER, TO, Residual, join
+from policies.kernels.mincost.residual import RESIDUAL, Residual, sort_in, sort_node, swap
 
 _INT, _ROW = types.int64, types.int64[::1]
+
+
+@kernel(types.void(RESIDUAL, *[_INT] * 5))
+def join(net: Residual, tail: int, head: int, capacity: int, cost: int, arc: int) -> None:
+    """Write the entries of an idle arc behind the others of its ends, where there must be room."""
+    forth, back = net.stop[tail], net.stop[head]
+    net.stop[tail] += 1
+    net.stop[head] += 1
+    net.to[forth] = head
+    net.cost[forth] = cost
+    net.left[forth] = capacity
+    net.sister[forth] = back
+    net.to[back] = tail
+    net.cost[back] = -cost
+    net.left[back] = 0
+    net.sister[back] = forth
+    net.arc[forth] = arc
+    net.arc[back] = arc
+    net.entry[arc] = forth
+    net.flow[arc] = 0
+    sort_in(net, tail, forth)
 
 
 @kernel(types.int64(RESIDUAL, *[_ROW] * 5))
@@ -21,68 +42,65 @@ def join_arcs(net: Residual, arcs: Int64s, tail: Int64s, head: Int64s, capacity:
             continue
         if net.stop[down] == net.room[down] or net.stop[up] == net.room[up]:
             return index
-        join(net, down, up, capacity[index], cost[index], 0, arcs[index])
+        join(net, down, up, capacity[index], cost[index], arcs[index])
     count: int = arcs.shape[0]
     return count
 
 
 @kernel(types.void(RESIDUAL, _INT, _INT))
 def drop_entry(net: Residual, node: int, at: int) -> None:
-    """Take an entry out; the node's last one takes its place."""
-    entries = net.entries
-    last = net.stop[node] - 1
-    net.stop[node] = last
-    if last != at:
-        for field in range(ENTRY):
-            entries[at, field] = entries[last, field]
-        arc = net.arc[last]
-        net.arc[at] = arc
-        entries[entries[at, SISTER], SISTER] = at
-        if net.entry[arc] == last:
-            net.entry[arc] = at
+    """Take an entry out; others take its place."""
+    if at < net.shut[node]:
+        net.shut[node] -= 1
+        swap(net, at, net.shut[node])
+        at = net.shut[node]
+    net.stop[node] -= 1
+    swap(net, at, net.stop[node])
 
 
 @kernel(types.void(RESIDUAL, _ROW))
 def drop_arcs(net: Residual, arcs: Int64s) -> None:
     """Take arcs out; their flow becomes excess. Time O(1) an arc."""
-    entries = net.entries
     for index in range(arcs.shape[0]):
         forth = net.entry[arcs[index]]
         if forth < 0:
             continue
-        back = entries[forth, SISTER]
-        head, tail, flow = entries[forth, TO], entries[back, TO], entries[back, LEFT]
+        back = net.sister[forth]
+        head, tail, flow = net.to[forth], net.to[back], net.left[back]
         net.excess[tail] += flow
         net.excess[head] -= flow
-        net.entry[arcs[index]] = -1
         drop_entry(net, head, back)
         drop_entry(net, tail, forth)
+        net.entry[arcs[index]] = -1
+        net.flow[arcs[index]] = 0
 
 
 @kernel(types.void(RESIDUAL, _ROW, _ROW))
 def change_costs(net: Residual, arcs: Int64s, values: Int64s) -> None:
-    entries = net.entries
     for index in range(arcs.shape[0]):
         forth = net.entry[arcs[index]]
         if forth >= 0:
-            entries[forth, COST] = values[index]
-            entries[entries[forth, SISTER], COST] = -values[index]
+            net.cost[forth] = values[index]
+            net.cost[net.sister[forth]] = -values[index]
 
 
 @kernel(types.void(RESIDUAL, _ROW, _ROW))
 def change_capacities(net: Residual, arcs: Int64s, values: Int64s) -> None:
     """Set capacities (NO_BOUND: none); what no longer fits becomes excess."""
-    entries = net.entries
     for index in range(arcs.shape[0]):
         forth = net.entry[arcs[index]]
         if forth < 0:
             continue
-        back = entries[forth, SISTER]
-        surplus = max(entries[back, LEFT] - values[index], 0)
-        entries[back, LEFT] -= surplus
-        entries[forth, LEFT] = values[index] - entries[back, LEFT]
-        net.excess[entries[back, TO]] += surplus
-        net.excess[entries[forth, TO]] -= surplus
+        back = net.sister[forth]
+        tail, head = net.to[back], net.to[forth]
+        surplus = max(net.left[back] - values[index], 0)
+        net.left[back] -= surplus
+        net.left[forth] = values[index] - net.left[back]
+        net.flow[arcs[index]] -= surplus
+        net.excess[tail] += surplus
+        net.excess[head] -= surplus
+        sort_in(net, head, back)
+        sort_in(net, tail, net.entry[arcs[index]])
 
 
 @kernel(types.int64(RESIDUAL, _ROW, _ROW))
@@ -105,13 +123,13 @@ def mend(net: Residual, node: int) -> bool:
     it sends over the arcs that got too dear comes back (low), or else what became cheap is filled (high). False when
     both would mean an arc without a bound; the node is then unchanged.
     """
-    entries, price, excess = net.entries, net.price, net.excess
+    price, excess = net.price, net.excess
     low, high = -OPEN, OPEN
     for at in range(net.first[node], net.stop[node]):
-        level = price[entries[at, TO]] - entries[at, COST]
-        if entries[at, LEFT] > 0:
+        level = price[net.to[at]] - net.cost[at]
+        if net.left[at] > 0:
             low = max(low, level)
-        if entries[entries[at, SISTER], LEFT] > 0:
+        if net.left[net.sister[at]] > 0:
             high = min(high, level)
     here = price[node]
     if low <= high:
@@ -122,27 +140,31 @@ def mend(net: Residual, node: int) -> bool:
     low_is_free = True
     high_is_free = True
     for at in range(net.first[node], net.stop[node]):
-        level = price[entries[at, TO]] - entries[at, COST]
-        if entries[entries[at, SISTER], LEFT] >= OPEN and level < low:
+        level = price[net.to[at]] - net.cost[at]
+        if net.left[net.sister[at]] >= OPEN and level < low:
             low_is_free = False
-        if entries[at, LEFT] >= OPEN and level > high:
+        if net.left[at] >= OPEN and level > high:
             high_is_free = False
     if not low_is_free and not high_is_free:
         return False
     price[node] = low if low_is_free else high
     for at in range(net.first[node], net.stop[node]):
-        to = entries[at, TO]
-        level = price[to] - entries[at, COST]
-        sister = entries[at, SISTER]
+        to = net.to[at]
+        level = price[to] - net.cost[at]
+        sister = net.sister[at]
         moved = 0
         if low_is_free and level < low:
-            moved = -entries[sister, LEFT]
+            moved = -net.left[sister]
         elif not low_is_free and level > high:
-            moved = entries[at, LEFT]
-        entries[at, LEFT] -= moved
-        entries[sister, LEFT] += moved
-        excess[node] -= moved
-        excess[to] += moved
+            moved = net.left[at]
+        if moved != 0:
+            net.left[at] -= moved
+            net.left[sister] += moved
+            net.flow[net.arc[at]] += moved if net.entry[net.arc[at]] == at else -moved
+            excess[node] -= moved
+            excess[to] += moved
+            sort_in(net, to, sister)
+    sort_node(net, node)
     return True
 
 

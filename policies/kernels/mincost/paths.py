@@ -14,14 +14,26 @@ from numba import types
 
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import OPEN
-from policies.kernels.mincost.residual import COST, LEFT, RESIDUAL, SISTER, TO, Residual
+from policies.kernels.mincost.residual import RESIDUAL, Residual, send
 
 # Fields of `work` int64[N_WORK].
 SEARCHES, SETTLED, SCANNED, PATHS = range(4)
 N_WORK = 4
 FINE, STUCK, GREW = range(3)
-REVIEW = 64  # Searches between two looks at what the rest would cost.
+NOWHERE, FAR = -1, -2
 _INT, _ROW = types.int64, types.int64[::1]
+
+
+@kernel(_INT(_ROW))
+def only_consumer(supply: Int64s) -> int:
+    """The one node with a negative supply; -1 where there are several or none."""
+    found: int = -1
+    for node in range(supply.shape[0]):
+        if supply[node] < 0:
+            if found >= 0:
+                return -1
+            found = node
+    return found
 
 
 @kernel(types.void(_ROW, _ROW, _ROW, _INT))
@@ -67,12 +79,13 @@ def pop(heap: Int64s, place: Int64s, distance: Int64s, n_heap: int) -> int:
     return top
 
 
-@kernel(types.int64(RESIDUAL, _INT, _INT, _INT, _ROW, _ROW, _ROW, _ROW, _ROW, _ROW))
+@kernel(types.int64(RESIDUAL, *[_INT] * 4, _ROW, _ROW, _ROW, _ROW, _ROW, _ROW))
 def search(
     net: Residual,
     source: int,
     sign: int,
     hub: int,
+    scans_max: int,
     distance: Int64s,
     place: Int64s,
     heap: Int64s,
@@ -82,46 +95,65 @@ def search(
 ) -> int:
     """Dijkstra from `source`, forward (sign 1) or backward (-1), to the nearest node of the other kind or the hub.
 
-    Prices change so that the way there is tight. Returns that node, -1 when there is none. way[node]: the entry that
-    leads to it from the source's side. distance must be OPEN everywhere, and is again.
+    Prices change so that the way there is tight. Returns that node, NOWHERE when there is none, FAR (and no price
+    changes) when it lies past `scans_max` entries. way[node]: the entry that leads to it from the source's side.
+    distance must be OPEN everywhere, and is again.
     """
-    entries, price, excess = net.entries, net.price, net.excess
+    price, excess = net.price, net.excess
     distance[source] = 0
     way[source] = -1
-    heap[0] = source
-    place[source] = 0
-    n_heap = 1
     seen[0] = source
     n_seen = 1
-    target: int = -1
+    n_heap = 0
+    bottom = distance.shape[0]  # Nodes no farther than the one at hand lie at the heap's end, as a stack.
+    heap[bottom - 1] = source
+    top = bottom - 1
+    target: int = NOWHERE
     nearest = OPEN
     scanned = 0
-    while n_heap > 0:
-        if distance[heap[0]] >= nearest:
+    while top < bottom or n_heap > 0:
+        node = heap[top] if top < bottom else heap[0]
+        if distance[node] >= nearest:
             break
-        node = pop(heap, place, distance, n_heap)
-        n_heap -= 1
-        here = distance[node] + sign * price[node]
-        scanned += net.stop[node] - net.first[node]
-        for at in range(net.first[node], net.stop[node]):
-            to = entries[at, TO]
-            new = here + sign * (entries[at, COST] - price[to])
-            if new >= nearest or new >= distance[to]:
+        end = net.shut[node] if sign > 0 else net.stop[node]
+        if scanned + end - net.first[node] > scans_max:
+            target = FAR
+            nearest = 0
+            break
+        if top < bottom:
+            top += 1
+        else:
+            pop(heap, place, distance, n_heap)
+            n_heap -= 1
+        level = distance[node]
+        here = level + sign * price[node]
+        scanned += end - net.first[node]
+        for at in range(net.first[node], end):
+            to = net.to[at]
+            new = here + sign * (net.cost[at] - price[to])
+            known = distance[to]
+            if new >= nearest or new >= known:
                 continue
             used = at
             if sign < 0:
-                used = entries[at, SISTER]
-            if entries[used, LEFT] <= 0:
-                continue
-            if distance[to] == OPEN:
-                seen[n_seen] = to
-                n_seen += 1
-                heap[n_heap] = to
-                place[to] = n_heap
-                n_heap += 1
+                used = net.sister[at]
+                if net.left[used] <= 0:
+                    continue
             distance[to] = new
             way[to] = used
-            rise(heap, place, distance, place[to])
+            if known < OPEN:
+                rise(heap, place, distance, place[to])
+            else:
+                seen[n_seen] = to
+                n_seen += 1
+                if new == level:
+                    top -= 1
+                    heap[top] = to
+                else:
+                    heap[n_heap] = to
+                    place[to] = n_heap
+                    n_heap += 1
+                    rise(heap, place, distance, n_heap - 1)
             if to == hub or sign * excess[to] < 0:
                 nearest = new
                 target = to
@@ -139,32 +171,31 @@ def search(
 @kernel(types.int64(RESIDUAL, _INT, _INT, _INT, _INT, _ROW))
 def augment(net: Residual, source: int, target: int, sign: int, hub: int, way: Int64s) -> int:
     """Send along the way what fits, what the source has and what the target can take. Returns how much."""
-    entries, excess = net.entries, net.excess
+    excess = net.excess
     amount: int = sign * excess[source]
     if target != hub:
         amount = min(amount, -sign * excess[target])
     node = target
     while node != source:
         at = way[node]
-        amount = min(amount, entries[at, LEFT])
-        node = entries[entries[at, SISTER], TO] if sign > 0 else entries[at, TO]
+        amount = min(amount, net.left[at])
+        node = net.to[net.sister[at]] if sign > 0 else net.to[at]
     node = target
     while node != source:
         at = way[node]
-        entries[at, LEFT] -= amount
-        entries[entries[at, SISTER], LEFT] += amount
-        node = entries[entries[at, SISTER], TO] if sign > 0 else entries[at, TO]
+        node = net.to[net.sister[at]] if sign > 0 else net.to[at]
+        send(net, at, amount)  # Moves no entry of the way still to go.
     excess[source] -= sign * amount
     excess[target] += sign * amount
     return amount
 
 
-@kernel(types.int64(RESIDUAL, _INT, _INT, _INT, _ROW))
-def route(net: Residual, sign: int, hub: int, scans_max: int, work: Int64s) -> int:
+@kernel(types.int64(RESIDUAL, *[_INT] * 4, _ROW))
+def route(net: Residual, sign: int, hub: int, near: int, scans_max: int, work: Int64s) -> int:
     """Settle every excess (sign 1) or lack (-1) by shortest paths; the hub, if any (-1), takes or gives the rest.
 
-    Prices must be right (no entry with room has a negative reduced cost) and stay so. GREW: at the rate of the last
-    searches the rest would scan more than `scans_max` entries. STUCK: something can go nowhere.
+    Those that lie past `near` entries stay. Prices must be right (no entry with room has a negative reduced cost) and
+    stay so. GREW: past `scans_max`. STUCK: something can go nowhere.
     """
     n_nodes = net.price.shape[0]
     distance = np.full(n_nodes, OPEN, np.int64)
@@ -172,32 +203,18 @@ def route(net: Residual, sign: int, hub: int, scans_max: int, work: Int64s) -> i
     heap = np.empty(n_nodes, np.int64)
     way = np.empty(n_nodes, np.int64)
     seen = np.empty(n_nodes, np.int64)
-    rest = 0
-    for node in range(n_nodes):
-        if node != hub:
-            rest += max(sign * net.excess[node], 0)
     limit = work[SCANNED] + scans_max
-    trial = min(scans_max, net.entries.shape[0])  # One scan of all is spent before the rest is guessed.
-    reviewed = work[SCANNED]
-    largest = 1
-    searches = 0
     for node in range(n_nodes):
         if node == hub:
             continue
         while sign * net.excess[node] > 0:
-            target = search(net, node, sign, hub, distance, place, heap, way, seen, work)
-            if target < 0:
+            target = search(net, node, sign, hub, near, distance, place, heap, way, seen, work)
+            if target == NOWHERE:
                 return STUCK
-            amount = augment(net, node, target, sign, hub, way)
-            largest = max(largest, amount)
+            if target == FAR:
+                break
+            augment(net, node, target, sign, hub, way)
             work[PATHS] += 1
-            rest -= amount
-            searches += 1
             if work[SCANNED] > limit:
                 return GREW
-            if searches % REVIEW == 0:
-                rate = (work[SCANNED] - reviewed) // REVIEW
-                reviewed = work[SCANNED]
-                if reviewed - limit + scans_max > trial and reviewed + rate * rest // max(largest, 1) > limit:
-                    return GREW
     return FINE

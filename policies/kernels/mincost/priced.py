@@ -4,31 +4,23 @@ Arcs are known by their ids: positions and ids are the same here.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import patch, paths, scaling
-from policies.kernels.mincost.residual import Residual, build, read_flow
+from policies.kernels.mincost import pairs, patch, paths, scaling
+from policies.kernels.mincost.dispatch import Kernel
+from policies.kernels.mincost.gate import Flags
+from policies.kernels.mincost.planted import Arcs
+from policies.kernels.mincost.residual import Residual, build, read
 
 SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuild costs as much as many small rounds.
 SCANS_COLD = 30  # Scans of all entries that paths may take before scaling does it in 30 to 60; measured.
 SCANS_WARM = 20  # Of 12,000 tasks, full or more, 1 % anew takes up to 10; scaling from good prices is dearer.
 FIRST_EPSILON = 50  # Scaling from paths' prices begins at that part of the largest cost; 20 to 200 are alike.
+NEAR = 1000
 SCANS_FORCED = 1 << 20  # Never give up.
 OPTIMAL, GAVE_UP = range(2)
-
-
-class Arcs(NamedTuple):
-    """A network's columns by arc id; bounds are NO_BOUND where there is none."""
-
-    tail: Int64s
-    head: Int64s
-    alive: npt.NDArray[np.bool_]
-    bound: Int64s
-    cost: Int64s
 
 
 @dataclass
@@ -37,6 +29,8 @@ class Priced:
 
     net: Residual
     touched: list[Int64s] = field(default_factory=list)  # Nodes whose arcs changed.
+    is_warm: bool = False  # It was solved before.
+    has_loops: bool = False  # They have no entries.
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "paths"
 
@@ -66,44 +60,49 @@ class Priced:
         if more:
             end = np.full(more, self.net.arc.size, np.int64)
             none = np.zeros(more, np.int64)
-            columns = (self.net.first, self.net.stop, self.net.room)
-            first, stop, room = (np.concatenate([column, end]) for column in columns)
+            columns = (self.net.first, self.net.shut, self.net.stop, self.net.room)
+            first, shut, stop, room = (np.concatenate([column, end]) for column in columns)
             excess, price = (np.concatenate([column, none]) for column in (self.net.excess, self.net.price))
-            self.net = self.net._replace(first=first, stop=stop, room=room, excess=excess, price=price)
+            self.net = self.net._replace(first=first, shut=shut, stop=stop, room=room, excess=excess, price=price)
         self.net.excess[ids] += supplies
 
     def add_arcs(self, arcs: Arcs, supply: Int64s, ids: Int64s) -> None:
         """Take in new arcs, given all columns as they are now; where one finds no room, all is built anew."""
         self.touched.append(arcs.tail[ids])
         if arcs.tail.size > self.net.entry.size:
-            longer = np.full(arcs.tail.size + arcs.tail.size // 8, -1, np.int64)
+            longer = np.full(arcs.tail.size + arcs.tail.size // 8, -1, np.int32)
             longer[: self.net.entry.size] = self.net.entry
-            self.net = self.net._replace(entry=longer)
-        columns = (column[ids] for column in (arcs.tail, arcs.head, arcs.bound, arcs.cost))
-        if patch.join_arcs(self.net, ids, *columns) < ids.size:
-            flow = np.empty(arcs.tail.size, np.int64)
-            read_flow(self.net, np.zeros_like(flow), arcs.cost, flow)
-            self.net = build(*arcs, flow, supply, self.net.price, SPARE)
+            flow = np.zeros(longer.size, np.int64)
+            flow[: self.net.flow.size] = self.net.flow
+            self.net = self.net._replace(entry=longer, flow=flow)
+        tail, head, bound, cost = (column[ids] for column in (arcs.tail, arcs.head, arcs.bound, arcs.cost))
+        self.has_loops = self.has_loops or bool((tail == head).any())
+        if patch.join_arcs(self.net, ids, tail, head, bound, cost) < ids.size:
+            self.net = build(*arcs, self.net.flow[: arcs.tail.size].copy(), supply, self.net.price, SPARE)
 
-    def solve(self, arcs: Arcs, supply: Int64s, cost_max: int, scans: int) -> int:
-        """Route what is unrouted: by paths while they promise to end within `scans` scans of all entries, else scaling.
+    def solve(self, arcs: Arcs, supply: Int64s, cost_max: int, wanted: Kernel) -> int:
+        """Route what is unrouted: by paths while that takes few scans of all entries, else scaling.
 
         GAVE_UP: no feasible flow was found, or magnitudes could wrap; nothing here is of use then.
         """
+        scans = {"paths": SCANS_FORCED, "scaling": 0}.get(wanted, SCANS_WARM if self.is_warm else SCANS_COLD)
+        self.is_warm = True
         net = self.net
         touched = np.concatenate(self.touched) if self.touched else np.empty(0, np.int64)
         self.touched.clear()
         work = np.zeros(paths.N_WORK, np.int64)
         scaled = np.zeros(scaling.N_WORK, np.int64)
-        consumers = np.flatnonzero(supply < 0)
-        hub = int(consumers[0]) if consumers.size == 1 else -1
+        hub = int(paths.only_consumer(supply))
         self.kernel = "paths"
         status = paths.GREW
         if patch.mend_all(net, touched) == 0 and scans > 0:
             most = scans * net.arc.size + 1000
-            status = paths.route(net, 1, hub, most, work)
-            if status == paths.FINE:
-                status = paths.route(net, -1, hub, most, work)
+            if hub >= 0:
+                status = paths.route(net, 1, hub, NEAR, most, work)
+                if status == paths.FINE:
+                    status = paths.route(net, -1, hub, NEAR, most, work)
+            if hub < 0 or status == paths.FINE:
+                status = pairs.route(net, most, work)
         if status == paths.GREW:
             self.kernel = "paths+scaling" if work[paths.PATHS] else "scaling"
             status = self._scale(arcs, supply, cost_max, scaled)
@@ -117,6 +116,12 @@ class Priced:
             "phases": int(scaled[scaling.PHASES]),
         }
         return OPTIMAL if status == 0 else GAVE_UP
+
+    def read(self, arcs: Arcs, alive: Flags) -> tuple[Int64s, Int64s, float]:
+        """Flow by arc, potential by node, and about the sum of |flow x cost|."""
+        flow, potential = np.empty(arcs.tail.size, np.int64), np.empty(alive.size, np.int64)
+        size = read(self.net, arcs.bound, arcs.cost, alive, flow, potential)
+        return flow, potential, size
 
     def _scale(self, arcs: Arcs, supply: Int64s, cost_max: int, work: Int64s) -> int:
         flow_total = int(np.maximum(supply, 0).sum()) + int(arcs.bound[arcs.cost < 0].sum())
@@ -135,6 +140,8 @@ def priced(arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s
 
     Nodes with arcs that earn are mended at the first solve; given prices must be right already.
     """
+    is_warm = flow is not None
     flow = np.zeros(arcs.tail.size, np.int64) if flow is None else flow
     net = build(*arcs, flow, supply, np.zeros(supply.size, np.int64) if price is None else price.copy(), SPARE)
-    return Priced(net, [arcs.tail[arcs.cost < 0]])
+    has_loops = bool((arcs.tail == arcs.head).any())
+    return Priced(net, [arcs.tail[arcs.cost < 0]], is_warm=is_warm, has_loops=has_loops)

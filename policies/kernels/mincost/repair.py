@@ -8,6 +8,7 @@ carries the rest, and the simplex drives it out again.
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
+from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
@@ -23,10 +24,13 @@ from policies.kernels.mincost.tree import (
     UP,
     UPPER,
     Columns,
+    Int32s,
     append,
     carry,
     cut,
 )
+
+_INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
 
 
 @kernel(types.void(COLUMNS, types.int64[::1], types.int64))
@@ -46,17 +50,18 @@ def plant(net: Columns, supply: Int64s, root: int) -> None:
             carry(net, node, supply[node])
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64[::1], types.int64))
-def rebalance(net: Columns, root: int, order: Int64s, n_order: int) -> int:
+@kernel(types.int64(COLUMNS, types.int64))
+def rebalance(net: Columns, root: int) -> int:
     """Send every node's excess up the tree and renew the residuals, cutting where a bound is in the way.
 
-    order int64[n_order]: the nodes, parents first. excess is 0 afterwards; potentials must be refreshed. Returns how
-    many subtrees were cut. Time O(N + cuts x depth).
+    excess is 0 afterwards; potentials must be refreshed. Returns how many subtrees were cut. Time O(N + cuts x depth).
     """
     rows, excess, capacity = net.rows, net.excess, net.capacity
-    cuts = 0
-    for index in range(n_order - 1, 0, -1):
-        node = order[index]
+    cuts: int = 0
+    preceding = net.before[root]
+    while preceding != root:
+        node = preceding
+        preceding = net.before[node]  # A cut moves only what lies behind: children come after their parents.
         more = excess[node]
         excess[node] = 0
         pred = rows[node, PRED]
@@ -95,53 +100,94 @@ def flow_of(net: Columns, arc: int) -> int:
     return flow
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64[::1]))
-def drop_arcs(net: Columns, root: int, positions: Int64s) -> None:
+@kernel(types.void(COLUMNS, _INT, _ROW, _IDS))
+def drop_arcs(net: Columns, root: int, arcs: Int64s, position: Int32s) -> None:
     """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(depth) each."""
-    for index in range(positions.shape[0]):
-        arc = positions[index]
+    for index in range(arcs.shape[0]):
+        arc = position[arcs[index]]
         flow = flow_of(net, arc)
-        net.excess[net.tail[arc]] += flow
-        net.excess[net.head[arc]] -= flow
+        tail, head = net.tail[arc], net.head[arc]
+        net.excess[tail] += flow
+        net.excess[head] -= flow
         if net.state[arc] == TREE:
-            node = net.tail[arc] if net.rows[net.tail[arc], PRED] == arc else net.head[arc]
-            cut(net, node, root, 0)
+            cut(net, tail if net.rows[tail, PRED] == arc else head, root, 0)
         net.state[arc] = DEAD
+        net.bound[arc] = 0
+        net.capacity[arc] = 0
+        net.cost[arc] = 0
 
 
-@kernel(types.void(COLUMNS, types.int64[::1], types.int64[::1]))
-def change_capacity(net: Columns, positions: Int64s, values: Int64s) -> None:
-    """Set capacities (NO_BOUND: none). A full arc stays full, and empties when its bound goes. Time O(1) an arc.
+@kernel(types.void(COLUMNS, *[_ROW] * 5, _IDS))
+def join_arcs(
+    net: Columns, arcs: Int64s, tail: Int64s, head: Int64s, bound: Int64s, cost: Int64s, position: Int32s
+) -> None:
+    """Add idle arcs; columns are in the order of `arcs`. Time O(1) each."""
+    for index in range(arcs.shape[0]):
+        arc = position[arcs[index]]
+        net.tail[arc], net.head[arc] = tail[index], head[index]
+        net.bound[arc] = bound[index]
+        net.capacity[arc] = bound[index]
+        net.cost[arc] = cost[index]
+        net.state[arc] = LOWER
 
-    The residuals of tree arcs are renewed by `rebalance`, which must follow.
+
+@kernel(types.void(COLUMNS, _ROW, _ROW, _IDS))
+def change_costs(net: Columns, arcs: Int64s, values: Int64s, position: Int32s) -> None:
+    for index in range(arcs.shape[0]):
+        net.cost[position[arcs[index]]] = values[index]
+
+
+@kernel(types.void(COLUMNS, _INT, _INT))
+def bound_by(net: Columns, arc: int, value: int) -> None:
+    """Set what a solve takes for the arc's capacity. A full arc stays full, and empties when its bound goes.
+
+    The residual of a tree arc is renewed by `rebalance`, which must follow. Time O(1).
     """
-    for index in range(positions.shape[0]):
-        arc = positions[index]
-        if net.state[arc] == UPPER:
-            new_flow = 0 if values[index] == NO_BOUND else values[index]
-            net.excess[net.tail[arc]] += net.capacity[arc] - new_flow
-            net.excess[net.head[arc]] -= net.capacity[arc] - new_flow
-            if new_flow == 0:
-                net.state[arc] = LOWER
-        net.capacity[arc] = values[index]
+    if net.state[arc] == UPPER:
+        new_flow = 0 if value == NO_BOUND else value
+        net.excess[net.tail[arc]] += net.capacity[arc] - new_flow
+        net.excess[net.head[arc]] -= net.capacity[arc] - new_flow
+        if new_flow == 0:
+            net.state[arc] = LOWER
+    net.capacity[arc] = value
 
 
-@kernel(types.int64(COLUMNS, types.int64[::1], types.int64, types.int64[::1]))
-def find_overfull(net: Columns, bound: Int64s, n_nodes: int, out_arcs: Int64s) -> int:
-    """List tree arcs that were solved without their bound and pass it. Returns how many. Time O(N)."""
-    count = 0
+@kernel(types.void(COLUMNS, _ROW, _ROW, _IDS))
+def change_capacities(net: Columns, arcs: Int64s, values: Int64s, position: Int32s) -> None:
+    """Set capacities (NO_BOUND: none)."""
+    for index in range(arcs.shape[0]):
+        arc = position[arcs[index]]
+        net.bound[arc] = values[index]
+        bound_by(net, arc, values[index])
+
+
+@kernel(types.int64(_ROW, _ROW, _FLAGS, _FLAGS, _ROW))
+def arcs_at(tail: Int64s, head: Int64s, alive: Flags, nodes: Flags, out_arcs: Int64s) -> int:
+    """List the arcs alive at the flagged nodes. Returns how many. Time O(A)."""
+    count: int = 0
+    for arc in range(tail.shape[0]):
+        if alive[arc] and (nodes[tail[arc]] or nodes[head[arc]]):
+            out_arcs[count] = arc
+            count += 1
+    return count
+
+
+@kernel(types.int64(COLUMNS, types.int64))
+def bound_overfull(net: Columns, n_nodes: int) -> int:
+    """Put back the bounds of tree arcs that were solved without and pass them. Returns how many. Time O(N)."""
+    count: int = 0
     for node in range(n_nodes):
         pred = net.rows[node, PRED]
-        if net.rows[node, PARENT] >= 0 and pred >= 0 and net.capacity[pred] != bound[pred]:
+        if net.rows[node, PARENT] >= 0 and pred >= 0 and net.capacity[pred] != net.bound[pred]:
             flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
-            if flow > bound[pred]:
-                out_arcs[count] = pred
+            if flow > net.bound[pred]:
+                net.capacity[pred] = net.bound[pred]
                 count += 1
     return count
 
 
-@kernel(types.int64(*[types.int64[::1]] * 5))
-def drop_redundant_bounds(tail: Int64s, head: Int64s, supply: Int64s, bound: Int64s, out_capacity: Int64s) -> int:
+@kernel(types.int64(_IDS, _IDS, _ROW, _ROW, _ROW))
+def drop_redundant_bounds(tail: Int32s, head: Int32s, supply: Int64s, bound: Int64s, out_capacity: Int64s) -> int:
     """Copy `bound`, with NO_BOUND for every bound that no feasible flow can pass. Returns how many. Time O(A + N).
 
     An arc cannot carry more than its tail's supply plus all that may enter the tail, nor more than its head's demand

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.residual import COST, LEFT, RESIDUAL, SISTER, TO, Residual, settle_prices
+from policies.kernels.mincost.residual import RESIDUAL, Residual, settle_prices, sort_all
 
 # Fields of `work` int64[N_WORK].
 PUSHES, RELABELS, UPDATES, SCANNED, PHASES = range(5)
@@ -34,7 +34,7 @@ def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work
     Buckets by rank (Dial), backward from the nodes that lack, until every excess is met. False when a price fell so
     low that it could wrap.
     """
-    entries, price, excess = net.entries, net.price, net.excess
+    price, excess = net.price, net.excess
     n_nodes = price.shape[0]
     rank_max = RANK_GROWTH * n_nodes
     rank = np.full(n_nodes, rank_max, np.int64)
@@ -67,10 +67,10 @@ def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work
         here = price[node]
         scanned += net.stop[node] - net.first[node]
         for at in range(net.first[node], net.stop[node]):
-            to = entries[at, TO]
-            if rank[to] <= level or entries[entries[at, SISTER], LEFT] <= 0:
+            to = net.to[at]
+            if rank[to] <= level or net.left[net.sister[at]] <= 0:
                 continue
-            reduced = price[to] - here - entries[at, COST] * scale  # Of the way here from there.
+            reduced = price[to] - here - net.cost[at] * scale  # Of the way here from there.
             new = level + (reduced // epsilon + 1 if reduced >= 0 else 0)
             if new < rank[to]:
                 if rank[to] < rank_max:
@@ -100,11 +100,11 @@ def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work
 @kernel(types.boolean(RESIDUAL, _INT, _INT, _INT, _ROW, _ROW))
 def relabel(net: Residual, scale: int, epsilon: int, node: int, current: Int64s, work: Int64s) -> bool:
     """Lower the node's price until something can leave; false when nothing ever can. Time O(degree)."""
-    entries, price = net.entries, net.price
+    price = net.price
     best = np.iinfo(np.int64).min
     for at in range(net.first[node], net.stop[node]):
-        if entries[at, LEFT] > 0:
-            best = max(best, price[entries[at, TO]] - entries[at, COST] * scale)
+        if net.left[at] > 0:
+            best = max(best, price[net.to[at]] - net.cost[at] * scale)
     if best == np.iinfo(np.int64).min:
         return False
     price[node] = best - epsilon
@@ -117,10 +117,10 @@ def relabel(net: Residual, scale: int, epsilon: int, node: int, current: Int64s,
 @kernel(types.boolean(RESIDUAL, _INT, _INT, _ROW))
 def can_pass(net: Residual, scale: int, node: int, current: Int64s) -> bool:
     """True when something can leave the node at its price; moves `current` there."""
-    entries, price = net.entries, net.price
+    price = net.price
     here = price[node]
     for at in range(current[node], net.stop[node]):
-        if entries[at, LEFT] > 0 and entries[at, COST] * scale + here - price[entries[at, TO]] < 0:
+        if net.left[at] > 0 and net.cost[at] * scale + here - price[net.to[at]] < 0:
             current[node] = at
             return True
     current[node] = net.stop[node]
@@ -134,7 +134,7 @@ def refine(net: Residual, scale: int, epsilon: int, relabels_max: int, work: Int
     No entry may be without a bound. STUCK: an excess cannot leave or prices fell too far, so the network is likely
     infeasible. CAPPED: past `relabels_max`.
     """
-    entries, price, excess = net.entries, net.price, net.excess
+    price, excess = net.price, net.excess
     n_nodes = price.shape[0]
     current = net.first.copy()
     queue = np.empty(n_nodes + 1, np.int64)
@@ -143,12 +143,12 @@ def refine(net: Residual, scale: int, epsilon: int, relabels_max: int, work: Int
     for node in range(n_nodes):
         here = price[node]
         for at in range(net.first[node], net.stop[node]):
-            left = entries[at, LEFT]
-            if left > 0 and entries[at, COST] * scale + here - price[entries[at, TO]] < 0:
-                entries[at, LEFT] = 0
-                entries[entries[at, SISTER], LEFT] += left
+            left = net.left[at]
+            if left > 0 and net.cost[at] * scale + here - price[net.to[at]] < 0:
+                net.left[at] = 0
+                net.left[net.sister[at]] += left
                 excess[node] -= left
-                excess[entries[at, TO]] += left
+                excess[net.to[at]] += left
     for node in range(n_nodes):
         if excess[node] > 0:
             queue[end] = node
@@ -172,15 +172,15 @@ def refine(net: Residual, scale: int, epsilon: int, relabels_max: int, work: Int
                     return STUCK
                 continue
             at = current[node]
-            to = entries[at, TO]
+            to = net.to[at]
             if excess[to] >= 0 and not can_pass(net, scale, to, current):  # Look ahead: it would only come back.
                 if not relabel(net, scale, epsilon, to, current, work):
                     return STUCK
-                if entries[at, COST] * scale + price[node] - price[to] >= 0:
+                if net.cost[at] * scale + price[node] - price[to] >= 0:
                     continue
-            amount = min(excess[node], entries[at, LEFT])
-            entries[at, LEFT] -= amount
-            entries[entries[at, SISTER], LEFT] += amount
+            amount = min(excess[node], net.left[at])
+            net.left[at] -= amount
+            net.left[net.sister[at]] += amount
             excess[node] -= amount
             work[PUSHES] += 1
             if excess[to] <= 0 < excess[to] + amount:
@@ -211,18 +211,17 @@ def tighten(tail: Int64s, head: Int64s, bound: Int64s, supply: Int64s, total: in
 @kernel(types.void(RESIDUAL, _ROW))
 def bound_by(net: Residual, capacity: Int64s) -> None:
     """Let the entries have the room that these capacities leave; a flow past them is cut. Time O(A)."""
-    entries = net.entries
     for arc in range(capacity.shape[0]):
         forth = net.entry[arc]
         if forth >= 0:
-            back = entries[forth, SISTER]
-            surplus = entries[back, LEFT] - capacity[arc]
+            back = net.sister[forth]
+            surplus = net.left[back] - capacity[arc]
             if surplus > 0:
-                entries[back, LEFT] = capacity[arc]
-                net.excess[entries[back, TO]] += surplus
-                net.excess[entries[forth, TO]] -= surplus
+                net.left[back] = capacity[arc]
+                net.excess[net.to[back]] += surplus
+                net.excess[net.to[forth]] -= surplus
                 surplus = 0
-            entries[forth, LEFT] = -surplus
+            net.left[forth] = -surplus
 
 
 def magnitude_error(n_nodes: int, n_arcs: int, cost_max: int, flow_total: int) -> str | None:
@@ -254,8 +253,9 @@ def solve(net: Residual, bound: Int64s, tight: Int64s, epsilon: int, work: Int64
             prices = net.price.copy()
             net.price[:] //= scale
             bound_by(net, bound)
-            scanned = settle_prices(net, net.entries.shape[0] * (SETTLE_SCANS if exact > 1 else n_nodes))
+            scanned = settle_prices(net, net.to.shape[0] * (SETTLE_SCANS if exact > 1 else n_nodes))
             if scanned >= 0:
+                sort_all(net)
                 return FINE
             if exact == 1:
                 return CAPPED

@@ -5,11 +5,15 @@ leaving rule that keeps the tree strongly feasible and so cannot cycle; Király,
 minimum-cost flow algorithms (2012), for block search. Measurements: docs/kernels.md.
 """
 
+import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
+from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import OPEN, POTENTIAL_MAX
+from policies.kernels.mincost.repair import bound_overfull, rebalance
 from policies.kernels.mincost.tree import (
+    ARTIFICIAL_DOWN,
     ARTIFICIAL_UP,
     COLUMNS,
     DOWN,
@@ -22,12 +26,15 @@ from policies.kernels.mincost.tree import (
     UP,
     UPPER,
     Columns,
+    Int8s,
+    Int32s,
     graft,
+    refresh,
 )
 
 # Fields of `work` int64[N_WORK]. CURSOR is kept from solve to solve: where the block search goes on.
-STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, WALKED, CURSOR = range(7)
-N_WORK = 7
+STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, WALKED, CURSOR, LISTED = range(8)
+N_WORK = 8
 OPTIMAL, UNBOUNDED, CAPPED = range(3)
 
 # Where pivots move much of the tree, a better entering arc is worth a longer search: the block grows while moving costs
@@ -35,34 +42,80 @@ OPTIMAL, UNBOUNDED, CAPPED = range(3)
 REVIEW = 32  # Pivots between two looks at the balance.
 MOVE_COST = 4
 BLOCK_GROWTH_MAX = 16
+# A warm solve lists what else a block had to offer and enters it before the next block is searched: few arcs are worth
+# entering then, and each would have to wait for the cursor to come round. In a cold solve the list only ages.
+LIST_MAX = 256
+BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
+TURNS_MAX = 1000  # Solves after a bound was put back; measured: 1, at times 2.
+_INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
+_STATES, _FLAGS = types.int8[::1], types.boolean[::1]
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
-def find_entering(net: Columns, n_arcs: int, block: int, work: Int64s) -> int:
+@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _INT, _INT, _ROW, _ROW))
+def find_entering(
+    tail: Int32s,
+    head: Int32s,
+    cost: Int64s,
+    state: Int8s,
+    potential: Int64s,
+    n_arcs: int,
+    block: int,
+    listed: Int64s,
+    work: Int64s,
+) -> int:
     """The most violated arc of the first block that has one, from the cursor on; -1 when none is violated.
+
+    All it comes by are added to `listed`, while there is room.
 
     Time O(A) when optimal, else O(block) in the good case.
     """
-    tail, head, cost, state, potential = net.tail, net.head, net.cost, net.state, net.potential
     cursor = work[CURSOR]
     if cursor >= n_arcs:
         cursor = 0
     best = 0
-    entering = -1
+    entering: int = -1
     scanned = 0
+    n_listed = work[LISTED]
     while scanned < n_arcs:
         stop = min(cursor + block, n_arcs, cursor + n_arcs - scanned)
         for arc in range(cursor, stop):
             violation = state[arc] * (cost[arc] + potential[tail[arc]] - potential[head[arc]])
-            if violation < best:
-                best = violation
-                entering = arc
+            if violation < 0:
+                if n_listed < listed.shape[0]:
+                    listed[n_listed] = arc
+                    n_listed += 1
+                if violation < best:
+                    best = violation
+                    entering = arc
         scanned += stop - cursor
         cursor = stop if stop < n_arcs else 0
         if entering >= 0:
             break
     work[CURSOR] = cursor
     work[SCANNED] += scanned
+    work[LISTED] = n_listed
+    return entering
+
+
+@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _ROW, _ROW))
+def find_listed(
+    tail: Int32s, head: Int32s, cost: Int64s, state: Int8s, potential: Int64s, listed: Int64s, work: Int64s
+) -> int:
+    """The most violated arc of the list, which keeps only those that are; -1: none."""
+    best = 0
+    entering: int = -1
+    kept = 0
+    work[SCANNED] += work[LISTED]
+    for index in range(work[LISTED]):
+        arc = listed[index]
+        violation = state[arc] * (cost[arc] + potential[tail[arc]] - potential[head[arc]])
+        if violation < 0:
+            listed[kept] = arc
+            kept += 1
+            if violation < best:
+                best = violation
+                entering = arc
+    work[LISTED] = kept
     return entering
 
 
@@ -152,23 +205,30 @@ def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
     parent = target if source_side else source
     reduced = net.cost[entering] + net.potential[tail[entering]] - net.potential[head[entering]]
     if tail[entering] == node:
-        graft(net, node, leaving, parent, top, entering, net.capacity[entering] - flow, flow)
+        graft(rows, net.after, net.before, node, leaving, parent, top, entering, net.capacity[entering] - flow, flow)
         shift(net, node, root, -reduced, work)
     else:
-        graft(net, node, leaving, parent, top, entering, flow, net.capacity[entering] - flow)
+        graft(rows, net.after, net.before, node, leaving, parent, top, entering, flow, net.capacity[entering] - flow)
         shift(net, node, root, reduced, work)
     return OPTIMAL
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64, types.int64, types.int64[::1]))
-def optimise(net: Columns, root: int, n_arcs: int, block: int, pivots_max: int, work: Int64s) -> None:
+@kernel(types.void(COLUMNS, *[_INT] * 5, _ROW))
+def optimise(net: Columns, root: int, n_arcs: int, block: int, list_max: int, pivots_max: int, work: Int64s) -> None:
     """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle."""
+    tail, head, cost, state, potential = net.tail, net.head, net.cost, net.state, net.potential
+    listed = np.empty(list_max, np.int64)
+    work[LISTED] = 0
     work[STATUS] = CAPPED
     smallest = block
     scanned = work[SCANNED]
     moved = work[SHIFTED] + work[WALKED]
     for count in range(pivots_max):
-        entering = find_entering(net, n_arcs, block, work)
+        entering = -1
+        if work[LISTED] > 0:
+            entering = find_listed(tail, head, cost, state, potential, listed, work)
+        if entering < 0:
+            entering = find_entering(tail, head, cost, state, potential, n_arcs, block, listed, work)
         if entering < 0:
             work[STATUS] = OPTIMAL
             return
@@ -188,20 +248,64 @@ def optimise(net: Columns, root: int, n_arcs: int, block: int, pivots_max: int, 
             moved = work[SHIFTED] + work[WALKED]
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64[::1], types.int64[::1]))
-def read_flow(net: Columns, n_nodes: int, n_arcs: int, out_flow: Int64s, out_artificial: Int64s) -> None:
-    """Write each arc's flow, and to out_artificial int64[2] what artificial arcs carry, up and down. Time O(A + N)."""
+@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW))
+def resolve(
+    net: Columns, root: int, n_nodes: int, n_arcs: int, big: int, list_max: int, pivots_max: int, work: Int64s
+) -> None:
+    """Repair the tree and pivot until nothing is violated, no bound that was dropped either. work[STATUS] out.
+
+    A bound once put back stays, so there are at most as many turns as arcs; more than TURNS_MAX is CAPPED.
+    """
+    block = max(int(np.sqrt(n_arcs)), BLOCK_MIN)
+    for _ in range(TURNS_MAX):
+        rebalance(net, root)
+        refresh(net, root, big)
+        optimise(net, root, n_arcs, block, list_max, pivots_max, work)
+        if work[STATUS] != OPTIMAL or bound_overfull(net, n_nodes) == 0:
+            return
+    work[STATUS] = CAPPED
+
+
+@kernel(types.float64(COLUMNS, _FLAGS, _ROW, _IDS, _INT, _INT, *[_ROW] * 3))
+def read(
+    net: Columns,
+    alive: Flags,
+    cost: Int64s,
+    position: Int32s,
+    n_nodes: int,
+    root: int,
+    out_flow: Int64s,
+    out_potential: Int64s,
+    out_artificial: Int64s,
+) -> float:
+    """Write each arc's flow (by id), each node's potential, and what artificial arcs carry up and down (int64[2]).
+
+    Potentials are relative to the root's, 0 where a node is not alive. Returns about the sum of |flow x cost|: whether
+    the exact sum can be trusted to int64. Time O(A + N).
+    """
     rows = net.rows
-    for arc in range(n_arcs):
-        out_flow[arc] = net.capacity[arc] if net.state[arc] == UPPER else 0
+    for arc in range(position.shape[0]):
+        at = position[arc]
+        flow = 0
+        if net.state[at] == UPPER:
+            flow = net.capacity[at]
+        elif net.state[at] == TREE:
+            node = net.tail[at]
+            if rows[node, PRED] == at:
+                flow = rows[node, DOWN]
+            elif rows[net.head[at], PRED] == at:
+                flow = rows[net.head[at], UP]
+        out_flow[arc] = flow
+    size = 0.0
+    for arc in range(position.shape[0]):
+        size += abs(float(out_flow[arc]) * float(cost[arc]))
+    base = net.potential[root]
     out_artificial[:] = 0
     for node in range(n_nodes):
-        if rows[node, PARENT] < 0:
-            continue
-        pred = rows[node, PRED]
-        if pred >= 0:
-            out_flow[pred] = rows[node, DOWN] if net.tail[pred] == node else rows[node, UP]
-        elif pred == ARTIFICIAL_UP:
-            out_artificial[0] += rows[node, DOWN]
-        else:
-            out_artificial[1] += rows[node, UP]
+        out_potential[node] = net.potential[node] - base if alive[node] else 0
+        if rows[node, PARENT] >= 0:
+            if rows[node, PRED] == ARTIFICIAL_UP:
+                out_artificial[0] += rows[node, DOWN]
+            elif rows[node, PRED] == ARTIFICIAL_DOWN:
+                out_artificial[1] += rows[node, UP]
+    return size

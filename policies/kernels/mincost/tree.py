@@ -1,8 +1,8 @@
 """The network as kernels see it, and its spanning tree, kept as a list of nodes, parents first.
 
-Axes: N nodes, A arcs. A subtree is a run of the list, so that moving one is a few links to change, and shifting its
-potentials is a walk through two dense arrays (child and sibling links were slower, see docs/kernels.md). What a step
-along a path needs lies in one 64-byte row a node, `rows` int64[N, 8]:
+Axes: N nodes, A arcs, both below 2^31. A subtree is a run of the list, so that moving one is a few links to change,
+and shifting its potentials is a walk through two dense arrays (child and sibling links were slower, see
+docs/kernels.md). What a step along a path needs lies in one 64-byte row a node, `rows` int64[N, 8]:
 
 PARENT the parent node, -1 at the root;
 PRED   the arc to the parent; ARTIFICIAL_UP / ARTIFICIAL_DOWN for an artificial arc node → root / root → node, which
@@ -17,11 +17,15 @@ the tree.
 
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import NO_BOUND
 
+Int32s = npt.NDArray[np.int32]
+Int8s = npt.NDArray[np.int8]
 PARENT, PRED, UP, DOWN, SIZE, LAST = range(6)
 ROW = 8
 ARTIFICIAL_UP, ARTIFICIAL_DOWN = -2, -3
@@ -29,13 +33,14 @@ LOWER, TREE, UPPER, DEAD = 1, 0, -1, 0  # A dead arc is skipped by pricing exact
 
 
 class Columns(NamedTuple):
-    """A network and its tree; all int64, all changed in place. May be longer than A and N: the rest is room to grow."""
+    """A network and its tree, all changed in place. May be longer than A and N: the rest is room to grow."""
 
-    tail: Int64s  # [A]
-    head: Int64s  # [A]
+    tail: Int32s  # [A]
+    head: Int32s  # [A]
     cost: Int64s  # [A]
-    capacity: Int64s  # [A]; NO_BOUND: none
-    state: Int64s  # [A]
+    bound: Int64s  # [A]; NO_BOUND: none
+    capacity: Int64s  # [A]; the same, but NO_BOUND too where the bound is taken never to bind
+    state: Int8s  # [A]
     potential: Int64s  # [N]
     excess: Int64s  # [N]; what a node must send more than it does
     after: Int64s  # [N]; the list, a ring through the root
@@ -43,18 +48,31 @@ class Columns(NamedTuple):
     rows: Int64s  # [N, ROW]
 
 
-COLUMNS: Any = types.NamedTuple([types.int64[::1]] * 9 + [types.int64[:, ::1]], Columns)  # type: ignore[no-untyped-call]
+_INT, _ROW, _ROWS, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
+COLUMNS: Any = types.NamedTuple(  # type: ignore[no-untyped-call]
+    [_IDS, _IDS, _ROW, _ROW, _ROW, types.int8[::1], _ROW, _ROW, _ROW, _ROW, _ROWS], Columns
+)
 
 
-@kernel(types.void(COLUMNS, *[types.int64] * 7))
-def graft(net: Columns, node: int, last: int, parent: int, top: int, pred: int, up: int, down: int) -> None:
+@kernel(types.void(_ROWS, _ROW, _ROW, *[types.int64] * 7))
+def graft(
+    rows: Int64s,
+    after: Int64s,
+    before: Int64s,
+    node: int,
+    last: int,
+    parent: int,
+    top: int,
+    pred: int,
+    up: int,
+    down: int,
+) -> None:
     """Hang `node` under `parent`, reversing the path from `node` up to `last`, whose old arc leaves the tree.
 
     The moved subtree is that of `last`, and its list becomes: all of the path's first node, then for each next node of
     the path what it has beyond the one before, which is at most two runs of the old list. `top` is an ancestor of both
     the old and the new parent; sizes change only below it. Time O(way from `node` and from `parent` to `top`), mostly.
     """
-    rows, after, before = net.rows, net.after, net.before
     old_parent = rows[last, PARENT]
     old_last = rows[last, LAST]
     old_size = rows[last, SIZE]
@@ -154,7 +172,7 @@ def carry(net: Columns, node: int, surplus: int) -> None:
 @kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
 def cut(net: Columns, node: int, root: int, surplus: int) -> None:
     """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth)."""
-    graft(net, node, node, root, root, ARTIFICIAL_UP, 0, 0)
+    graft(net.rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0)
     carry(net, node, surplus)
 
 
@@ -175,28 +193,21 @@ def append(net: Columns, first: int, stop: int, root: int) -> None:
         net.rows[root, SIZE] += 1
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
-def refresh(net: Columns, root: int, big: int, out_order: Int64s) -> int:
-    """Recompute the potential of every node from the root's, 0, down; write the nodes in that order.
-
-    out_order int64[N]. Returns the number of nodes written. Time O(N).
-    """
-    net.potential[root] = 0
-    out_order[0] = root
-    count = 1
+@kernel(types.void(COLUMNS, types.int64, types.int64))
+def refresh(net: Columns, root: int, big: int) -> None:
+    """Recompute the potential of every node from the root's, 0, down. Time O(N)."""
+    rows, potential = net.rows, net.potential
+    potential[root] = 0
     node = net.after[root]
     while node != root:
-        out_order[count] = node
-        count += 1
-        above = net.potential[net.rows[node, PARENT]]
-        pred = net.rows[node, PRED]
+        above = potential[rows[node, PARENT]]
+        pred = rows[node, PRED]
         if pred == ARTIFICIAL_UP:
-            net.potential[node] = above - big
+            potential[node] = above - big
         elif pred == ARTIFICIAL_DOWN:
-            net.potential[node] = above + big
+            potential[node] = above + big
         elif net.tail[pred] == node:
-            net.potential[node] = above - net.cost[pred]
+            potential[node] = above - net.cost[pred]
         else:
-            net.potential[node] = above + net.cost[pred]
+            potential[node] = above + net.cost[pred]
         node = net.after[node]
-    return count
