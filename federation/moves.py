@@ -6,6 +6,8 @@ from collections import deque
 from policies.model import Continuation, Record
 
 MINUTE_US = 60_000_000
+DOUBLINGS_MAX = 6  # of a hold: an hour for one of a minute
+HELD_MAX = 10_000  # names remembered, those moved last: at 30 a minute five hours' worth
 
 
 class Move(Record, frozen=True, kw_only=True):
@@ -42,21 +44,22 @@ class MovingBook:
     """Tasks and transfers moved because a link changed, of this term only."""
 
     def __init__(self) -> None:
-        self.held_until_us: dict[str, int] = {}  # task, or agent/shard of a fetch, once moved
+        self.held: dict[str, tuple[int, int]] = {}  # task, or agent/shard of a fetch → until when, times moved
         # When, within the last minute. Each kind has the budget for itself: redirecting a transfer loses nothing.
         self.tasks_us: deque[int] = deque()
         self.transfers_us: deque[int] = deque()
         self.continuing: tuple[Continuation, ...] = ()
 
     def is_held(self, name: str, now_us: int) -> bool:
-        return self.held_until_us.get(name, 0) > now_us
+        return self.held.get(name, (0, 0))[0] > now_us
 
     def moved(self, name: str, within_us: deque[int], now_us: int, hold_us: int) -> None:
+        """Each further move of the same holds it down for twice as long."""
         within_us.append(now_us)
-        self.held_until_us.pop(name, None)
-        self.held_until_us[name] = now_us + hold_us
-        while self.held_until_us and next(iter(self.held_until_us.values())) <= now_us:
-            del self.held_until_us[next(iter(self.held_until_us))]
+        times = self.held.pop(name, (0, 0))[1] + 1
+        self.held[name] = now_us + (hold_us << min(times - 1, DOUBLINGS_MAX)), times
+        while len(self.held) > HELD_MAX:
+            del self.held[next(iter(self.held))]
 
 
 def room(within_us: deque[int], most: int, now_us: int) -> int:

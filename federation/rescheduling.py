@@ -28,8 +28,11 @@ from policies.resources import copies
 
 CONTINUATIONS_MAX = 32  # before the policy at once, those that are latest first: a round must stay short
 LATE_US = 2_000_000  # Data later than planned by less than this is no reason to think again.
-# A transfer that gets less than half its share meets something the map does not know; other errors are the map's own.
+# All transfers of one bottleneck get about the same; what gets twice as much does not share it.
 FAR = 2
+# A transfer that gets less than an eighth of its share meets something the map does not know. Smaller errors are the
+# map's own, and it would make them anywhere else too.
+STUCK = 8
 SLOW_LOOKS = 3  # after so many looks at that: a link that fell is known as such by then, and all is reckoned by it
 LAN_BPS = 1_000_000_000  # between agents of one site that nobody measured
 
@@ -95,7 +98,7 @@ def _own_us(fetch: RunningFetch) -> int | None:
 def _watch_rates(core: Core, fetches: list[RunningFetch], loads: dict[tuple[str, str], int]) -> None:
     for fetch in fetches:
         share_us, own_us = _share_us(core, fetch, loads), _own_us(fetch)
-        is_slow = share_us is not None and own_us is not None and own_us > FAR * share_us
+        is_slow = share_us is not None and own_us is not None and own_us > STUCK * share_us
         fetch.slow_looks = fetch.slow_looks + 1 if is_slow else 0
 
 
@@ -192,6 +195,7 @@ def _continuation(core: Core, task: TaskEntry, fetch_us: int) -> Continuation | 
         or not is_offered(entry, core.now_us)
         or entry.agent_id in core.market.held
         or core.rescheduling.is_held(task.task_id, core.now_us)
+        or (task.task_id in core.rescheduling.held and core.now_us - (task.launched_us or 0) < core.config.move_hold_us)
         or core.now_us - core.term_begun_us < core.config.move_hold_us
     ):
         return None

@@ -123,7 +123,7 @@ def test_a_task_whose_data_is_stuck_goes_to_where_the_data_is() -> None:
     assert (task.agent_id, task.attempt, task.n_failed) == ("line", 2, 0), "it failed nowhere"
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1, 3, 20, 90, 180]), st.integers(1, 4)), min_size=1, max_size=12))
 def test_whatever_the_link_does_moves_stay_within_hold_and_budget(turns: list[tuple[int, int]]) -> None:
     told = Transfers(move_hold_us=30 * SECOND, moves_per_minute_max=3)
