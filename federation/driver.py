@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -40,13 +39,14 @@ from federation.events import (
 )  # fmt: skip
 from federation.facts import Fact
 from federation.journal import Journal
+from federation.lateness import Lateness
 from federation.market.protocol import Call
 from federation.master import Master
 from federation.mqtt import MqttLink, Will
 from federation.mqtt_access import Access, open_access
 from federation.postman import AGENT_TOPICS, event_of, payloads_of
-from federation.recording import FORMAT, Header, Recorder
-from federation.recovery import FaultError, Faults, keep_copy, recover
+from federation.recording import Recorder
+from federation.recovery import FaultError, Faults, keep_copy, recover, start_recording
 from federation.round_state import REFUSED_WHILE_RECOVERING
 from federation.saved import encode_saved
 from federation.solver import contained
@@ -123,6 +123,7 @@ class LiveMaster:
         self._snapshot: asyncio.Task[None] | None = None
         self._log_all = config.log_level == "debug"
         self._faults = Faults()
+        self._lateness = Lateness()
         self._counts = {"events": 0, "commits": 0, "facts": 0, "commit_us": 0, "faults": 0}
 
     @classmethod
@@ -166,6 +167,7 @@ class LiveMaster:
             "mqtt_unsent": self._link.n_unsent,
             "framework_streams": len(self.streams),
             "journal_seq": self.journal.last_seq,
+            "loop_late_us_max": self._lateness.us_max,
         }
 
     def counters(self) -> dict[str, int]:
@@ -222,7 +224,8 @@ class LiveMaster:
     async def run(self, http_url: str = "") -> None:
         """Serve until `stop`, cancellation or failure. Raises `StorageError` when the journal fails."""
         self._http_url = http_url
-        self._open_recording()
+        self._recorder = start_recording(self.config, self.master, self._clock.now_us())
+        self._help(self._lateness.watch(), "lateness")
         serving = asyncio.create_task(self._loop(), name="serve")
         linking = asyncio.create_task(self._link.run(), name="mqtt")
         try:
@@ -450,18 +453,6 @@ class LiveMaster:
             log.info("snapshot", seq=seq)
 
         return save()
-
-    def _open_recording(self) -> None:
-        if self.config.recording:
-            header = Header(
-                format=FORMAT,
-                version=version("offerflow"),
-                policy=self.policy_name,
-                config=self.config.master,
-                state=encode_saved(self._clock.now_us(), self.master.durable()),
-            )
-            path = Path(self.config.recording).expanduser()
-            self._recorder = Recorder(path, header, self.config.recording_bytes_max)
 
     def _end(self) -> None:
         """Nobody may wait for what will not come."""

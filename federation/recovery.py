@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from federation.config import LiveConfig
+from federation.durable import DurableState
 from federation.errors import ConfigError
 from federation.events import Event
 from federation.facts import Fact
@@ -71,14 +72,29 @@ def recover(config: LiveConfig, journal: Journal[Fact], make: type[Master] = Mas
     return Recovered(master, max(at_us, facts[-1].at_us if facts else 0))
 
 
+def start_recording(config: LiveConfig, master: Master, now_us: int) -> Recorder | None:
+    """What is to take every event from now on, if the configuration wants it. Raises `ConfigError`."""
+    if not config.recording:
+        return None
+    header = _header(master, master.durable(), now_us)
+    return Recorder(Path(config.recording).expanduser(), header, config.recording_bytes_max)
+
+
+def _header(master: Master, durable: DurableState, at_us: int) -> Header:
+    return Header(
+        format=FORMAT,
+        version=VERSION,
+        policy=master.policy_name,
+        config=master.config,
+        state=encode_saved(at_us, durable),
+    )
+
+
 def keep_copy(folder: Path, master: Master, event: Event, at_us: int) -> None:
     """Write the event, after the durable state it met, as a recording of one event: what a report of the bug needs.
     Blocks; a disk that will not have it is no reason to fail."""
     durable = msgspec.structs.replace(master.durable(), set_aside=())  # Replayed, it is not to be passed over.
-    header = Header(
-        format=FORMAT, version=VERSION, policy=master.policy_name, config=master.config,
-        state=encode_saved(at_us, durable),
-    )  # fmt: skip
+    header = _header(master, durable, at_us)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for old in sorted(folder.iterdir())[: 1 - _COPIES_MAX]:
