@@ -199,6 +199,45 @@ class RoleView(Record, frozen=True, kw_only=True, omit_defaults=False):
     n_running: int
 
 
+class RequestView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """A REQUEST of a framework that is not met yet; `held_agents` are kept for it (reserve-ahead)."""
+
+    request_id: str
+    role: str
+    count: int
+    n_offered: int
+    n_taken: int
+    gang: bool
+    paused: bool
+    since_us: int
+    held_agents: tuple[str, ...]
+
+
+class FrameworkView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """A framework of the market. `running` is what its open tasks hold, `offered` what its live offers do; `n_ignored`
+    counts the times in a row that it let offers lapse."""
+
+    framework_id: str
+    name: str
+    principal: str
+    roles: tuple[str, ...]
+    suppressed: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    state: Literal["connected", "disconnected"]
+    since_us: int
+    gone_us: int | None
+    failover_timeout_us: int
+    tasks: dict[str, int]  # by state; ended ones until their updates are acknowledged
+    n_unacknowledged: int
+    running: Amount
+    offered: Amount
+    n_offers: int
+    n_filters: int
+    n_ignored: int
+    requests: tuple[RequestView, ...]
+    webui_url: str
+
+
 class PlanView(Record, frozen=True, kw_only=True, omit_defaults=False):
     """A dry run's answer: the plan for the job's demands only, with the groups they stand for."""
 

@@ -11,7 +11,8 @@ from itertools import dropwhile, islice
 from typing import TYPE_CHECKING
 
 from federation import views
-from federation.api import AgentView, JobView, OfferView, RoleView, ShardView
+from federation.api import AgentView, FrameworkView, JobView, OfferView, RoleView, ShardView
+from federation.market.views import framework_view
 from policies.model import Link
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def roles(m: "Master", after: str | None, limit: int) -> tuple[tuple[RoleView, .
     entries = m.core.shares.roles
     paths, next_after = _keys(sorted(entries), after, limit)
     return tuple(views.role_view(m.core, entries[path]) for path in paths), next_after
+
+
+def frameworks(m: "Master", after: str | None, limit: int) -> tuple[tuple[FrameworkView, ...], str | None]:
+    """By id."""
+    entries = m.core.market.frameworks
+    ids, next_after = _keys(sorted(entries), after, limit)
+    return tuple(framework_view(m.core, entries[framework_id]) for framework_id in ids), next_after
 
 
 def shards(m: "Master", glob: str, after: str | None, limit: int) -> tuple[tuple[ShardView, ...], str | None]:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from federation import views
 from federation.api import RoleView, StatusView
 from federation.http.live import Live
+from federation.market.book import FrameworkEntry, MarketBook
 from policies.model import Amount
 
 ROLES_MAX = 100
@@ -82,6 +83,7 @@ class MasterCollector(Collector):
         connected = self._live.broker_status().startswith("connected")
         yield GaugeMetricFamily(f"{PREFIX}_broker_connected", "1 while the broker's session stands", value=connected)
         yield from _of_roles(views.roles(self._live.master))
+        yield from _of_frameworks(self._live.master.core.market)
         for name, value in sorted(self._live.gauges().items()):
             yield GaugeMetricFamily(f"{PREFIX}_driver_{name}", f"{name} now", value=value)
         yield from counters("driver", self._live.counters())
@@ -124,6 +126,28 @@ def _of_roles(roles: tuple[RoleView, ...] | list[RoleView]) -> Iterator[Metric]:
     if rest := shown[ROLES_MAX:]:  # No role can have this name: paths hold no brackets.
         pending.add_metric(["(other)"], sum(role.n_pending for role in rest))
     yield from (allocated, share, pending)
+
+
+def _of_frameworks(market: MarketBook) -> Iterator[Metric]:
+    """Sums over all frameworks: their ids are no labels, there may be thousands."""
+    frameworks = market.frameworks.values()
+    n_connected = sum(entry.is_connected for entry in frameworks)
+    state = GaugeMetricFamily(f"{PREFIX}_frameworks", "frameworks by state", labels=["state"])
+    state.add_metric(["connected"], n_connected)
+    state.add_metric(["disconnected"], len(frameworks) - n_connected)
+    yield state
+    for name, text, value in (
+        ("tasks", "tasks of frameworks that have not ended", sum(map(_open_tasks, frameworks))),
+        ("offers", "live offers to frameworks", len(market.leases)),
+        ("requests", "requests that are not met", len(market.wants)),
+        ("filters", "refusals that are remembered", sum(len(entry.filters) for entry in frameworks)),
+        ("agents_held", "agents kept for a starving request", len(market.held)),
+    ):
+        yield GaugeMetricFamily(f"{PREFIX}_framework_{name}", text, value=value)
+
+
+def _open_tasks(entry: FrameworkEntry) -> int:
+    return sum(task.is_open for task in entry.tasks.values())
 
 
 def _add_amount(family: GaugeMetricFamily, labels: list[str], amount: Amount) -> None:

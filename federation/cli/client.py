@@ -20,6 +20,7 @@ import msgspec
 
 from federation.api import (
     AgentView,
+    FrameworkView,
     JobView,
     NetworkView,
     OfferView,
@@ -37,6 +38,7 @@ from federation.cli.exits import CommandError, Exit
 from federation.http.bodies import (
     AgentList,
     AgentMode,
+    FrameworkList,
     JobList,
     OfferList,
     ProblemDetails,
@@ -60,7 +62,7 @@ Progress = Callable[[int], None]  # told the bytes of each piece moved
 
 
 # How the master's sentences point to a listing; at the command line it is a command.
-_LISTING = re.compile(r"GET /api/v1/(job|task|agent|shard|role)s\S*")
+_LISTING = re.compile(r"GET /api/v1/(job|task|agent|shard|role|framework)s\S*")
 
 
 class StreamEvent(NamedTuple):
@@ -100,6 +102,12 @@ class Client:
 
     def set_role(self, path: str, weight: int, quota: Amount | None) -> RoleView:
         return self._send("PUT", f"/roles/{quote(path)}", RoleSettings(weight=weight, quota=quota), RoleView)
+
+    def frameworks(self) -> tuple[FrameworkView, ...]:
+        return self._all("/frameworks", FrameworkList, "frameworks")
+
+    def framework(self, framework_id: str) -> FrameworkView:
+        return self._get(f"/frameworks/{quote(framework_id)}", FrameworkView)
 
     # --- jobs ---
 

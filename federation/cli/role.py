@@ -64,8 +64,8 @@ def _print_roles(roles: "tuple[RoleView, ...]") -> None:
                 f"{role.dominant_share_ppm / 10_000:.1f}%",
                 str(role.n_running),
                 str(role.n_pending),
-                _amount(role.allocated) or "nothing",
-                (_amount(role.quota) if role.quota is not None else "") or "none",
+                amount_text(role.allocated) or "nothing",
+                (amount_text(role.quota) if role.quota is not None else "") or "none",
             )
             for role in roles
         ],
@@ -73,7 +73,7 @@ def _print_roles(roles: "tuple[RoleView, ...]") -> None:
     )
 
 
-def _amount(amount: "Amount") -> str:
+def amount_text(amount: "Amount") -> str:
     """What is not zero: `64 cores, 256 GiB memory`."""
     from federation.units import about_bytes, format_cpu
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from federation.api import AgentView, JobView, OfferView, RoleView, ShardView
+from federation.api import AgentView, FrameworkView, JobView, OfferView, RoleView, ShardView
 from federation.states import TaskState
 from policies.model import Amount, Record
 
@@ -105,6 +105,11 @@ class ShardList(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 class RoleList(Record, frozen=True, kw_only=True, omit_defaults=False):
     roles: tuple[RoleView, ...]
+    next_after: str | None
+
+
+class FrameworkList(Record, frozen=True, kw_only=True, omit_defaults=False):
+    frameworks: tuple[FrameworkView, ...]
     next_after: str | None
 
 

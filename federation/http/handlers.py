@@ -10,6 +10,7 @@ from federation.api import (
     AddShard,
     AgentView,
     CancelJob,
+    FrameworkView,
     JobView,
     KillTask,
     NetworkView,
@@ -27,6 +28,7 @@ from federation.api import (
 from federation.http.bodies import (
     AgentList,
     AgentMode,
+    FrameworkList,
     Health,
     JobList,
     Nothing,
@@ -44,6 +46,7 @@ from federation.http.live import Live
 from federation.http.problems import not_found, refuse
 from federation.http.route import Answered, Call
 from federation.jobs import Job
+from federation.market.views import framework
 from policies import registry
 from policies.model import Record
 
@@ -256,6 +259,25 @@ async def show_role(call: Plain) -> RoleView:
 async def set_role(call: Call[Nothing, RoleSettings]) -> Record:
     """Set a role's weight and quota."""
     return await call.ask(SetRole(path=call.path["role"], weight=call.body.weight, quota=call.body.quota))
+
+
+# --- frameworks ------------------------------------------------------------------------------------------------------
+
+
+async def list_frameworks(call: Listing) -> FrameworkList:
+    """Frameworks of the market with what they run, are offered and ask for, a page at a time."""
+    with cursor_of(call.query):
+        found, next_after = listing.frameworks(call.live.master, call.query.after, call.query.limit)
+    return FrameworkList(frameworks=found, next_after=next_after)
+
+
+async def show_framework(call: Plain) -> FrameworkView:
+    """One framework."""
+    framework_id = call.path["framework_id"]
+    view = framework(call.live.master, framework_id)
+    if view is None:
+        raise not_found("framework", framework_id, f"{PREFIX}/frameworks")
+    return view
 
 
 # --- the master itself -----------------------------------------------------------------------------------------------

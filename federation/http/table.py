@@ -38,6 +38,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/roles", handlers.list_roles, bodies.RoleList, "market", query=bodies.PageQuery),
     Route("GET", ROLE, handlers.show_role, api.RoleView, "market"),
     Route("PUT", ROLE, handlers.set_role, api.RoleView, "market", body=bodies.RoleSettings),
+    Route(
+        "GET", f"{V1}/frameworks", handlers.list_frameworks, bodies.FrameworkList, "frameworks", query=bodies.PageQuery,
+    ),
+    Route("GET", f"{V1}/frameworks/{{framework_id}}", handlers.show_framework, api.FrameworkView, "frameworks"),
     Route("GET", f"{V1}/network", handlers.show_network, api.NetworkView, "network", query=bodies.PageQuery),
     Route("GET", f"{V1}/shards", handlers.list_shards, bodies.ShardList, "shards", query=bodies.ShardQuery),
     Route("GET", f"{V1}/shards/{{sha256}}", handlers.show_shard, api.ShardView, "shards"),
