@@ -17,6 +17,7 @@ from policies.model import Amount, Needs, Placement, Plan, Refusal, Resources, T
 from policies.resources import add, amount_of, copies, quota_copies, role_chain, take, take_copies
 
 FACT_TASK_IDS_MAX = 16
+WATCHES_MAX = 64
 
 
 class Application:
@@ -36,6 +37,7 @@ class Application:
 
     def apply(self, plan: Plan) -> None:
         core = self._core
+        core.rounds.watches = plan.watches[:WATCHES_MAX]
         self._tunings = {tuning.demand_id: tuning for tuning in plan.tunings}
         wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
         n_offers = wants.place(core, wished) if wished else 0

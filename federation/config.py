@@ -90,6 +90,8 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     round_every_us: NonNegative = 50_000
     # Reasons change with time alone (waits grow, links age): with work pending, a round at least this often.
     round_idle_us: Positive = 5 * SECOND_US
+    # A policy that watches shards is asked this often while nothing waits: what it prepares for is minutes away.
+    round_watch_us: Positive = 30 * SECOND_US
     # A policy that failed is asked again after this long, not at once: it would fail the same way.
     round_retry_us: Positive = 1 * SECOND_US
     # A round that is not answered is given up after this long and the driver's answer ignored.

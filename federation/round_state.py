@@ -27,6 +27,9 @@ class RoundState:
         self.n_fruitless = 0  # plans in a row that wanted to place something and could not
         self.failure = ""  # of the last round, when its policy failed and nobody took its place
         self.contained = ""  # of the last round, when its policy failed and the fallback answered
+        self.watches: tuple[str, ...] = ()  # globs of shard names that the policy asked for with its last plan
+        self.watched: tuple[str, ...] = ()  # the shards that they matched …
+        self.watched_us = -(2**62)  # … then
         self.dry_runs: dict[int, DryRun] = {}
         self.last_dry_id = 0
 

@@ -17,6 +17,8 @@ from federation.offers import is_offered, may_live, node_of
 from policies.model import Demand, Node, Plan, Profile, Shard, Snapshot
 from policies.resources import fits
 
+WATCHED_MAX = 1024  # shards beyond those that tasks read: a snapshot stays small
+
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
@@ -26,10 +28,13 @@ def open_round(core: Core) -> None:
     if rounds.in_flight is not None or core.recovering or not core.started or not core.broker_found:
         return
     continues = bool(core.rescheduling.continuing)
-    if not core.tasks.demands.classes and not core.shards.lacking() and not wants.are_open(core) and not continues:
+    is_idle = not (core.tasks.demands.classes or core.shards.lacking() or wants.are_open(core) or continues)
+    if is_idle and not rounds.watches:
         return
     due_us = max(rounds.begun_us + core.config.round_every_us, rounds.not_before_us)
-    if not rounds.changed:
+    if is_idle:
+        due_us = max(due_us, rounds.begun_us + core.config.round_watch_us)
+    elif not rounds.changed:
         due_us = max(due_us, rounds.begun_us + core.config.round_idle_us)
     if now_us < due_us:
         core.deadlines.set_earlier("round", due_us)
@@ -59,6 +64,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
     continuing = core.rescheduling.continuing if extra is None else ()
     asked = (*demands, *(each.demand for each in continuing))
     shard_ids = {shard_id for demand in asked for shard_id in demand.reads} | set(core.shards.wanting)
+    shard_ids.update(_watched(core))
     shards: list[Shard] = [s for shard_id in sorted(shard_ids) if (s := core.shards.snapshot_of(shard_id)) is not None]
     profiles: list[Profile] = []
     for profile in sorted({demand.profile for demand in asked if demand.profile}):
@@ -75,6 +81,17 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         continuing=continuing,
     )
     return snapshot, aliases
+
+
+def _watched(core: Core) -> tuple[str, ...]:
+    """The shards that the policy watches, looked up again every so often. Cost then O(watches × shards)."""
+    rounds = core.rounds
+    if not rounds.watches:
+        return ()
+    if core.now_us - rounds.watched_us >= core.config.round_watch_us:
+        found = {shard_id for glob in rounds.watches for shard_id, _ in core.shards.matching(glob)}
+        rounds.watched, rounds.watched_us = tuple(sorted(found))[:WATCHED_MAX], core.now_us
+    return rounds.watched
 
 
 def _demands(

@@ -482,5 +482,6 @@ class Plan(Record, frozen=True, kw_only=True):
     evictions: tuple[Eviction, ...] = ()
     relocations: tuple[Relocation, ...] = ()
     tunings: tuple[Tuning, ...] = ()  # of demands that are placed, one each
+    watches: tuple[str, ...] = ()  # globs of shard names: coming snapshots have them too, though nobody reads them
     objective: int | None = None
     kernel: str = ""
