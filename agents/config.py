@@ -26,18 +26,18 @@ Bps = Annotated[int, msgspec.Meta(ge=1_000, le=2**53)]
 class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Who it is. Both ids are the operator's: the agent id is also its MQTT client id and certificate name.
     agent_id: AgentId
-    site: AgentId
+    site: AgentId  # where it stands: links are measured between sites
     tier: Tier = "edge"  # An agent somebody forgot to describe is a small device, not a rack.
-    region: Name = ""
-    labels: dict[Name, Name] = msgspec.field(default_factory=dict)
+    region: Name = ""  # jobs may ask for one
+    labels: dict[Name, Name] = msgspec.field(default_factory=dict)  # such as { camera = "yes" }: jobs may ask for them
     price_microusd_per_cpu_hour: Annotated[int, msgspec.Meta(ge=0)] = 0  # A device one owns costs nothing to use.
     hardware: Name = ""  # "": named after the CPU and GPU models found.
     speed_milli: Milli | None = None  # None: measured at the first start.
 
     # What tasks may use; None: all that the machine has, less the reserve.
     cpu_milli: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    memory_bytes: Bytes | None = None
-    disk_bytes: Bytes | None = None
+    memory_bytes: Bytes | None = None  # likewise
+    disk_bytes: Bytes | None = None  # likewise
     memory_reserved_bytes: Bytes = 256 * 2**20  # The system and this agent (40 MB) keep running beside the tasks.
     disk_reserved_bytes: Bytes = 512 * 2**20  # A full root file system breaks more than the tasks.
 
@@ -59,8 +59,8 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     data_dir: str = "~/.local/share/offerflow/agent"  # "{data_dir}/{agent_id}" holds journal, shards and tasks.
     broker: str = "mqtt://127.0.0.1:1883"  # `offerflow up` prints the one to use elsewhere.
-    broker_user: str = ""
-    broker_password_file: str = ""
+    broker_user: str = ""  # "": the broker asks for none, or the client certificate names us
+    broker_password_file: str = ""  # a file: what stands in arguments or settings is read by too many
     tls_ca_file: str = ""  # trusted for mqtts:// and for transfers over https://; "": the system's authorities
     tls_cert_file: str = ""  # shown to the broker of mqtts://; "": none
     tls_key_file: str = ""  # "": in the same file

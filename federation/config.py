@@ -26,9 +26,9 @@ HTTP_PORT = 8642  # Where `offerflow`'s client looks for a master when it is tol
 class RoleConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A role that exists from the first start on. A `RoleSet` fact of the journal overrides it."""
 
-    path: str
-    weight: Positive = 1
-    quota: Amount | None = None
+    path: str  # such as ml/vision
+    weight: Positive = 1  # its share against its siblings
+    quota: Amount | None = None  # the most it may hold; none: no limit
     guarantee: Amount | None = None  # kept free for the role until it has so much
 
 
@@ -36,11 +36,11 @@ class ReservationConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields
     """Resources of some agents kept for a role from their first birth on (a static reservation)."""
 
     agents: str  # a glob of agent ids
-    role: str
-    cpu_milli: NonNegative = 0
-    memory_bytes: NonNegative = 0
-    disk_bytes: NonNegative = 0
-    gpus: NonNegative = 0
+    role: str  # whose they are
+    cpu_milli: NonNegative = 0  # of each of the agents
+    memory_bytes: NonNegative = 0  # of each
+    disk_bytes: NonNegative = 0  # of each
+    gpus: NonNegative = 0  # of each
 
 
 class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,10 +138,10 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     moves_per_minute_max: NonNegative = 30
 
     # --- roles ---
-    roles: tuple[RoleConfig, ...] = (RoleConfig(path="default"),)
+    roles: tuple[RoleConfig, ...] = (RoleConfig(path="default"),)  # those that exist from the first start on
     # A job may name a role that nobody set up; it gets weight 1 and no quota. False refuses it.
     roles_open: bool = True
-    roles_max: Positive = 1_000
+    roles_max: Positive = 1_000  # a few hundred bytes each; metrics show the 100 largest
 
     # --- the market of frameworks (docs/market.md) ---
     # Resources kept for roles.
@@ -153,7 +153,7 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     allocate_every_us: NonNegative = 100_000
     # Less than this is not worth an offer (Mesos: 0.01 CPU, 32 MiB).
     offer_cpu_milli_min: NonNegative = 10
-    offer_memory_bytes_min: NonNegative = 32 * 2**20
+    offer_memory_bytes_min: NonNegative = 32 * 2**20  # as for CPU
     # An agent whose turn is a built-in job's is left to the placement rounds for this long; then it is offered.
     left_to_rounds_us: NonNegative = 1 * SECOND_US
     # A wish (REQUEST) that nothing free can meet for this long gets agents kept for it (reserve-ahead) …
@@ -170,25 +170,25 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     congestion_us: NonNegative = 0
     # Calls a second of one principal, and how many wait for their turn (0 a second: unlimited).
     calls_per_s: NonNegative = 0
-    calls_waiting_max: Positive = 1_000
-    frameworks_max: Positive = 10_000
+    calls_waiting_max: Positive = 1_000  # of one principal; more are refused with 429
+    frameworks_max: Positive = 10_000  # subscribed or within their failover time
     # Of one framework.
     framework_tasks_max: Positive = 100_000
-    filters_max: Positive = 50_000
-    wants_max: Positive = 256
+    filters_max: Positive = 50_000  # of one framework; past it the next one has no effect
+    wants_max: Positive = 256  # in one framework's REQUEST
 
     # --- bounds (L10): past each, a request is refused with a Problem that names the bound ---
-    agents_max: Positive = 20_000
+    agents_max: Positive = 20_000  # four times the 5,000 that are measured
     # Tasks not yet ended, over all jobs: about 1 KiB each.
     tasks_max: Positive = 2_000_000
-    jobs_max: Positive = 100_000
+    jobs_max: Positive = 100_000  # not yet ended
     # Demand classes pending at once: a round is O(classes + nodes).
     demands_max: Positive = 20_000
     # Ended jobs (with their tasks and explanations) kept to look at; older ones are forgotten, oldest first.
     ended_jobs_max: NonNegative = 1_000
     # Tasks kept of ended jobs: one job of a million tasks is forgotten before a thousand small ones.
     ended_tasks_max: NonNegative = 200_000
-    shards_max: Positive = 1_000_000
+    shards_max: Positive = 1_000_000  # a few hundred bytes each
     # Reads of one task, its outputs aside: the wire takes 1,024 in a launch.
     reads_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1_024
     # Dry runs in flight: each is a solve.
@@ -221,15 +221,14 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     folder: str = "~/.local/state/offerflow"
     # mqtt[s]://host[:port]; a broker that knows only MQTT 3.1.1 may say so with ?protocol=3.1.1.
     broker: str = "mqtt://127.0.0.1:1883"
-    broker_user: str = ""
+    broker_user: str = ""  # "": the broker asks for none, or the client certificate names us
     broker_password_file: str = ""  # a file: what stands in arguments or settings is read by too many
-    # For mqtts://, all PEM. "": the system's authorities, no certificate of our own, its key in the same file.
-    tls_ca_file: str = ""
-    tls_cert_file: str = ""
-    tls_key_file: str = ""
+    tls_ca_file: str = ""  # PEM: trusted for mqtts://; "": the system's authorities
+    tls_cert_file: str = ""  # PEM: shown to the broker of mqtts://; "": none
+    tls_key_file: str = ""  # PEM, without a password; "": in tls_cert_file
     # Names this master at the broker: two masters on one broker need two names.
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9-]{0,62})$")] = "master"
-    policy: str = "flow"
+    policy: str = "flow"  # `offerflow policy list` names them
     # Takes the rounds in which the policy raises, hangs or answers nonsense; "" leaves them unanswered. `fifo` needs no
     # kernel, no run times and no links.
     fallback_policy: str = "fifo"
@@ -238,8 +237,8 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     check_plans: Literal["foreign", "all"] = "foreign"
     # Weights of the operator's own cost terms, in thousandths (docs/policies.md). Only policies that price take any.
     costs: dict[str, NonNegative] = msgspec.field(default_factory=dict)
-    master: MasterConfig = MasterConfig()
-    http: HttpConfig = HttpConfig(port=HTTP_PORT)
+    master: MasterConfig = MasterConfig()  # [master]: what the core decides by
+    http: HttpConfig = HttpConfig(port=HTTP_PORT)  # [http]
 
     # A policy that has not answered by then has hung; a round of the largest size we test takes under a second.
     solve_limit_us: Positive = 20 * SECOND_US
@@ -257,8 +256,8 @@ class LiveConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     recording_bytes_max: Positive = 4 * 2**30
     # What a clean stop waits for: the broker to take what is queued.
     stop_us: Positive = 3 * SECOND_US
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # debug: a record for every event and command
+    log_format: Literal["console", "json"] = "console"  # json: an object a line
 
     def check(self) -> None:
         """Raise `ConfigError` where settings contradict each other or name nothing that is."""

@@ -20,24 +20,24 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 class Credential(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a framework shows in Basic authentication."""
 
-    principal: Annotated[str, msgspec.Meta(pattern=r"^[^:\x00-\x1f]{1,255}$")]
-    secret: Annotated[str, msgspec.Meta(max_length=1024)]
+    principal: Annotated[str, msgspec.Meta(pattern=r"^[^:\x00-\x1f]{1,255}$")]  # the framework's name
+    secret: Annotated[str, msgspec.Meta(max_length=1024)]  # 16 characters or more
 
 
 class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Loopback without a token by default; any other address needs a token, and TLS or `plaintext_ok`."""
 
     host: str = "127.0.0.1"  # An address, not a name: a name may resolve to something that was not meant.
-    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0  # 0: any free one
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0  # 0: any free one; `offerflow` itself listens on 8642
     public_url: str = ""  # what agents are told; "": made of host and port
     token: str = ""  # whoever shows it may do everything
     token_file: str = ""  # the token stands in this file: better than in one that people read
     data_token: str = ""  # whoever shows it may read shards and nothing else: for agents; shown to them for logs
-    data_token_file: str = ""
+    data_token_file: str = ""  # the same for data_token
     # Frameworks that may use the scheduler endpoint and nothing else. Empty, with no token: whoever is on this machine.
     credentials: tuple[Credential, ...] = ()
-    tls_cert: str = ""
-    tls_key: str = ""
+    tls_cert: str = ""  # PEM; "": plain HTTP
+    tls_key: str = ""  # PEM
     plaintext_ok: bool = False  # the token crosses the network readably: right only inside a tunnel or a closed network
     # The largest sensible job (256 groups, a few KiB each) is about 1 MiB.
     body_bytes_max: Positive = 4 * 2**20
@@ -56,7 +56,7 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     answer_us: Positive = 30_000_000
     # Event streams open at once; each holds at most `events_queued_max` facts, about 1 KiB each.
     event_streams_max: Positive = 64
-    events_queued_max: Positive = 256
+    events_queued_max: Positive = 256  # a slower client is dropped, and can resume
     # A comment this often keeps proxies from closing an idle stream (their default is 60 s) and finds dead clients.
     heartbeat_us: Positive = 15_000_000
     # After an ERROR event a framework's stream stays open this long: clients that see it close at once subscribe again
@@ -64,7 +64,7 @@ class HttpConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     error_pause_us: Positive = 5_000_000
     # A framework that subscribes again and again has to wait this long each time, but for the first few.
     subscribe_every_us: Positive = 1_000_000
-    subscribe_burst: Positive = 5
+    subscribe_burst: Positive = 5  # so many at once are let through
     # What is asked of an agent for a log, at most; the agent itself keeps 4 MiB an attempt.
     log_bytes_max: Positive = 4 * 2**20
 
