@@ -5,8 +5,9 @@
             await framework.launch(offer, task("t1", ["python", "train.py"], cpus=1))
             print(await framework.ended("t1"))
 
-The stream is opened again when it breaks, with growing pauses; tasks the framework knows are reconciled then. Updates
-are acknowledged once they are noted, those told twice are noted once. An offer that the loop did not use is declined.
+The stream is opened again when it breaks, with growing pauses; tasks the framework knows are reconciled then, until
+each was heard of. Updates are acknowledged once they are noted; those told twice are noted and shown once, also across
+a restart of the master. An offer that the loop did not use is declined.
 See docs/frameworks.md.
 """
 
@@ -62,6 +63,8 @@ _BEATS_MISSED_MAX: Final = 5
 _CALL_S: Final = 75.0  # for an answer, as Mesos recommends
 _QUEUED_MAX: Final = 10_000  # events for one reader of `events`; a slower one loses the oldest
 _TASKS_ENDED_MAX: Final = 10_000
+_UUIDS_MAX: Final = 100_000  # of updates heard; the master tells one again for hours at most
+_RECONCILE_S: Final = (1.0, 60.0)  # the first pause between two questions for the same tasks, and the longest
 _ENDED: Final = frozenset(
     {"TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_ERROR", "TASK_LOST", "TASK_DROPPED", "TASK_GONE"}
 )
@@ -166,6 +169,9 @@ class Framework:
         self._changed = asyncio.Condition()
         self._taps: set[asyncio.Queue[StreamEvent]] = set()
         self._launched: dict[str, str] = {}  # task → agent, where no update came yet
+        self._heard: OrderedDict[bytes, None] = OrderedDict()  # uuids of updates
+        self._unheard: set[str] = set()  # tasks not heard of since the stream was opened again
+        self._reconciling: asyncio.Task[None] | None = None
 
     # --- opening and closing -----------------------------------------------------------------------------------------
 
@@ -190,9 +196,10 @@ class Framework:
         await self._close()
 
     async def _close(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        for task in (self._reconciling, self._running):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -232,8 +239,9 @@ class Framework:
             self._taps.discard(queue)
 
     async def ended(self, task_id: str) -> Update:
-        """The last update of a task, once it has ended."""
-        await self._until(lambda: task_id in self.tasks and self.tasks[task_id].state in _ENDED)
+        """The last update of a task, once it has ended, or nobody knows of it (TASK_UNKNOWN: its agent is gone)."""
+        over = _ENDED | {"TASK_UNKNOWN"}
+        await self._until(lambda: task_id in self.tasks and self.tasks[task_id].state in over)
         return self.tasks[task_id]
 
     # --- calls -------------------------------------------------------------------------------------------------------
@@ -277,14 +285,24 @@ class Framework:
 
     async def reconcile(self) -> None:
         """Ask for the state of every task that is known and has not ended."""
-        known = [KnownTask(task_id=task_id, agent_id=agent_id) for task_id, agent_id in self._launched.items()]
-        known += [
-            KnownTask(task_id=task_id, agent_id=update.agent_id)
-            for task_id, update in self.tasks.items()
-            if update.state not in _ENDED
-        ]
+        await self._ask_for(self._open_tasks())
+
+    def _open_tasks(self) -> list[str]:
+        return [*self._launched, *(key for key, update in self.tasks.items() if update.state not in _ENDED)]
+
+    async def _ask_for(self, task_ids: Iterable[str]) -> None:
+        known = tuple(KnownTask(task_id=task_id, agent_id=self._agent_of(task_id)) for task_id in task_ids)
         if known:
-            await self.call(Reconcile(tasks=tuple(known)))
+            await self.call(Reconcile(tasks=known))
+
+    async def _reconcile_all(self) -> None:
+        """Until each task was heard of: of agents that have not come back after a restart a master says nothing."""
+        pause_s = _RECONCILE_S[0]
+        while self._unheard:
+            if self._stream_id:
+                await self._soon(self._ask_for(sorted(self._unheard)))
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RECONCILE_S[1])
 
     async def acknowledge(self, update: Update) -> None:
         """Only what carries a `uuid` is acknowledged; done by itself where `automatic`."""
@@ -366,7 +384,10 @@ class Framework:
         is_new = not self.framework_id
         self.framework_id, self._stream_id = event.framework_id, stream_id
         if not is_new:
-            await self._soon(self.reconcile())
+            self._unheard = set(self._open_tasks())
+            if self._reconciling is not None:
+                self._reconciling.cancel()
+            self._reconciling = asyncio.create_task(self._reconcile_all(), name="framework-reconciling")
         await self._tell(event)
 
     async def _take(self, event: StreamEvent) -> None:
@@ -377,9 +398,13 @@ class Framework:
                 self._offers.pop(offer_id, None)
                 self._held.discard(offer_id)
             case Update():
-                self._note(event)
+                is_new = self._is_new(event)
+                if is_new:
+                    self._note(event)
                 if self._automatic:
                     await self._soon(self.acknowledge(event))
+                if not is_new:
+                    return
             case UpdateOperation() if self._automatic and event.uuid:
                 acknowledgement = AcknowledgeOperation(
                     operation_id=event.operation_id, uuid=event.uuid, agent_id=event.agent_id
@@ -389,8 +414,20 @@ class Framework:
                 raise FrameworkError(message)
         await self._tell(event)
 
+    def _is_new(self, update: Update) -> bool:
+        """False for what is told again because its acknowledgement was lost, or with the master that heard it."""
+        if not update.uuid:
+            return True
+        if update.uuid in self._heard:
+            return False
+        self._heard[update.uuid] = None
+        if len(self._heard) > _UUIDS_MAX:
+            self._heard.popitem(last=False)
+        return True
+
     def _note(self, update: Update) -> None:
         earlier = self.tasks.get(update.task_id)
+        self._unheard.discard(update.task_id)
         self._launched.pop(update.task_id, None)
         if earlier is not None and earlier.state in _ENDED and update.state not in _ENDED:
             return  # An old one, told again.
