@@ -1,7 +1,8 @@
 """The min-cost-flow kernel against other solvers in one run: `python -m benchmarks.mincost --json PATH`.
 
-Ours and the others take turns on the same graph; medians count, compiling does not, building a solver's graph does.
-Other solvers run in processes of their own, by `--competitors PYTHON`, an interpreter that has ortools and scipy.
+Ours and the others take turns on the same graph, each single-threaded; medians of processor time count, compiling does
+not, building a solver's graph does. Other solvers run in processes of their own, by `--competitors PYTHON`, an
+interpreter that has ortools, scipy and POT. Without options: 1,000 agents and small general networks, minutes.
 """
 
 import argparse
@@ -28,7 +29,17 @@ from policies.kernels.mincost.network import FlowNetwork  # noqa: E402
 
 LOADS = (50, 80, 95, 100, 120)
 CHURN_PERMILLE = (1, 10, 50)
-MOST_ARCS = {"ortools": 1 << 40, "highs": 20_000, "networkx": 3_000}  # Above, they only cost time.
+MOST_ARCS = {"ortools": 1 << 40, "highs": 10_000, "networkx": 3_000, "pot": 1 << 22}  # Above, they only cost time.
+SCHEDULING = ("quincy", "network", "edge")
+GENERAL = {
+    "netgen": graphs.netgen_like,
+    "goto": graphs.goto_like,
+    "road": graphs.road_like,
+    "transport": graphs.transport,
+}
+ROUNDS = 4  # Of churn, between two turns of the others.
+TRANSPORT_POWER_MAX = 11  # Dense: a million arcs.
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "mcf"
 Row = dict[str, Any]
 
 
@@ -66,72 +77,108 @@ def save(path: Path, network: FlowNetwork) -> None:
     np.savez(path, supply=network.supply, **columns)
 
 
-def compare(row: Row, network: FlowNetwork, ours: list[float], others: list[Competitor], path: Path, reps: int) -> Row:
-    """Complete `row`: the others solve the network that ours has just solved."""
-    result = network.solve()
-    times: dict[str, float] = {}
-    equal = True
-    for other in others:
-        if network.n_arcs <= MOST_ARCS[other.name]:
-            answers = [other.solve(path) for _ in range(reps)]
-            times[other.name] = statistics.median(seconds for seconds, _ in answers)
-            equal = equal and answers[0][1] == result.objective
-    best = min(times, key=times.__getitem__, default=None)
-    ours_s = statistics.median(ours)
-    return row | {
-        "n": network.n_nodes,
-        "m": network.n_arcs,
-        "ours_s": ours_s,
-        "best": best,
-        "best_s": times.get(best or ""),
-        "ratio": times[best] / ours_s if best else None,
-        "objective_equal": equal,
-        "certificate": certificate_error(network, result) or "clean",
-        "others_s": times,
-    }
+class Contest:
+    """One instance: ours and the others in turn, round by round."""
+
+    def __init__(self, others: list[Competitor], path: Path) -> None:
+        self._path = path
+        self._others = others
+        self._times: dict[str, list[float]] = {"ours": []}
+        self._equal = True
+        self._errors: list[str] = []
+
+    def turn(self, network: FlowNetwork, seconds: list[float]) -> None:
+        """Ours took `seconds`, a number for each round since the last turn; the others solve what it stands at."""
+        result = network.solve()
+        self._times["ours"] += seconds
+        error = certificate_error(network, result)
+        self._errors += [error] if error else []
+        save(self._path, network)
+        for other in self._others:
+            if network.n_arcs <= MOST_ARCS[other.name] and (other.name != "pot" or is_transport(network)):
+                taken, objective = other.solve(self._path)
+                self._times.setdefault(other.name, []).append(taken)
+                self._equal = self._equal and objective == result.objective
+
+    def row(self, row: Row, network: FlowNetwork) -> Row:
+        times = {name: statistics.median(values) for name, values in self._times.items()}
+        ours_s = times.pop("ours")
+        best = min(times, key=times.__getitem__, default=None)
+        return row | {
+            "n": network.n_nodes,
+            "m": network.n_arcs,
+            "ours_s": ours_s,
+            "best_s": times.get(best or ""),
+            "best": best,
+            "ratio": times[best] / ours_s if best else None,
+            "objective_equal": self._equal,
+            "certificate": self._errors[0] if self._errors else "clean",
+            "others_s": times,
+            "kernel": network.solve().kernel,
+            "bytes_per_arc": kept_bytes(network) / max(network.n_arcs, 1),
+        }
+
+
+def is_transport(network: FlowNetwork) -> bool:
+    """Every node sends or takes, and every one that sends reaches every one that takes."""
+    supply = network.supply
+    return network.n_arcs == int((supply > 0).sum()) * int((supply < 0).sum()) and bool((supply != 0).all())
+
+
+def kept_bytes(thing: object) -> int:
+    """What the arrays take that a network keeps between solves, its nodes' included."""
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes
+    parts = list(thing) if isinstance(thing, list | tuple) else list(getattr(thing, "__dict__", {}).values())
+    return sum(kept_bytes(part) for part in parts)
 
 
 def cold(row: Row, graph: graphs.Graph, others: list[Competitor], path: Path, reps: int) -> Row:
     """Build and solve, `reps` times."""
-    ours = []
+    contest = Contest(others, path)
     for _ in range(reps):
-        begin = time.perf_counter()
+        begin = time.process_time()
         network = FlowNetwork(*graph[:6])
         network.solve()
-        ours.append(time.perf_counter() - begin)
-    save(path, network)
-    return compare(row, network, ours, others, path, reps)
+        contest.turn(network, [time.process_time() - begin])
+    return contest.row(row, network)
 
 
 def warm(row: Row, graph: graphs.Graph, others: list[Competitor], path: Path, reps: int) -> Row:
-    """`reps` rounds of churn, each a delta and a solve; the others solve the last round's network from nothing."""
+    """`reps` turns of some rounds of churn, each a delta and a solve; the others solve the last from nothing."""
     rng = np.random.default_rng(row["churn"])
     network = FlowNetwork(*graph[:6])
     network.solve()
-    ours = []
+    contest = Contest(others, path)
     for _ in range(reps):
-        delta = graphs.draw_churn(rng, network, graph, row["family"], row["agents"], row["churn"])
-        begin = time.perf_counter()
-        graphs.apply_churn(network, delta)
-        network.solve()
-        ours.append(time.perf_counter() - begin)
-    save(path, network)
-    return compare(row, network, ours, others, path, reps)
+        seconds = []
+        for _ in range(ROUNDS):
+            delta = graphs.draw_churn(rng, network, graph, row["family"], row["agents"], row["churn"])
+            begin = time.process_time()
+            graphs.apply_churn(network, delta)
+            network.solve()
+            seconds.append(time.process_time() - begin)
+        contest.turn(network, seconds)
+    return contest.row(row, network)
 
 
 def instances(options: argparse.Namespace) -> Iterator[tuple[Row, graphs.Graph]]:
-    """Scheduling graphs by family, size, level and load, each cold and at three churns; then general ones."""
-    for family in options.families:
+    """Scheduling graphs by family, size, level and load, each cold and at every churn; then general and shared ones."""
+    for family in [name for name in options.families if name in SCHEDULING]:
         for agents in options.agents:
             for level in options.levels:
                 for load in options.loads:
                     graph = graphs.scheduling(family, agents, load, level)
                     for churn in options.churn:
                         yield {"family": family, "agents": agents, "load": load, "level": level, "churn": churn}, graph
-    for make in (graphs.netgen_like, graphs.goto_like, graphs.road_like):
+    plain = {"agents": None, "load": None, "level": "general", "churn": 0}
+    for family in [name for name in options.families if name in GENERAL]:
         for power in options.general:
-            row = {"family": make.__name__, "agents": None, "load": None, "level": "general", "churn": 0}
-            yield row, make(1 << power)
+            if family != "transport" or power <= TRANSPORT_POWER_MAX:
+                yield {"family": family} | plain, GENERAL[family](1 << power)
+    if "shared" in options.families:
+        for path in sorted(SHARED.glob("graph_1*m_*.in")):
+            yield {"family": path.stem} | plain, graphs.read_dimacs(path)
 
 
 def show(rows: list[Row]) -> None:
@@ -150,21 +197,35 @@ def show(rows: list[Row]) -> None:
                 )
 
 
+def mean(ratios: list[float]) -> float | None:
+    """The geometric mean; None of nothing."""
+    return float(np.exp(np.mean(np.log(ratios)))) if ratios else None
+
+
+def exponents(rows: list[Row]) -> dict[str, float]:
+    """By level and load, how the cold time grows with the arcs: log time by log arcs, least squares."""
+    slopes = {}
+    for level, load in sorted({(row["level"], row["load"]) for row in rows if row["agents"]}):
+        some = [row for row in rows if (row["level"], row["load"], row["churn"]) == (level, load, 0)]
+        if len({row["agents"] for row in some}) > 1:
+            arcs, seconds = (np.log(np.array([row[key] for row in some], np.float64)) for key in ("m", "ours_s"))
+            slopes[f"{level} level, {load} %"] = float(np.polyfit(arcs, seconds, 1)[0])
+    return slopes
+
+
 def summary(rows: list[Row]) -> Row:
-    """Geometric means, what was lost, and the exponent of the cold time in arcs."""
+    """Geometric means, what was lost, the exponents of the cold time in arcs, memory."""
     rated = [row for row in rows if row["ratio"]]
-    large = [row for row in rows if row["churn"] == 0 and row["agents"]]
-    slope: float | None = None
-    if len({row["agents"] for row in large}) > 1:
-        arcs, seconds = (np.log(np.array([row[key] for row in large], np.float64)) for key in ("m", "ours_s"))
-        slope = float(np.polyfit(arcs, seconds, 1)[0])
+    general = [row["ratio"] for row in rated if row["family"] in ("netgen", "goto", "road")]
     return {
-        "ratio_geometric_mean": float(np.exp(np.mean([np.log(row["ratio"]) for row in rated]))) if rated else None,
+        "ratio_geometric_mean": mean([row["ratio"] for row in rated]),
+        "general_geometric_mean": mean(general),
         "lost": sum(row["ratio"] < 1 for row in rated),
         "rated": len(rated),
         "all_equal": all(row["objective_equal"] for row in rows),
         "all_certified": all(row["certificate"] == "clean" for row in rows),
-        "cold_exponent_in_arcs": slope,
+        "cold_exponents_in_arcs": exponents(rows),
+        "kept_bytes_per_arc_max": max((row["bytes_per_arc"] for row in rows if row["m"] >= 10_000), default=None),
     }
 
 
@@ -172,19 +233,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--competitors", default=sys.executable, help="an interpreter that has ortools and scipy")
-    parser.add_argument("--families", nargs="*", default=["quincy", "network", "edge"])
-    parser.add_argument("--agents", nargs="*", type=int, default=[1000], help="the full run: 1000 5000 12500")
+    families = [*SCHEDULING, *GENERAL, "shared"]
+    parser.add_argument("--families", nargs="*", choices=families, default=families)
+    parser.add_argument("--full", action="store_true", help="all sizes; hours")
+    parser.add_argument("--agents", nargs="*", type=int, help="1000; with --full 1000 5000 12500")
     parser.add_argument("--levels", nargs="*", default=["class", "task"])
-    parser.add_argument(
-        "--general", nargs="*", type=int, default=[10, 12], help="powers of two; the full run: 10 to 16"
-    )
+    parser.add_argument("--general", nargs="*", type=int, help="powers of two: 10 12; with --full 10 to 16")
     parser.add_argument("--loads", nargs="*", type=int, default=list(LOADS), help="percent")
     parser.add_argument("--churn", nargs="*", type=int, default=[0, *CHURN_PERMILLE], help="permille; 0: cold")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
+    options.agents = options.agents or ([1000, 5000, 12500] if options.full else [1000])
+    options.general = options.general or (list(range(10, 17)) if options.full else [10, 12])
     begin = time.perf_counter()
     warm_up()
-    print(f"kernels loaded or compiled in {time.perf_counter() - begin:.1f} s (not counted below)")
+    jit_s = time.perf_counter() - begin
+    print(f"kernels loaded or compiled in {jit_s:.1f} s (not counted below)")
     others = [Competitor(options.competitors, name) for name in MOST_ARCS]
     others = [Competitor(sys.executable, other.name) if other.missing else other for other in others]
     for other in others:
@@ -198,19 +262,21 @@ def main() -> None:
             rows.append(run(row, graph, present, Path(folder) / "network.npz", options.repetitions))
             last = rows[-1]
             print(
-                f"{last['family']:12} {last['agents'] or '':>6} {last['load'] or '':>4} {last['level']:8}"
+                f"{last['family'][:20]:20} {last['agents'] or '':>6} {last['load'] or '':>4} {last['level']:8}"
                 f"churn {last['churn'] / 10:>4g} %  n {last['n']:>7} m {last['m']:>8}  "
-                f"ours {last['ours_s'] * 1e3:>9.2f} ms"
+                f"ours {last['ours_s'] * 1e3:>8.2f} ms"
                 f"  {last['best'] or 'nobody':9}{(last['best_s'] or 0) * 1e3:>9.2f} ms  ratio {last['ratio'] or 0:6.2f}"
-                f"  {'equal' if last['objective_equal'] else 'DIFFERENT'}, certificate {last['certificate']}",
+                f"  {last['kernel']}, {'equal' if last['objective_equal'] else 'DIFFERENT'},"
+                f" certificate {last['certificate']}",
                 flush=True,
             )
     for other in present:
         other.close()
     show(rows)
-    print(json.dumps(summary(rows)))
+    told = summary(rows) | {"jit_s": jit_s}
+    print(json.dumps(told))
     if options.json:
-        options.json.write_text(json.dumps({"instances": rows, "summary": summary(rows)}, indent=1))
+        options.json.write_text(json.dumps({"instances": rows, "summary": told}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Scheduling-shaped and general flow networks, reproducible from a seed, as int64 columns."""
 
 from math import isqrt
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -223,4 +224,30 @@ def road_like(n_nodes: int, seed: int = 1) -> Graph:
     amount = rng.integers(1, 30, chosen.size // 2)
     supply[chosen[: amount.size]] = amount
     supply[chosen[amount.size :]] = -rng.permutation(amount)
+    return columns.graph(supply)
+
+
+def transport(n_nodes: int, seed: int = 1) -> Graph:
+    """Half of the nodes send to every node of the other half: distances in a square, as in optimal transport."""
+    rng = np.random.default_rng([seed, n_nodes, 11])
+    side = n_nodes // 2
+    places = rng.integers(0, 10_000, (2, side, 2))
+    distance = np.abs(places[0][:, None] - places[1][None]).sum(axis=2)
+    columns = Columns()
+    columns.add(np.repeat(np.arange(side), side), side + np.tile(np.arange(side), side), UNLIMITED, distance.ravel())
+    amount = rng.multinomial(100 * side, np.full(side, 1 / side))
+    return columns.graph(np.concatenate([amount, -rng.permutation(amount)]).astype(np.int64))
+
+
+def read_dimacs(path: Path) -> Graph:
+    """A network in DIMACS format (`p min N A`, `n id supply`, `a tail head low high cost`), low bounds of 0."""
+    rows = [line.split() for line in path.read_text().splitlines()]
+    n_nodes = next(int(row[2]) for row in rows if row and row[0] == "p")
+    supply = np.zeros(n_nodes, np.int64)
+    for row in rows:
+        if row and row[0] == "n":
+            supply[int(row[1]) - 1] = int(row[2])
+    arcs = np.array([row[1:6] for row in rows if row and row[0] == "a"], np.int64)
+    columns = Columns()
+    columns.add(arcs[:, 0] - 1, arcs[:, 1] - 1, arcs[:, 3], arcs[:, 4])
     return columns.graph(supply)
