@@ -31,7 +31,9 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 # Fewer where the broker shares this process and its one core.
 KILLS: dict[Kind, int] = {"mosquitto": 50, "amqtt": 10}
 SEED = 20_240_229  # The delays are the same each time; what they hit is not.
-LIFE_S = (0.05, 2.0)  # From recovery just begun to a good deal of work done.
+# A life ends between recovery just begun and a good deal of work done: up to two starts, as long as they take on this
+# machine now, and a second and a half.
+LIFE_S_MIN, WORK_S = 0.05, 1.5
 TASKS_PER_JOB = 4
 DRAIN_S = 60
 # A rhythm that recovers in a blink, so that each short life gets as far as launching tasks.
@@ -48,11 +50,14 @@ rebirth_every_us = 300_000
 reconcile_timeout_us = 5_000_000
 round_every_us = 10_000
 """
-# Imports take longer than a life. This process has done them, and forks one master for each line it reads.
+# Imports and kernels take longer than a life. This process has loaded them, and forks a master for each line it reads.
 STEM = """
 import os, sys
-import federation.serving, policies.fifo
+import policies.fifo
+from federation.serving import warm_up
 from federation.cli.main import run
+warm_up("fifo", lambda text: print(text, file=sys.stderr))
+print(0, flush=True)
 while sys.stdin.readline():
     pid = os.fork()
     if pid == 0:
@@ -83,6 +88,7 @@ class Crashing:
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, preexec_fn=die_with_parent,
             )  # fmt: skip
         try:
+            assert await self._number() == 0  # It is ready to fork.
             yield
         finally:
             if self._pid:
@@ -154,6 +160,15 @@ async def submit_for_ever(client: Client, ledger: Path, acknowledged: list[str],
         await asyncio.sleep(0.1)
 
 
+async def answers(client: Client) -> None:
+    async with asyncio.timeout(DRAIN_S):
+        while True:
+            with contextlib.suppress(CommandError):
+                await asyncio.to_thread(client.status)
+                return
+            await asyncio.sleep(0.02)
+
+
 async def all_finished(client: Client, job_ids: list[str]) -> dict[str, str]:
     """The jobs' states once all have finished, or when the time is up."""
     states: dict[str, str] = {}
@@ -184,12 +199,19 @@ async def test_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, kind: Kind)
             agent(tmp_path, "gw-1", broker.url),
             agent(tmp_path, "gw-2", broker.url),
         ):
+            began = time.monotonic()
+            await master.start()
+            await answers(master.client)
+            start_s = time.monotonic() - began
+            await master.end(signal.SIGKILL)
             submitting = asyncio.create_task(submit_for_ever(master.client, ledger, acknowledged, over))
             for _ in range(n_kills):
                 await master.start()
-                await asyncio.sleep(chance.uniform(*LIFE_S))  # In mid-recovery, in mid-commit, in mid-launch.
+                # In mid-recovery, in mid-commit, in mid-launch.
+                await asyncio.sleep(chance.uniform(LIFE_S_MIN, 2 * start_s + WORK_S))
                 assert await master.end(signal.SIGKILL) == -signal.SIGKILL, f"it ended by itself: see {master.log}"
             await master.start()
+            await answers(master.client)
             over.set()
             await submitting
             states = await all_finished(master.client, acknowledged)
