@@ -34,7 +34,7 @@ async def run_master(
     live = await asyncio.to_thread(LiveMaster.open, config)
     try:
         # Signals first: whoever got an answer may end us in order.
-        with _Signals(on_signal or live.stop), _rare_collections():
+        with _Signals(on_signal or live.stop), rare_collections():
             async with serve(live, config.http) as serving:
                 on_ready(live, serving.url)
                 await live.run(serving.url)
@@ -43,7 +43,7 @@ async def run_master(
 
 
 @contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
+def rare_collections() -> Iterator[None]:
     """Look for cyclic garbage seldom, and never in what stands now: the books of 5,000 agents are many objects that
     stay, and walking them after every few hundred new ones was two thirds of the master's time (docs/performance.md).
     Little of ours is cyclic; what is waits in memory for some tens of thousands of objects more."""

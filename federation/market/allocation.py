@@ -5,6 +5,7 @@ at agents of which more became free, or whose filters ended, since the last. Bui
 tasks are one more client of it, and agents whose turn is theirs are left to the placement rounds for a moment.
 """
 
+from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class Item(NamedTuple):
     standing: Standing
     free: Resources
     gpus: tuple[Gpu, ...]
+    first: int  # the first item of the same agent
 
 
 def is_due(core: Core) -> bool:
@@ -99,9 +101,10 @@ def allocate(core: Core) -> None:
     if lowered is None:
         return
     items, arrays = lowered
+    offered = arrays.free.copy()
     while (count := allocate_kernel(arrays)) < 0:  # Every item was split among many: there must be more room.
         items, arrays = _lower(core, tree, entries, room=2 * len(arrays.grants)) or (items, arrays)
-    _grant(core, tree, items, arrays.grants[:count].tolist())
+    _grant(core, tree, items, arrays.grants[:count], offered)
     _note_idle(core, entries, items, arrays)
 
 
@@ -172,28 +175,28 @@ def _lower(
 ) -> tuple[list[Item], drf.Market] | None:
     market, config = core.market, core.config
     items: list[Item] = []
-    rows: list[tuple[int, int, int, int, int, int, int]] = []
-    free_rows: list[tuple[int, int, int, int]] = []
+    rows, free_rows = array("q"), array("q")
     filters: list[tuple[int, int, int, int, int]] = []
     agents: list[AgentEntry] = []
     least_cpu, least_memory = config.offer_cpu_milli_min, config.offer_memory_bytes_min
     for entry in entries:
         if entry.agent_id in market.held or not is_offered(entry, core.now_us):
             continue
-        found = _parts(core, tree, entry)
+        first = len(items)
         of_agent = market.filters.get(entry.agent_id)
         has_gpus = bool(entry.gpus_by_uuid)
-        had_turn = core.now_us - market.left_since.get(entry.agent_id, core.now_us) >= config.left_to_rounds_us
-        for standing, root, free in found:
+        left_us = market.left_since.get(entry.agent_id) if market.left_since else None
+        had_turn = left_us is not None and core.now_us - left_us >= config.left_to_rounds_us
+        for standing, root, free in _parts(core, tree, entry):
             if free.cpu_milli < least_cpu and free.memory_bytes < least_memory:
                 continue
             gpus = tuple(sorted(free.gpus, key=gpu_order)) if free.gpus else ()
             n_filters = len(filters)
             if of_agent is not None:
                 filters += _filter_rows(tree, of_agent, standing, gpus)
-            items.append(Item(entry, standing, free, gpus))
-            rows.append((len(agents), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
-            free_rows.append((free.cpu_milli, free.memory_bytes, free.disk_bytes, len(gpus)))
+            items.append(Item(entry, standing, free, gpus, first))
+            rows.extend((len(agents), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
+            free_rows.extend((free.cpu_milli, free.memory_bytes, free.disk_bytes, len(gpus)))
         agents.append(entry)
     if not items:
         return None
@@ -206,8 +209,8 @@ def _lower(
         children=tree.children,
         amounts=amounts,
         whole=np.array(kinds(core.agents.total), np.int64),
-        items=np.array(rows, np.int64),
-        free=np.array(free_rows, np.int64),
+        items=np.frombuffer(rows, np.int64).reshape(-1, drf.ITEM_ROW),
+        free=np.frombuffer(free_rows, np.int64).reshape(-1, drf.KINDS),
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
         masks=np.array(masks, np.int64).reshape(-1, len(agents)),
         least=np.array((least_cpu, least_memory), np.int64),
@@ -299,21 +302,20 @@ def _filter_rows(
 # --- granting --------------------------------------------------------------------------------------------------------
 
 
-def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -> None:
+def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: Int64s) -> None:
+    """`offered`: what each item had before the kernel gave it away."""
     market = core.market
     at = links_at(core)
-    portions: dict[tuple[int, int], list[Portion]] = {}  # (client, first item of the agent) → what it is offered
-    first_item: dict[str, int] = {}
+    portions: dict[int, list[Portion]] = {}  # client and first item of the agent → what it is offered
     given: dict[int, int] = {}  # item → GPUs given so far
-    sums: dict[int, list[int]] = {}  # client → cpu, memory, disk, GPUs
-    for n, node, cpu, memory, disk, n_gpus in grants:
+    whole = (grants[:, 2:] == offered[grants[:, 0]]).all(axis=1).tolist()
+    for (n, node, cpu, memory, disk, n_gpus), is_whole in zip(grants.tolist(), whole, strict=True):
         item = items[n]
         if node not in tree.who:
             _leave_to_rounds(core, item.entry)
             continue
-        free = item.free
-        if (cpu, memory, disk, n_gpus) == (free.cpu_milli, free.memory_bytes, free.disk_bytes, len(free.gpus)):
-            resources = free
+        if is_whole:
+            resources = item.free
         else:
             gpus: tuple[Gpu, ...] = ()
             if n_gpus:
@@ -323,22 +325,15 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -
             resources = Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
         reservation, revocable = item.standing
         part = Portion(resources=resources, reservation=reservation, revocable=revocable)
-        key = (node, first_item.setdefault(item.entry.agent_id, n))
+        key = node * len(items) + item.first
         found = portions.get(key)
         if found is None:
             portions[key] = [part]
         else:
             found.append(part)
-        total = sums.get(node)
-        if total is None:
-            sums[node] = [cpu, memory, disk, n_gpus]
-        else:
-            total[0] += cpu
-            total[1] += memory
-            total[2] += disk
-            total[3] += n_gpus
     offers: dict[str, list[FrameworkOffer]] = {}
-    for (node, n), parts in portions.items():
+    for key, parts in portions.items():
+        node, n = divmod(key, len(items))
         framework, role = tree.who[node]
         entry = items[n].entry
         links = links_of(at, entry) if at else ()
@@ -350,19 +345,29 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: list[list[int]]) -
             of_framework.append(offer)
         if market.left_since:
             market.left_since.pop(entry.agent_id, None)
-    for node, (cpu, memory, disk, n_gpus) in sums.items():
-        amount = Amount(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=n_gpus)
-        market.charge(*tree.who[node], amount, 1)
+    for node, amount in _by_client(grants).items():
+        if node in tree.who:
+            market.charge(*tree.who[node], amount, 1)
     for framework_id, made in offers.items():
         core.count("framework_offers", len(made))
         emit(core, market.frameworks[framework_id], Offers(offers=tuple(made)))
 
 
+def _by_client(grants: Int64s) -> dict[int, Amount]:
+    nodes, which = np.unique(grants[:, 1], return_inverse=True)
+    sums = np.zeros((len(nodes), drf.KINDS), np.int64)
+    np.add.at(sums, which, grants[:, 2:])
+    return {
+        node: Amount(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
+        for node, (cpu, memory, disk, gpus) in zip(nodes.tolist(), sums.tolist(), strict=True)
+    }
+
+
 def _note_idle(core: Core, entries: tuple[AgentEntry, ...], items: list[Item], arrays: drf.Market) -> None:
     """Of what was looked at, only what is left over, reserved or kept needs another look when someone new comes."""
-    idle = core.market.idle
+    idle, held = core.market.idle, core.market.held
     for entry in entries:
-        if not entry.holdings.pools and entry.agent_id not in core.market.held:
+        if not entry.holdings.pools and entry.agent_id not in held:
             idle.pop(entry.agent_id, None)
     left = ((arrays.free[:, 0] >= arrays.least[0]) | (arrays.free[:, 1] >= arrays.least[1])).nonzero()[0]
     for n in left.tolist():

@@ -7,6 +7,8 @@ twice. Revocable units are borrowed from what a pool does not use.
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from federation.market.protocol import FrameworkOffer, Portion, Reservation
 from policies.model import Amount, Gpu, Resources
 
@@ -86,17 +88,20 @@ class Pool:
         return cpu, memory, disk, [uuid for uuid in self.size.gpus if uuid not in gone]
 
 
-class Lease:
-    """A framework's offer while it lives."""
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """A framework's offer while it lives. It can be in no cycle, so the collector need not look at it."""
 
-    __slots__ = ("amount", "expires_us", "offer", "pieces", "request_id")
+    offer: FrameworkOffer
+    amount: Amount
+    pieces: int = 0  # of the request, for a shaped offer
 
-    def __init__(self, offer: FrameworkOffer, amount: Amount, pieces: int = 0) -> None:
-        self.offer = offer
-        self.amount = amount
-        self.expires_us = offer.expires_us
-        self.request_id = offer.request_id
-        self.pieces = pieces  # of the request, for a shaped offer
+    @property
+    def expires_us(self) -> int:
+        return self.offer.expires_us
+
+    @property
+    def request_id(self) -> str:
+        return self.offer.request_id
 
 
 class Holdings:
