@@ -17,7 +17,7 @@ from federation.market.facts import FrameworkTaskChanged, FrameworkTaskLaunched
 from federation.market.protocol import Accept, Decline, FrameworkOffer, Offers, Rescind, Subscribe
 from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
-from federation.wire import Birth, CommandBatch, Launch, Offer
+from federation.wire import Birth, CommandBatch, Launch, Offer, Welcome
 from policies.model import Amount, Needs, Resources, Where
 from policies.resources import amount_of, kinds, role_chain
 
@@ -112,6 +112,7 @@ class Laws:
         self._totals: dict[str, Resources] = {}
         self._agents: dict[str, AgentState] = {}
         self._offers: dict[str, tuple[Offer, int]] = {}  # agent id → last offer, when it lapses
+        self._leases_us: dict[str, int] = {}  # what agents were told: longer in a large fleet, which renews less often
         self._lives: dict[str, tuple[int, int]] = {}  # agent id → boot and connection of its newest birth
         self._term = 0
         self._ended_jobs: set[str] = set()
@@ -152,6 +153,8 @@ class Laws:
                     for item in batch:
                         if isinstance(item, Launch):
                             self._check_launch(agent_id, item)
+                case commands.Send(agent_id=agent_id, message=Welcome(offer_lease_us=lease_us)):
+                    self._leases_us[agent_id] = lease_us
                 case _:
                     pass
 
@@ -302,7 +305,7 @@ class Laws:
                 last = self._offers.get(agent_id)
                 is_of_now = self._lives.get(agent_id, (boot, conn)) == (boot, conn)
                 if is_of_now and (last is None or offer.seq >= last[0].seq):
-                    lease_us = min(offer.expires_in_us, self._config.offer_lease_us)
+                    lease_us = min(offer.expires_in_us, self._leases_us.get(agent_id, self._config.offer_lease_us))
                     self._offers[agent_id] = (offer, now_us + lease_us)
             case _:
                 pass  # A death counts only if its life is the current one; the master's fact tells.
