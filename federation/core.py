@@ -29,6 +29,7 @@ from federation.facts import (
     TasksAssigned,
     TaskStateChanged,
     TermBegun,
+    TransferLearned,
 )  # fmt: skip
 from federation.market.book import MarketBook
 from federation.market.facts import (
@@ -136,6 +137,7 @@ class Core:
             ShardAdded: self.shards.add,
             ReplicaChanged: self.shards.change_replica,
             ProfileLearned: self.profiles.learn,
+            TransferLearned: self.network.learn_factor,
             FrameworkSet: self.market.set_framework,
             FrameworkEnded: self.market.end_framework,
             FrameworkTaskLaunched: self.market.launch,

@@ -54,6 +54,7 @@ class DurableTask(Record, frozen=True, kw_only=True, array_like=True):
     failed_on: tuple[str, ...]
     explanation: int
     attained_us: int = 0
+    read_bytes: int = 0
     tuning: Tuning | None = None
 
 
@@ -119,6 +120,9 @@ class DurableState(Record, frozen=True, kw_only=True):
     frameworks: tuple[DurableFramework, ...] = ()
     n_frameworks_ever: int = 0
     reservations: tuple[ResourcesReserved, ...] = ()  # dynamic ones, one a pool
+    factors: tuple[
+        tuple[str, str, int, int], ...
+    ] = ()  # from site, to site, thousandths of what was planned, of how many
     set_aside: tuple[EventSetAside, ...] = ()
 
 
@@ -148,6 +152,7 @@ def capture(core: Core) -> DurableState:
             if not entry.implied
         ),
         profiles=tuple(core.profiles.entries.values()),
+        factors=tuple((*ends, *factor) for ends, factor in core.network.factors.items()),
         explanations={
             demand_id: explanation
             for demand_id in core.tasks.demands.ids_sorted()
@@ -241,6 +246,7 @@ def restore(core: Core, state: DurableState) -> None:
         entry.weight, entry.quota, entry.guarantee, entry.implied = role.weight, role.quota, role.guarantee, False
     for profile in state.profiles:
         core.profiles.put(profile)
+    core.network.factors = {(from_site, to_site): (milli, n) for from_site, to_site, milli, n in state.factors}
     for job in state.jobs:
         _restore_job(core, job)
     _restore_classes(core, state)

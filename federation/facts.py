@@ -180,6 +180,17 @@ class ProfileLearned(Record, frozen=True, kw_only=True, tag="profile"):
     hardware: str
     run_us: int
     samples: int
+    data_class: int = 0  # bits of the number of bytes read
+
+
+class TransferLearned(Record, frozen=True, kw_only=True, tag="transfer_learned"):
+    """Transfers from one site to another take so many times as long as was planned, in thousandths."""
+
+    at_us: int
+    from_site: str
+    to_site: str
+    factor_milli: int
+    samples: int
 
 
 class EventSetAside(Record, frozen=True, kw_only=True, tag="event_set_aside"):
@@ -196,6 +207,6 @@ class EventSetAside(Record, frozen=True, kw_only=True, tag="event_set_aside"):
 Fact = (
     TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | AgentForgotten | JobAccepted | JobCancelled
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
-    | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged | UpdateAcknowledged
-    | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged | EventSetAside
+    | TransferLearned | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged
+    | UpdateAcknowledged | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged | EventSetAside
 )  # fmt: skip

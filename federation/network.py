@@ -11,7 +11,10 @@ beside the forecast ever after.
 
 from collections import OrderedDict, deque
 
+import msgspec
+
 from federation.agents_book import AgentBook
+from federation.facts import TransferLearned
 from federation.wire import LinkSample, NetReport
 from policies.coordinates import Coordinates
 from policies.forecast.bands import FIRST
@@ -30,6 +33,9 @@ DIFFERS_SAMPLES_MIN = 3
 # A forecaster takes 6 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
 FORECAST_SAMPLES_MIN = 8
 STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of the link: noise of probes is ±5 %.
+FACTOR_MILLI_MAX = 4_000  # Beyond this it is no error of the estimate but a fault, which passes.
+FACTOR_STEP_MILLI = 100  # of the way to the newest ratio: about the last ten transfers count
+FACTORS_MAX = 10_000  # pairs of sites
 STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
 PPM = 1_000_000
 
@@ -203,6 +209,8 @@ class NetworkBook:
         self._links: tuple[Link, ...] = ()
         self._made_us = -(2**62)
         self.n_refused = 0
+        # Durable: how many times as long as planned transfers between two sites take, in thousandths, and of how many.
+        self.factors: dict[tuple[str, str], tuple[int, int]] = {}
         self.coordinates = Coordinates()  # of sites: who is worth probing, nothing else
 
     def take(self, report: NetReport, now_us: int) -> int:
@@ -251,6 +259,29 @@ class NetworkBook:
             self.tracks.move_to_end(key)
         return track
 
+    def judge(self, from_site: str, to_site: str, planned_us: int, took_us: int, now_us: int) -> TransferLearned:
+        """Compare a transfer with what was planned of it, by the factor that was in force. What takes longer than the
+        link's lower decile says meets something that nobody measures; what takes less is the decile's prudence."""
+        factor_milli, samples = self.factors.get((from_site, to_site), (1000, 0))
+        ratio_milli = min(FACTOR_MILLI_MAX, took_us * 1000 // max(1, planned_us))
+        share_milli = max(FACTOR_STEP_MILLI, 1000 // (samples + 1)) if samples < 4 else FACTOR_STEP_MILLI
+        target_milli = factor_milli * ratio_milli // 1000
+        factor_milli += (target_milli - factor_milli) * share_milli // 1000
+        return TransferLearned(
+            at_us=now_us,
+            from_site=from_site,
+            to_site=to_site,
+            factor_milli=min(FACTOR_MILLI_MAX, max(1000, factor_milli)),
+            samples=samples + 1,
+        )
+
+    def learn_factor(self, fact: TransferLearned) -> None:
+        self.factors.pop((fact.from_site, fact.to_site), None)
+        self.factors[fact.from_site, fact.to_site] = fact.factor_milli, fact.samples
+        if len(self.factors) > FACTORS_MAX:
+            del self.factors[next(iter(self.factors))]
+        self._changed = True
+
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def links(self, now_us: int) -> tuple[Link, ...]:
@@ -273,8 +304,16 @@ class NetworkBook:
                         of_sites[ends] = sites.measured()
                     if not _differs(track, sites, of_sites[ends]):
                         continue
-            kept.append(track.estimate(now_us, self._half_life_us))
+            kept.append(self._corrected(track.estimate(now_us, self._half_life_us)))
         return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
+
+    def _corrected(self, link: Link) -> Link:
+        """The rate to plan with, by what transfers took so far."""
+        ends = self._site_end(link.from_id)[5:], self._site_end(link.to_id)[5:]
+        factor_milli = self.factors.get(ends, (1000, 0))[0]
+        if factor_milli == 1000 or link.bandwidth_bps is None:
+            return link
+        return msgspec.structs.replace(link, bandwidth_bps=link.bandwidth_bps * 1000 // factor_milli)
 
     def _site_end(self, end: str) -> str:
         if not end.startswith("agent:"):

@@ -7,6 +7,7 @@ from federation.agents_book import AgentEntry
 from federation.core import Core
 from federation.facts import TaskStateChanged
 from federation.launches import drop_after_move, kill, order_kill
+from federation.learning import judge_prediction, judge_transfer
 from federation.market import operations, running
 from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
@@ -66,6 +67,7 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus, seq: int)
                 advance(core, task, TaskState.STAGING)
         case "running":
             if task.state in (TaskState.ASSIGNED, TaskState.STAGING, TaskState.UNKNOWN):
+                judge_transfer(core, task, status.stage_us)
                 advance(core, task, TaskState.RUNNING, status)
         case "finished":
             _finish(core, entry, task, status)
@@ -102,10 +104,13 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
 
 def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
     outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and acceptable(core, held))
+    judge_prediction(core, task, status)
     _close(core, task, TaskState.FINISHED, status.reason, status.detail, status, outputs=outputs)
     core.count("tasks_finished")
     if status.run_us > 0:
-        learned = core.profiles.gather(task.group.profile, entry.enrolled.hardware, status.run_us, core.now_us)
+        learned = core.profiles.gather(
+            task.group.profile, entry.enrolled.hardware, status.run_us, core.now_us, task.read_bytes
+        )
         if learned is not None:
             core.persist(learned)
 

@@ -32,8 +32,8 @@ class TaskEntry:
     __slots__ = (
         "agent_id", "attained_us", "attempt", "cmd_id", "demand_id", "detail", "ended_us", "exit_code",
         "explanation", "failed_on", "fetched_bytes", "gpus", "group", "index", "launched_us", "log_tail", "n_failed",
-        "outputs", "pending_us", "reason", "run_us", "running", "seen", "since_us", "stage_us", "started_us", "state",
-        "task_id", "tuning",
+        "outputs", "pending_us", "read_bytes", "reason", "run_us", "running", "seen", "since_us", "stage_us",
+        "started_us", "state", "task_id", "tuning",
     )  # fmt: skip
 
     def __init__(self, task_id: str, group: "GroupEntry", index: int, state: TaskState, at_us: int) -> None:
@@ -55,6 +55,7 @@ class TaskEntry:
         self.stage_us: int | None = None
         self.run_us: int | None = None
         self.fetched_bytes = 0
+        self.read_bytes = 0  # of all it reads, known once it was placed
         self.exit_code: int | None = None
         self.reason = ""
         self.detail = ""
@@ -197,10 +198,16 @@ class TaskBook:
                 task.tuning = assignment.tuning
                 task.launched_us = fact.at_us
                 task.seen = False
+                task.read_bytes = self._read_bytes(task)
                 task.started_us = task.stage_us = task.run_us = task.exit_code = None
                 task.fetched_bytes = 0
                 self._move(task, TaskState.ASSIGNED, fact.at_us)
                 task.explanation = explanation
+
+    def _read_bytes(self, task: TaskEntry) -> int:
+        entries = self._shards.entries
+        reads = {shard_id for shard_id, _ in task.group.reads_of(task.index)}
+        return sum(entries[shard_id].size_bytes for shard_id in reads if shard_id in entries)
 
     def refuse(self, fact: TaskRefused, term: int) -> None:
         found = self.demands.classes.get(fact.demand_id)

@@ -27,7 +27,7 @@ class RunningFetch:
 
     __slots__ = (
         "agent_id", "begun_us", "from_site", "left_bytes", "rate_bps", "shard_id", "size_bytes", "slow_looks", "source",
-        "tasks", "to_site", "told_us",
+        "tasks", "to_site", "told_us", "was_redirected",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class RunningFetch:
         self.from_site = from_site
         self.told_us: int | None = None  # when the agent last told how far it is
         self.rate_bps: int | None = None  # between the last two times it told of this source
+        self.was_redirected = False
         self.slow_looks = 0  # in a row, at which it got far less than its share of what the map says
         self.tasks: dict[str, int] = {}  # that wait for it → attempt; none for a copy that a policy wished
 
@@ -59,6 +60,7 @@ class RunningFetch:
         self.source, self.from_site = source, site
         self.rate_bps = self.told_us = None
         self.slow_looks = 0
+        self.was_redirected = True
 
 
 class TransferBook:
@@ -102,6 +104,15 @@ class TransferBook:
                 moved_bytes = max(0, running.left_bytes - left_bytes)
                 running.rate_bps = moved_bytes * 8_000_000 // (now_us - running.told_us)
             running.left_bytes, running.told_us = left_bytes, now_us
+
+    def ends_of(self, task: TaskEntry) -> tuple[str, str] | None:
+        """The two sites between which all came that a task waited for; None when it was more than one link, none, or
+        the source was changed on the way."""
+        mine = [fetch for fetch in self._running.values() if fetch.tasks.get(task.task_id) == task.attempt]
+        ends = {(fetch.from_site, fetch.to_site) for fetch in mine}
+        if len(ends) != 1 or any(fetch.was_redirected or not fetch.from_site for fetch in mine):
+            return None
+        return ends.pop()
 
     def running(self, tasks: dict[str, TaskEntry], moves: MoveBook) -> Iterator[RunningFetch]:
         """Those that a task still waits for, and copies under way, in the order in which they were ordered."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.lower import BANDWIDTH_BPS_MAX, SIZE_BYTES_MAX, TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, clip
-from policies.model import Demand, Reason, Record, Where
+from policies.model import Demand, Profile, Reason, Record, Where
 
 REASONS: tuple[Reason, ...] = tuple(Reason)
 CODE = {reason: n for n, reason in enumerate(REASONS)}
@@ -225,10 +225,18 @@ def _run_times(columns: Columns) -> Int64s:
     groups: dict[str, list[int]] = {}
     for g, n in enumerate(columns.first.tolist()):
         groups.setdefault(snapshot.nodes[n].hardware, []).append(g)
+    learned: dict[tuple[str, str], list[Profile]] = {}
     for profile in snapshot.profiles:
         if profile.samples > 0 and profile.profile in classes and profile.hardware in groups:
-            cells = np.ix_(classes[profile.profile], groups[profile.hardware])
-            run_us[cells] = clip(profile.run_us, TIME_US_MAX)
+            learned.setdefault((profile.profile, profile.hardware), []).append(profile)
+    for (name, hardware), known in learned.items():
+        if len(known) == 1:
+            run_us[np.ix_(classes[name], groups[hardware])] = clip(known[0].run_us, TIME_US_MAX)
+            continue
+        for c in classes[name]:  # Of the nearest size that was seen, the smaller of two as near.
+            bits = sum(columns.shards[s].size_bytes for s in columns.reads[c]).bit_length()
+            nearest = min(known, key=lambda each: (abs(each.data_class - bits), each.data_class))
+            run_us[c, groups[hardware]] = clip(nearest.run_us, TIME_US_MAX)
     run_us[[c for c, demand in enumerate(snapshot.demands) if demand.is_service]] = SERVICE_US
     return run_us
 

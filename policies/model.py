@@ -243,12 +243,14 @@ class Demand(Record, frozen=True, kw_only=True):
 
 
 class Profile(Record, frozen=True, kw_only=True):
-    """Learned run time of a work profile on a hardware class (mean over `samples` runs)."""
+    """Learned run time of a work profile on a hardware class (mean over `samples` runs), for reads of one size:
+    `data_class` is the number of bits of their bytes."""
 
     profile: str
     hardware: str
     run_us: int
     samples: int
+    data_class: int = 0
 
 
 # --- supply ----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ DISTRIBUTIONS: dict[str, Kind] = {
     "run": "duration",
     "slowdown": "share",  # latency over the declared run time
     "completion": "duration",  # arrival → all its tasks ended, of jobs
+    "prediction_error": "share",  # |expected - taken| / taken, transfer and run together, of finished tasks
     "client_rtt": "duration",  # true round trip between where a task ran and the clients it serves
     "recovery.time": "duration",  # cause gone → all in service again, of faults
 }
@@ -63,8 +64,8 @@ SCALARS: dict[str, Kind] = {
     "recovery.missing": "count",  # faults from which the run did not recover
 }
 VECTORS: dict[str, Kind] = {"weighted_share": "share"}  # by role: dominant share over weight, while all want more
-UNSCOPED = frozenset({"recovery.time", "recovery.missing", "rounds", "bytes_moved", "egress", "moves", "redirects",
-                      "utilisation.cpu", "utilisation.gpu", "laws.broken", "weighted_share",
+UNSCOPED = frozenset({"recovery.time", "prediction_error", "recovery.missing", "rounds", "bytes_moved", "egress",
+                      "moves", "redirects", "utilisation.cpu", "utilisation.gpu", "laws.broken", "weighted_share",
                       "jobs.refused"})  # fmt: skip
 FUNCTIONS: tuple[Function, ...] = ("jain", "min", "max", "mean")
 _STAT = re.compile(r"mean|min|max|count|p(100|[0-9]{1,2}(\.[0-9]{1,2})?)")

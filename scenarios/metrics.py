@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from federation.facts import TaskStateChanged
 from federation.states import TaskState
 from scenarios.expect import DISTRIBUTIONS, Metric, Window
+from scenarios.predictions import predictions
 from scenarios.records import JobRun, Records, TaskRun
 
 HOUR_US = 3_600_000_000
@@ -43,6 +44,9 @@ class Metrics:
                 for each in self._outcome.incidents
                 if each.recovery_us is not None and window.from_us <= each.began_us < (window.to_us or 2**62)
             ]
+        if measure == "prediction_error":
+            until_us = window.to_us or 2**62
+            return [each.error for each in predictions(self._outcome.facts) if window.from_us <= each.at_us < until_us]
         if measure == "completion":
             jobs = self._jobs(scope, window)
             return [float(job.ended_us - job.arrived_us) for job in jobs if job.ended_us is not None]

@@ -10,6 +10,7 @@ from scenarios.expect import Metric, Verdict, shown
 from scenarios.injection import Incident
 from scenarios.metrics import Metrics, quantile
 from scenarios.player import Outcome
+from scenarios.predictions import thirds
 from scenarios.records import Records
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Summary(Record, frozen=True, kw_only=True, omit_defaults=False):
     incidents: tuple[Incident, ...] = ()
     tail: tuple[str, ...] = ()  # the last events before the first broken law
     live: bool = False
+    # Mean of |expected - taken| / taken over the first and the last third of the tasks that finished.
+    prediction_error_first: float | None = None
+    prediction_error_last: float | None = None
 
 
 def summarise(outcome: Outcome, records: Records | None = None, parameters: dict[str, str] | None = None) -> Summary:
@@ -57,6 +61,7 @@ def summarise(outcome: Outcome, records: Records | None = None, parameters: dict
         for task in finished
         if task.ended_us is not None and task.pending_us is not None
     )
+    first_error, last_error = thirds(outcome.facts)
     makespan_us = metrics.value(Metric(measure="makespan"))
     return Summary(
         world=outcome.world.name,
@@ -81,6 +86,8 @@ def summarise(outcome: Outcome, records: Records | None = None, parameters: dict
         incidents=outcome.incidents,
         tail=outcome.tail,
         live=outcome.live,
+        prediction_error_first=first_error,
+        prediction_error_last=last_error,
     )
 
 
@@ -109,6 +116,7 @@ def table(summaries: list[Summary]) -> "Table":
         "tasks at the edge": [str(each.tasks_edge) for each in summaries],
         "tasks in the cloud": [str(each.tasks_cloud) for each in summaries],
         "failed / not ended": [f"{each.tasks_failed} / {each.tasks_open}" for each in summaries],
+        "prediction error": [_errors(each) for each in summaries],
         "placement rounds": [str(each.rounds) for each in summaries],
         "faults": [str(len(each.incidents)) for each in summaries],
         "laws broken": [str(len(each.broken_laws)) for each in summaries],
@@ -119,6 +127,12 @@ def table(summaries: list[Summary]) -> "Table":
     for name, cells in rows.items():
         shown_table.add_row(name, *cells)
     return shown_table
+
+
+def _errors(summary: Summary) -> str:
+    """Of the first third of the tasks, and of the last: what was learned in between is the difference."""
+    first, last = summary.prediction_error_first, summary.prediction_error_last
+    return "none" if first is None or last is None else f"{first:.0%} → {last:.0%}"
 
 
 def _head(summary: Summary, many_seeds: bool) -> str:

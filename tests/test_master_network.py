@@ -225,7 +225,7 @@ def test_profiles_are_bounded() -> None:
         fact = book.gather(name, "h", 5, 0)
         assert fact is not None
         book.learn(fact)
-    assert [profile for profile, _ in book.entries] == ["a", "c"] and book.of("b") == []
+    assert [profile for profile, _, _ in book.entries] == ["a", "c"] and book.of("b") == []
 
 
 # --- timers ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""What was expected beside what happened: errors go back into profiles and links, outlast a crash, and fall."""
+
+from federation.api import SubmitJob
+from federation.facts import TransferLearned
+from federation.profiles import ProfileBook
+from federation.wire import HeldShard, LinkSample, NetReport
+from policies.flow import Flow
+from policies.model import Profile, Shard, Where
+from scenarios.predictions import predictions, thirds
+from tests.master_world import SECOND, World, group, job, resources, sha
+from tests.policy_worlds import MB, demand, node, snapshot
+
+MBIT = 10**6
+
+
+def test_a_profile_is_learned_for_each_size_of_data_and_asked_by_the_nearest() -> None:
+    book = ProfileBook(10, 32)
+    for read_bytes, run_us in ((1 * MB, 2 * SECOND), (64 * MB, 90 * SECOND)):
+        fact = book.gather("train", "rpi5", run_us, 0, read_bytes)
+        assert fact is not None
+        book.learn(fact)
+    assert book.expected_us("train", "rpi5", 2 * MB) == 2 * SECOND
+    assert book.expected_us("train", "rpi5", 900 * MB) == 90 * SECOND
+    assert book.expected_us("train", "a100", 2 * MB) is None
+
+
+def test_the_planner_expects_what_was_learned_for_that_much_data() -> None:
+    shards = [Shard(shard_id=f"s{n}", size_bytes=n * MB, replicas=("a",)) for n in (1, 64)]
+    known = tuple(
+        Profile(profile="p", hardware="rpi5", run_us=run_us, samples=4, data_class=(n * MB).bit_length())
+        for n, run_us in ((1, 2 * SECOND), (64, 90 * SECOND))
+    )
+    demands = [demand(f"d{n}", reads=(f"s{n}",), profile="p") for n in (1, 64)]
+    world = snapshot([node("a", "x", cpu=4, hardware="rpi5")], demands, shards, profiles=known)
+    expected = {each.demand_id: each.terms.run_us for each in Flow().plan(world).placements}
+    assert expected == {"d1": 2 * SECOND, "d64": 90 * SECOND}
+
+
+def slow_transfers(n: int, took: int = 3) -> World:
+    """A link that is measured three times as fast as transfers over it turn out to be."""
+    world = World(policy=Flow())
+    depot = world.agent("depot", site="east", offer=False, total=resources(0))
+    for number in range(n):
+        depot.shards[sha(number)] = HeldShard(shard_id=sha(number), size_bytes=100 * MB, name=f"model-{number}")
+    depot.connect()
+    lab = world.agent("bench", site="lab")
+    for _ in range(3):
+        sample = LinkSample(from_agent="depot", to_agent="bench", method="transfer", bandwidth_bps=80 * MBIT, bytes=MB)
+        lab.say(NetReport, samples=(sample,))
+    for number in range(n):
+        world.advance(2 * SECOND)
+        lab.deaf = True
+        spec = group(reads=(f"model-{number}",), where=Where(sites=("lab",)))
+        world.ask(SubmitJob(job=job(f"tune-{number}", spec), submission_id=str(number)))
+        task = f"tune-{number}/train/0"
+        lab.queue(task, 1, "running", stage_us=took * 10 * SECOND)
+        lab.flush()
+        lab.queue(task, 1, "finished", run_us=1 * SECOND)
+        lab.flush()
+        lab.deaf = False
+        lab.offer()
+    return world
+
+
+def test_a_link_that_keeps_less_than_it_promises_is_planned_with_less_and_so_after_a_crash() -> None:
+    world = slow_transfers(8)
+    learned = [fact for fact in world.facts if isinstance(fact, TransferLearned)]
+    assert len(learned) == 8 and learned[-1].from_site == "east" and learned[-1].to_site == "lab"
+    assert 2_500 <= learned[-1].factor_milli <= 3_500
+    core = world.master.core
+    link = next(each for each in core.network.links(world.now_us + SECOND) if each.to_id == "site:lab")
+    assert link.bandwidth_bps is not None and link.bandwidth_bps < 33 * MBIT
+    assert world.replayed() == world.master.durable()
+    world.crash()
+    assert world.master.core.network.factors == core.network.factors
+
+
+def test_what_takes_less_than_planned_is_prudence_and_no_factor() -> None:
+    world = slow_transfers(6, took=0)
+    assert all(fact.factor_milli == 1000 for fact in world.facts if isinstance(fact, TransferLearned))
+
+
+def test_the_error_of_predictions_falls_over_a_run() -> None:
+    world = slow_transfers(9)
+    assert len(predictions(tuple(world.facts))) == 9
+    first, last = thirds(tuple(world.facts))
+    assert first is not None and last is not None and last < first / 2
+    assert world.master.counters["predictions"] == 9
