@@ -124,7 +124,7 @@ def meet(
         label(back, n_back, lacks[index], 0, -1)
     best = OPEN
     middle = -1
-    while True:
+    for _ in range(2 * price.shape[0] + 1):  # With prices that are right, each side takes a node once.
         one, other = nearest(fore, n_fore), nearest(back, n_back)
         if one < 0 or other < 0 or fore[DISTANCE, one] + back[DISTANCE, other] >= best:
             break

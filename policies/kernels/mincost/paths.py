@@ -1,9 +1,8 @@
 """Successive shortest paths with prices: route what little is unrouted, one local search after the other.
 
 Sources: Ahuja, Magnanti, Orlin, Network Flows (1993), §9.7 (successive shortest paths), §9.8 (primal-dual); for slack
-networks and small changes, where a search ends after a few nodes. A search starts at a few nodes that have too much, or
-backward at those that lack, and ends at the nearest node that can settle it; a blocking flow over the arcs that became
-tight settles what it can of the rest.
+networks and small changes, where a search ends after a few nodes. A search starts at a node that has too much, or
+backward at one that lacks, and ends at the nearest node that can settle it. What lies far is left to `pairs`.
 
 In a network with one consumer, the hub, every search may end there: first all excess goes to it, then every lack is
 filled from it. Both kinds of search stay local, where one from arrival to departure would cross the whole network.
@@ -176,12 +175,16 @@ def augment(net: Residual, source: int, target: int, sign: int, hub: int, way: I
     if target != hub:
         amount = min(amount, -sign * excess[target])
     node = target
-    while node != source:
+    for _ in range(way.shape[0]):
+        if node == source:
+            break
         at = way[node]
         amount = min(amount, net.left[at])
         node = net.to[net.sister[at]] if sign > 0 else net.to[at]
     node = target
-    while node != source:
+    for _ in range(way.shape[0]):
+        if node == source:
+            break
         at = way[node]
         node = net.to[net.sister[at]] if sign > 0 else net.to[at]
         send(net, at, amount)  # Moves no entry of the way still to go.

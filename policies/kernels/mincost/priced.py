@@ -18,7 +18,7 @@ SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuil
 SCANS_COLD = 30  # Scans of all entries that paths may take before scaling does it in 30 to 60; measured.
 SCANS_WARM = 20  # Of 12,000 tasks, full or more, 1 % anew takes up to 10; scaling from good prices is dearer.
 FIRST_EPSILON = 50  # Scaling from paths' prices begins at that part of the largest cost; 20 to 200 are alike.
-NEAR = 1000
+NEAR = 1000  # Entries a search from one end may pass before one from both ends is cheaper; 300 to 4,000 are alike.
 SCANS_FORCED = 1 << 20  # Never give up.
 OPTIMAL, GAVE_UP = range(2)
 
