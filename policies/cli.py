@@ -83,6 +83,7 @@ def check(
     policy: Target,
     examples: Annotated[int, typer.Option(min=1, help="Sequences of snapshots to try.")] = 200,
     seed: Annotated[int, typer.Option(help="The same seed tries the same worlds.")] = 0,
+    limit: Annotated[float, typer.Option(min=0.001, help="Seconds a plan may take, as in the master's config.")] = 20.0,
     output: Output = "table",
 ) -> None:
     """Judge a policy by every clause of the conformance kit; exit code 1 when one is broken. Needs hypothesis."""
@@ -90,7 +91,7 @@ def check(
     from policies.conformance import CLAUSES
     from policies.kit.checking import check as run
 
-    verdict = run(make, examples, seed)
+    verdict = run(make, examples, seed, int(limit * 1e6))
     if output == "json":
         import msgspec
 

@@ -139,9 +139,9 @@ def placed_gangs(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Demand, Work
 
 def tuned(snapshot: Snapshot, plan: Plan, shifts_us: dict[str, int] | None = None) -> Plan:
     """The plan with a tuning for each gang in it that allows savings or is shifted. `shifts_us` is by demand."""
-    found = placed_gangs(snapshot, plan)
-    if not found:
+    if not any(demand.gang is not None and demand.gang.communication is not None for demand in snapshot.demands):
         return plan
+    found = placed_gangs(snapshot, plan)
     links = Links(snapshot.links)
     tunings: list[Tuning] = []
     for demand_id, (demand, workers) in found.items():

@@ -18,6 +18,8 @@ Clauses
   P10 moves are legal: a known shard, from a live replica, to a node that lacks it, may hold it and has room
   P11 alternatives are at most three, known, other than the one chosen, best first
   P12 evictions name a running task of that node, each once, and a demand of the snapshot that is not all placed
+  P13 a plan comes within the time limit, where one is given
+  P14 tunings are of demands that are placed, each once, and choose only what the job allows; shifts are below a step
 
 The checks are plain loops over objects on purpose: they share no code with the array paths of the built-in policies.
 """
@@ -27,10 +29,10 @@ from typing import NoReturn
 
 from policies.api import Policy
 from policies.constraints import Links, obstacle, shards_by_id, unreachable
-from policies.model import Amount, Blocker, Demand, Node, Plan, Reason, Resources, Snapshot
+from policies.model import Amount, Blocker, Demand, Node, Plan, Reason, Resources, Snapshot, Tuning
 from policies.resources import add, amount_of, copies, role_chain, take_copies, within_quota
 
-CLAUSES = tuple(f"P{n}" for n in range(1, 13))
+CLAUSES = tuple(f"P{n}" for n in range(1, 15))
 _SHORTAGES = (Reason.CPU, Reason.MEMORY, Reason.DISK, Reason.GPU)
 _LINKS = (Reason.LINK_RTT, Reason.LINK_BANDWIDTH, Reason.LINK_UNMEASURED)
 
@@ -43,15 +45,27 @@ class ConformanceError(AssertionError):
         self.clause, self.detail, self.at = clause, detail, at
 
 
-def check_policy(make: Callable[[], Policy], snapshots: Iterable[Snapshot]) -> int:
+def check_policy(
+    make: Callable[[], Policy],
+    snapshots: Iterable[Snapshot],
+    limit_us: int | None = None,
+    clock_us: Callable[[], int] | None = None,
+) -> int:
     """Run two policies made by `make` over the sequence and check every plan; how many were checked.
 
-    Raises `ConformanceError` at the first clause that is broken. What the policy itself raises passes through.
+    `limit_us` bounds each round by the caller's clock, as the master's `solve_limit_us` does; without them time is not
+    looked at. Raises `ConformanceError` at the first clause that is broken. What the policy itself raises passes
+    through; one that never answers is not ended here, as it is in the master.
     """
     one, other = make(), make()
     n = 0
     for n, snapshot in enumerate(snapshots, start=1):
-        plan, again = one.plan(snapshot), other.plan(snapshot)
+        began_us = clock_us() if clock_us is not None else 0
+        plan = one.plan(snapshot)
+        took_us = clock_us() - began_us if clock_us is not None else 0
+        if limit_us is not None and took_us > limit_us:
+            raise ConformanceError("P13", f"the plan took {took_us} us, the limit is {limit_us}", n - 1)
+        again = other.plan(snapshot)
         if plan != again:
             raise ConformanceError("P1", "two policies made alike gave different plans for the same sequence", n - 1)
         try:
@@ -89,6 +103,7 @@ class _Check:
         self.moves()
         self.alternatives()
         self.evictions()
+        self.tunings()
 
     def answered_once(self) -> None:
         counts = dict.fromkeys(self.demands, 0)
@@ -226,6 +241,28 @@ class _Check:
             seen.add(eviction.task_id)
             if eviction.for_demand_id not in refused:
                 _fail("P12", f"{eviction.task_id} is ended for {eviction.for_demand_id}, all of which is placed")
+
+    def tunings(self) -> None:
+        placed = {placement.demand_id for placement in self.plan.placements}
+        seen: set[str] = set()
+        for tuning in self.plan.tunings:
+            if tuning.demand_id not in placed or tuning.demand_id in seen:
+                _fail("P14", f"{tuning.demand_id} is tuned, but not placed, or twice")
+            seen.add(tuning.demand_id)
+            gang = self.demands[tuning.demand_id].gang
+            spoken = gang.communication if gang is not None else None
+            savings, steps_max = (spoken.savings, spoken.local_steps_max) if spoken is not None else ((), 1)
+            if not _allows(savings, steps_max, tuning):
+                _fail("P14", f"{tuning.demand_id} allows {', '.join(savings) or 'no savings'}; it is tuned {tuning}")
+            if tuning.shift_us is not None and not 0 <= tuning.shift_us < max(1, tuning.iteration_us):
+                _fail("P14", f"{tuning.demand_id} is shifted by {tuning.shift_us} us of {tuning.iteration_us}")
+
+
+def _allows(savings: tuple[str, ...], local_steps_max: int, tuning: Tuning) -> bool:
+    wanted = {f"{tuning.aggregate}_aggregation"} if tuning.aggregate else set()
+    wanted |= {tuning.compression} if tuning.compression else set()
+    wanted |= {"local_steps"} if tuning.local_steps > 1 else set()
+    return wanted <= set(savings) and 1 <= tuning.local_steps <= max(1, local_steps_max)
 
 
 def _grown_kinds_only(after: Amount, grown: Amount) -> Amount:

@@ -10,6 +10,7 @@ A round: lower → costs → (slots → flow → pack) until everything that was
 
 import numpy as np
 
+from policies.communication import tuned
 from policies.continuing import continuing_classes, going_limits, stay_costs, with_continuing
 from policies.cost import FREE, CostModel, Costs, costs
 from policies.explain import Explainer
@@ -44,7 +45,7 @@ class Flow:
 
     def plan(self, snapshot: Snapshot) -> Plan:
         columns = self._lowerer.lower(with_continuing(snapshot))
-        return _Round(columns, self.costs(columns), self._placer).plan()
+        return tuned(snapshot, _Round(columns, self.costs(columns), self._placer).plan())
 
     def costs(self, columns: Columns) -> Costs:
         """What a task of each class costs in each group: what policies that solve the same flow differ in."""

@@ -52,7 +52,9 @@ class GoodputPolicy(Greedy):
     def plan(self, snapshot: Snapshot) -> Plan:
         self._tunings = []
         plan = super().plan(snapshot)
-        return msgspec.structs.replace(plan, tunings=tuple(sorted(self._tunings, key=lambda each: each.demand_id)))
+        return msgspec.structs.replace(
+            plan, tunings=(*plan.tunings, *sorted(self._tunings, key=lambda each: each.demand_id))
+        )
 
     def give_out(self, books: Round) -> None:
         jobs = jobs_of(books)

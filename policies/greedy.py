@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.communication import tuned
 from policies.cost import FREE, CostModel, Costs, costs, obstacles
 from policies.explain import Explainer
 from policies.ledger import Ledger
@@ -32,7 +33,7 @@ class Greedy:
     def plan(self, snapshot: Snapshot) -> Plan:
         books = Round(self, self._lowerer.lower(snapshot))
         self.give_out(books)
-        return books.plan()
+        return tuned(snapshot, books.plan())
 
     def give_out(self, books: "Round") -> None:
         """Serve every class once, in order of rank."""

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from policies.model import (
     Amount,
+    Communication,
     Demand,
+    Elastic,
     Gang,
     Gpu,
     GpuNeed,
@@ -28,6 +30,7 @@ from policies.model import (
     Running,
     Shard,
     Snapshot,
+    StepTime,
     Tier,
     Where,
 )
@@ -144,6 +147,8 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
                 gang_id=draw(st.sampled_from(("", "", "running-gang"))),
                 attained_us=draw(st.sampled_from((0, 10**9))),
                 ending=draw(st.booleans()),
+                communication=draw(st.none() | _talk(st)),
+                elastic=draw(_elastic(st, f"elastic-{m}")),
             )
             for m in range(draw(st.integers(0, 3)))
         ),
@@ -212,9 +217,42 @@ def _demand(draw: "DrawFn", st: Any, n: int, shard_ids: list[str], agent_ids: li
                 )
             )
         ),
-        gang=None if gang_id is None else Gang(gang_id=gang_id, size=4),
+        gang=None if gang_id is None else Gang(gang_id=gang_id, size=4, communication=draw(st.none() | _talk(st))),
         attained_us=draw(st.sampled_from((0, 0, 1 << 33))),
+        elastic=None if gang_id is not None else draw(_elastic(st, f"elastic-{n}")),
     )
+
+
+def _talk(st: Any) -> Any:
+    """What the workers of a gang say to each other, and what the plan may do about it."""
+    savings = ("site_aggregation", "rack_aggregation", "fp16", "powersgd", "local_steps")
+    return st.builds(
+        Communication,
+        pattern=st.sampled_from(("allreduce", "parameter_server", "all_to_all")),
+        bytes_per_step=st.sampled_from((10**4, 10**7)),
+        synchronous=st.sampled_from((True, True, False)),
+        compressible=st.just(True),
+        iteration_us=st.sampled_from((0, 100_000, 137_003, 250_000)),
+        duty_ppm=st.sampled_from((0, 500_000, 1_000_000)),
+        savings=st.sets(st.sampled_from(savings)).map(lambda chosen: tuple(sorted(chosen))),
+        local_steps_max=st.sampled_from((1, 8)),
+    )
+
+
+def _elastic(st: Any, group_id: str) -> Any:
+    """Mostly none."""
+    steps = (StepTime(workers=1, batch=64, step_us=200_000), StepTime(workers=2, batch=128, step_us=230_000))
+    job = st.builds(
+        Elastic,
+        group_id=st.just(group_id),
+        workers_max=st.sampled_from((1, 4, 12)),
+        workers_min=st.sampled_from((1, 2)),
+        batch=st.just(64),
+        batch_max=st.sampled_from((64, 1024)),
+        noise_scale=st.sampled_from((0, 1000)),
+        steps=st.sampled_from(((), steps)),
+    )
+    return st.one_of(st.none(), st.none(), st.none(), job)
 
 
 def _link_need(st: Any) -> Any:

@@ -1,6 +1,7 @@
 """The conformance kit catches what it says it catches: policies broken on purpose, one clause each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from policies.model import (
     Amount,
     Blocker,
     Candidate,
+    Communication,
     CostTerms,
     Eviction,
     Gang,
@@ -27,6 +29,7 @@ from policies.model import (
     Shard,
     ShardMove,
     Snapshot,
+    Tuning,
     Where,
 )
 from tests.policy_worlds import GIB, demand, links, node, snapshot
@@ -63,7 +66,7 @@ def with_(**fields: object) -> Callable[[Snapshot, Plan], Plan]:
     return lambda _, plan: msgspec.structs.replace(plan, **fields)
 
 
-def one(**rest: object) -> Snapshot:
+def one(**rest: Any) -> Snapshot:
     return snapshot(
         [node("a", "x", cpu=4), node("b", "y", cpu=4)], [demand("d", 2, **rest)], link=links({("x", "y"): 5})
     )
@@ -90,6 +93,10 @@ LINKED = one(needs=Needs(cpu_milli=1000, links=(LinkNeed(site="x", rtt_us_max=10
 UNREADABLE = snapshot(
     [node("a", "x")], [demand("d", 1, reads=("s",))], [Shard(shard_id="s", size_bytes=1, replicas_wanted=0)]
 )
+TALK = Communication(
+    pattern="allreduce", bytes_per_step=1, compressible=True, savings=("fp16", "local_steps"), local_steps_max=8
+)
+TALKING = snapshot([node("a", "x", cpu=4)], [demand("d", 2, gang=Gang(gang_id="g", size=2, communication=TALK))])
 WAIT = Candidate(agent_id="a", terms=CostTerms())
 
 BROKEN: list[tuple[str, Snapshot, Callable[[Snapshot, Plan], Plan]]] = [
@@ -119,6 +126,12 @@ BROKEN: list[tuple[str, Snapshot, Callable[[Snapshot, Plan], Plan]]] = [
     ("P10", DATA, with_(moves=(ShardMove(shard_id="s", from_agent="b", to_agent="a"),))),
     ("P10", DATA, with_(moves=(ShardMove(shard_id="t", from_agent="a", to_agent="b"),))),
     ("P12", WORLD, with_(evictions=(Eviction(task_id="t", agent_id="nobody", for_demand_id="d"),))),
+    ("P14", WORLD, with_(tunings=(Tuning(demand_id="nobody"),))),
+    ("P14", WORLD, with_(tunings=(Tuning(demand_id="d"), Tuning(demand_id="d")))),
+    ("P14", WORLD, with_(tunings=(Tuning(demand_id="d", compression="fp16"),))),
+    ("P14", TALKING, with_(tunings=(Tuning(demand_id="d", aggregate="site"),))),
+    ("P14", TALKING, with_(tunings=(Tuning(demand_id="d", local_steps=9),))),
+    ("P14", TALKING, with_(tunings=(Tuning(demand_id="d", shift_us=100, iteration_us=100),))),
 ]
 
 
@@ -154,8 +167,20 @@ def test_plans_must_not_depend_on_anything_but_the_snapshots() -> None:
         check_policy(Moody, [WORLD])
 
 
+def test_a_plan_must_come_in_time_by_the_callers_clock() -> None:
+    ticks = iter(range(0, 10**6, 1000))
+    assert check_policy(Fifo, [WORLD], limit_us=1000, clock_us=lambda: next(ticks)) == 1
+    with pytest.raises(ConformanceError, match=r"P13, snapshot 0: the plan took 1000 us, the limit is 999"):
+        check_policy(Fifo, [WORLD], limit_us=999, clock_us=lambda: next(ticks))
+
+
+def test_what_a_job_allows_may_be_chosen() -> None:
+    tuning = Tuning(demand_id="d", compression="fp16", local_steps=8, shift_us=99, iteration_us=100)
+    assert check_policy(lambda: Scripted(with_(tunings=(tuning,))), [TALKING]) == 1
+
+
 def test_every_clause_has_a_policy_that_breaks_it() -> None:
-    assert {"P1", "P11"} | {clause for clause, _, _ in BROKEN} == set(CLAUSES)
+    assert {"P1", "P11", "P13"} | {clause for clause, _, _ in BROKEN} == set(CLAUSES)
 
 
 def test_the_place_in_the_sequence_is_told() -> None:
