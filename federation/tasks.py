@@ -480,6 +480,8 @@ def running_of(task: TaskEntry) -> Running:
             gang_id=f"{job.job_id}/{spec.name}" if spec.gang else "",
             attained_us=task.attained_us,
             ending=task.state is TaskState.KILLING,
+            profile=task.group.profile,
+            run_us=spec.run_us,
             communication=spec.communication,
             tuning=task.tuning,
             elastic=elastic_of(task.group),

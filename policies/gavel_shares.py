@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 _NEAR = 1e-5  # how near the best level shares are centred; nearer changes them in the fifth digit only
 _RISE = 0.9  # of the way to the least job's margin, from one centre to the next
 _NEWTON_MAX = 40
+_CENTRES_MAX = 60  # the margin to the best level falls tenfold with each
+_STEP_MIN = 1e-12
 _DONE = 1e-9  # Newton decrement, squared
 _RHO_NEAR = 1e-5
 _DUAL_MIN = 1e-9
@@ -172,17 +174,19 @@ def _rho(shares: Floats, throughput: Floats, steps: Floats, since: Floats, alone
 def centre(cluster: Cluster, gain: Floats, need: Floats, level: float) -> Floats:
     """The analytic centre of all shares of at least this level, which must be below the best one.
 
-    Follows centres of rising levels by Newton's method. Time O(J·W³ + J·(W·R)²) a step, some hundred steps.
+    Follows centres of rising levels by Newton's method; where digits give out it stops at the last one reached.
+    Time O(J·W³ + J·(W·R)²) a step, some hundred steps.
     """
     shares = _inside(cluster)
     at = 0.5 * float(((gain * shares).sum(axis=1) / need).min())
-    while True:
+    for _ in range(_CENTRES_MAX):
         at = min(at, level)
         shares = _newton(cluster, gain, at * need, shares)
         if at >= level:
-            return shares
+            break
         reached = float(((gain * shares).sum(axis=1) / need).min())
         at += _RISE * (reached - at)
+    return shares
 
 
 def _inside(cluster: Cluster) -> Floats:
@@ -224,8 +228,10 @@ def _newton(cluster: Cluster, gain: Floats, need: Floats, shares: Floats) -> Flo
         if decrement < _DONE:
             break
         size = 1.0 if decrement < 0.25 else 1 / (1 + float(np.sqrt(decrement)))
-        while not _is_inside(cluster, gain, need, shares + size * step):
+        while size > _STEP_MIN and not _is_inside(cluster, gain, need, shares + size * step):
             size /= 2
+        if size <= _STEP_MIN:
+            break
         shares = shares + size * step
     return shares
 

@@ -109,6 +109,12 @@ class Round:
             return self._place(c, at_most)
         return 0 if gang.gang_id in self._broken else self._place_gang(gang.gang_id)
 
+    def retry(self, c: int) -> None:
+        """Let the gang of a class be tried again, in another way."""
+        gang = self.demands[c].gang
+        if gang is not None:
+            self._broken.pop(gang.gang_id, None)
+
     def room(self, c: int) -> Int64s:
         """[N] how many tasks of a class fit on each node that may run them."""
         room = self.ledger.slots(int(self.columns.needs_of[c]))

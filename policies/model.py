@@ -107,6 +107,7 @@ class Link(Record, frozen=True, kw_only=True):
     bandwidth_measured_bps: int | None = None
     forecast_us: int | None = None
     forecast_by: str = ""
+    is_disputed: bool = False  # its two ends tell different rates of the same transfers; the lower one counts
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -281,6 +282,8 @@ class Running(Record, frozen=True, kw_only=True):
     gang_id: str = ""
     attained_us: int = 0
     ending: bool = False
+    profile: str = ""  # as of its class, and so is `run_us`
+    run_us: int = 0
     communication: Communication | None = None  # of its gang
     tuning: Tuning | None = None  # what the plan chose for it
     elastic: Elastic | None = None
