@@ -289,6 +289,8 @@ class Player(Overseer):
         return None if known is None else known.get(group)
 
     def talk_of(self, task_id: str) -> Talk | None:
+        if is_framework_task(task_id):
+            return None  # A framework's tasks are told of to nobody but the agent.
         job_id, group, _ = task_id.rsplit("/", 2)
         known = self._talks.get(job_id)
         return None if known is None else known.get(group)
