@@ -108,10 +108,19 @@ def run(arguments: list[str]) -> int:
         return _failed(_missing(error), Exit.ERROR)
     except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
-    except BrokenPipeError:  # The reader has seen enough (`| head`): no error of anyone's.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as error:  # What Typer makes of a pipe that breaks inside a command.
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return _reader_left()
     return result if isinstance(result, int) else Exit.OK
+
+
+def _reader_left() -> int:
+    """Who read our output has seen enough (`| head`): no error of anyone's."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.OK
 
 
 def _precedence(entry: EntryPoint) -> tuple[bool, bool, str]:
