@@ -1,6 +1,11 @@
 """Options of the whole test run."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason to fail: no test here measures time.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
