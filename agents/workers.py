@@ -36,7 +36,7 @@ def build(config: AgentConfig, folder: Path, post: Post, *, adopts_orphans: bool
         gauge=Gauge(config, folder, post, executor.use),
         data_server=DataServer(
             host=config.data_host, port=config.data_port, url=config.data_url, token=token, uplink=uplink,
-            verified=store.verified, read_log=executor.read_log,
+            verified=store.verified, read_log=executor.read_log, agent_id=config.agent_id, post=post,
         ),
     )  # fmt: skip
 

@@ -208,5 +208,6 @@ Fact = (
     TermBegun | AgentEnrolled | AgentStateChanged | AgentModeSet | AgentForgotten | JobAccepted | JobCancelled
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
     | TransferLearned | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged
-    | UpdateAcknowledged | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged | EventSetAside
+    | UpdateAcknowledged | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged
+    | EventSetAside
 )  # fmt: skip

@@ -36,6 +36,11 @@ STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of 
 FACTOR_MILLI_MAX = 4_000  # Beyond this it is no error of the estimate but a fault, which passes.
 FACTOR_STEP_MILLI = 100  # of the way to the newest ratio: about the last ten transfers count
 FACTORS_MAX = 10_000  # pairs of sites
+CLAIM_BYTES_MIN = 2**20  # of one report of a transfer; senders tell of 16 MiB and more (`agents.data.server`)
+CLAIMS_MIN, CLAIMS_MAX = 3, 8  # words of each end that are compared, by their medians
+CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a report covers explain less
+DISPUTED_PART = 4  # of its confidence is left to a disputed link
+ONE_SIDED_MILLI = 750  # and this to what only the receiver has told of
 STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
 PPM = 1_000_000
 
@@ -53,8 +58,10 @@ class LinkTrack:
         "learned_us",
         "loss",
         "passive_us",
+        "received",
         "rtt",
         "seen_us",
+        "sent",
         "step_us",
         "to_id",
     )
@@ -65,6 +72,8 @@ class LinkTrack:
         self.bandwidth: deque[int] = deque(maxlen=samples_max)
         self.bound_bps: int | None = None  # the way gives at least this: all there is to say before a true measurement
         self.forecaster: Forecaster | None = None  # None: too little was measured to need one
+        self.sent: deque[int] = deque(maxlen=CLAIMS_MAX)  # rates of large transfers, by the sender's word
+        self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
         self.learned_us = -(2**62)  # when its bandwidth was last measured
         self.step_us = -(2**62)  # when it was seen to have become another
         self.has_fallen = False  # by a step, and what is kept is all from after it
@@ -73,6 +82,19 @@ class LinkTrack:
         self.loss: deque[int] = deque(maxlen=samples_max)
         self.seen_us = 0
         self.passive_us = -(2**62)  # when real bytes last measured its bandwidth
+
+    def claim(self, sample: LinkSample, *, by_sender: bool) -> None:
+        """What one end says of a large transfer, whatever it shared the way with: both saw the same bytes."""
+        if sample.method == "transfer" and sample.bandwidth_bps is not None and sample.bytes >= CLAIM_BYTES_MIN:
+            (self.sent if by_sender else self.received).append(max(RATE_BPS_MIN, sample.bandwidth_bps))
+
+    def disputed_bps(self) -> int | None:
+        """The lower of two words, where the ends differ beyond what buffers and noise explain; None while they agree,
+        or while only one has spoken."""
+        sent, received = _quantile(self.sent, 2), _quantile(self.received, 2)
+        if sent is None or received is None or min(len(self.sent), len(self.received)) < CLAIMS_MIN:
+            return None
+        return min(sent, received) if max(sent, received) > CLAIMS_FAR * min(sent, received) else None
 
     def add(self, sample: LinkSample, now_us: int) -> None:
         self.seen_us = now_us
@@ -139,13 +161,20 @@ class LinkTrack:
         certainty_ppm = PPM - (PPM >> min(20, n_samples))
         halvings, rest_us = divmod(age_us, half_life_us)
         faded_ppm = (certainty_ppm >> min(40, halvings)) * (2 * half_life_us - rest_us) // (2 * half_life_us)
+        disputed_bps, planned_bps = self.disputed_bps(), self.bandwidth_bps()
+        if disputed_bps is not None:
+            planned_bps = min(disputed_bps, planned_bps or disputed_bps)
+            faded_ppm //= DISPUTED_PART
+        elif not (self.sent and self.received) and self.received:
+            faded_ppm = faded_ppm * ONE_SIDED_MILLI // 1000
         return Link(
             from_id=self.from_id,
             to_id=self.to_id,
+            is_disputed=disputed_bps is not None,
             rtt_us=_quantile(self.rtt, 2),
             jitter_us=_quantile(self.jitter, 2),
             loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
-            bandwidth_bps=self.bandwidth_bps(),
+            bandwidth_bps=planned_bps,
             bandwidth_high_bps=forecast.high_bps if forecast is not None else None,
             bandwidth_measured_bps=measured_bps,
             forecast_us=forecast.horizon_us if forecast is not None else None,
@@ -244,8 +273,17 @@ class NetworkBook:
         (from_agent, from_site), (to_agent, to_site) = ends
         if sample.method == "echo" and sample.rtt_us is not None:
             self.coordinates.learn(from_site, to_site, sample.rtt_us)
-        self._track(from_site, to_site).add(sample, now_us)
-        self._track(from_agent, to_agent).add(sample, now_us)
+        by_sender = sample.method == "transfer" and agent_id == sample.from_agent
+        if by_sender:  # Only to hold the receiver's word against it: that one has seen the bytes arrive.
+            known = self.tracks.get((from_agent, to_agent))
+            if known is not None:
+                known.claim(sample, by_sender=True)
+            return True
+        sites, own = self._track(from_site, to_site), self._track(from_agent, to_agent)
+        own.claim(sample, by_sender=False)
+        own.add(sample, now_us)
+        if own.disputed_bps() is None:  # Else its sites' link learns nothing of it.
+            sites.add(sample, now_us)
         return True
 
     def _track(self, from_id: str, to_id: str) -> LinkTrack:
@@ -302,7 +340,7 @@ class NetworkBook:
                 if sites is not None:
                     if ends not in of_sites:
                         of_sites[ends] = sites.measured()
-                    if not _differs(track, sites, of_sites[ends]):
+                    if track.disputed_bps() is None and not _differs(track, sites, of_sites[ends]):
                         continue
             kept.append(self._corrected(track.estimate(now_us, self._half_life_us)))
         return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
@@ -328,7 +366,7 @@ class NetworkBook:
         if own is not None and (sites is None or own.learned_us >= sites.step_us):
             own_bps = own.bandwidth_bps()
             if own_bps is not None:
-                return own_bps
+                return min(own_bps, own.disputed_bps() or own_bps)
         return sites.bandwidth_bps() if sites is not None else None
 
     def rtt_us(self, from_id: str, to_id: str) -> int | None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from agents import commands, events
 from agents.agent import Agent
 from agents.config import AgentConfig
+from agents.data.server import CLAIM_BYTES_MIN
 from agents.facts import Fact
 from federation.wire import Death, FetchProgress, HeldShard, Launch, LinkSample, Source
 from policies.model import Resources
@@ -387,6 +388,7 @@ class SimulatedAgent:
                 sight = replace(sight, bandwidth_bps=rate_bps, duration_us=ended_us - stream.told.at_us)
             is_telling = stream.told is None or sight.duration_us >= TAIL_US_MIN
             samples = (self._transfer_sample(source, sight, n_bytes),) if is_telling else ()
+            server._claim(own_id, sight, n_bytes, ended_us)
             fetched = events.FetchEnded(
                 fetch_id=stream.fetch_id, shard=shard, ok=True, fetched_bytes=shard.size_bytes, samples=samples
             )
@@ -425,6 +427,15 @@ class SimulatedAgent:
                 is_lower_bound=sight.is_lower_bound,
             )
         )
+
+    def _claim(self, to_agent: str, sight: Sight, n_bytes: int, now_us: int) -> None:
+        """What it sent, as its data server tells of large shards."""
+        if n_bytes >= CLAIM_BYTES_MIN and self.core is not None and not self._paused:
+            sample = LinkSample(
+                from_agent=self.spec.agent_id, to_agent=to_agent, method="transfer",
+                bandwidth_bps=sight.bandwidth_bps, bytes=n_bytes, duration_us=sight.duration_us,
+            )  # fmt: skip
+            self._post(now_us, events.FetchesProgressed(fetches=(), samples=(self._reported(sample),)))
 
     def _tell_progress(self, stream: "_Stream", now_us: int) -> None:
         """As the live fetcher does: how far it is and the rate since it was last told of, every other second."""

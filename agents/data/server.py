@@ -18,6 +18,7 @@ import hmac
 import ipaddress
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -28,9 +29,12 @@ from agents.data.http import AGENT_HEADER, OTHERS_HEADER, SITE_HEADER, TRAIN_HEA
 from agents.data.rate import RateCap, Uplink
 from agents.data.traffic import Traffic
 from agents.data.trains import TrainSender
+from agents.events import FetchesProgressed
 from agents.logs import get_logger
+from agents.ports import Post
 from agents.probes.train import PACKETS_MAX
 from federation.errors import ConfigError, PeerError
+from federation.wire import LinkSample, is_agent_id
 from policies.model import Record
 
 _log = get_logger("agents.data")
@@ -60,6 +64,11 @@ class ServerLimits(Record, frozen=True, kw_only=True):
     block_bytes: int = 256 * 1024  # read from disk at once, in a thread
 
 
+# A sender is done when the kernel has taken the last byte: of less than this its buffers (about 4 MiB) are too great a
+# part for its rate to say anything.
+CLAIM_BYTES_MIN = 16 * 2**20
+
+
 class DataServer:
     """One listening socket. `token` "" asks for none, which only loopback may. Raises `ConfigError` otherwise."""
 
@@ -74,7 +83,11 @@ class DataServer:
         token: str = "",
         url: str = "",
         limits: ServerLimits | None = None,
+        agent_id: str = "",
+        post: Post | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`post` is told what large shards went out at: the other end's word is held against it."""
         if not token and not is_loopback(host):
             raise ConfigError(
                 f"data_host {host} is reachable from other machines: set token_file, or use 127.0.0.1 for this one only"
@@ -89,6 +102,9 @@ class DataServer:
         self._read_log = read_log
         self._uplink = uplink
         self._limits = limits or ServerLimits()
+        self._agent_id = agent_id
+        self._post = post
+        self._clock_s = clock_s
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
@@ -229,10 +245,22 @@ class DataServer:
                 (first, end), status = span, 206
                 headers.append(("Content-Range", f"bytes {first}-{end - 1}/{size_bytes}"))
             await self._send_head(wire, status, (*headers, ("Content-Length", str(end - first))))
+            begun_s = self._clock_s()
             await self._send_body(wire, self._file_blocks(file, first, end), asker)
             await self._send_events(wire, h11.EndOfMessage())
+            await self._tell_sent(asker.name, 0 if wire.head_only else end - first, self._clock_s() - begun_s)
         finally:
             os.close(file)
+
+    async def _tell_sent(self, to_agent: str, n_bytes: int, took_s: float) -> None:
+        if self._post is None or n_bytes < CLAIM_BYTES_MIN or took_s <= 0 or not is_agent_id(to_agent):
+            return
+        duration_us = max(1, int(took_s * 1e6))
+        sample = LinkSample(
+            from_agent=self._agent_id, to_agent=to_agent, method="transfer",
+            bandwidth_bps=n_bytes * 8_000_000 // duration_us, bytes=n_bytes, duration_us=duration_us,
+        )  # fmt: skip
+        await self._post(FetchesProgressed(fetches=(), samples=(sample,)))
 
     async def _file_blocks(self, file: int, first: int, end: int) -> AsyncIterator[bytes]:
         while first < end:
