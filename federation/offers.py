@@ -5,6 +5,8 @@ it offered less the launches its offer did not know of yet, plus what ended sinc
 status can overcommit it.
 """
 
+from collections.abc import Iterable, Set
+
 from federation.agents_book import AgentEntry, LiveOffer
 from federation.facts import AgentEnrolled
 from federation.market.book import FrameworkTask
@@ -118,6 +120,23 @@ def is_offered(entry: AgentEntry, now_us: int) -> bool:
         and entry.state is AgentState.ONLINE
         and entry.mode == "active"
     )
+
+
+def nodes_of(
+    entries: Iterable[AgentEntry], elsewhere: Set[str], tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int
+) -> tuple[Node, ...]:
+    """What may be placed on, in the order given, without those `elsewhere` (by id). Most agents have not changed since
+    the last round, and are asked no more than that: an agent's node is forgotten with whatever it was offered by."""
+    nodes: list[Node] = []
+    for entry in entries:
+        offer, node = entry.offer, entry.node
+        if offer is None or offer.expires_us <= now_us or (elsewhere and entry.agent_id in elsewhere):
+            continue
+        if node is not None and now_us < entry.node_until_us:
+            nodes.append(node)
+        elif is_offered(entry, now_us):
+            nodes.append(node_of(entry, tasks, profiles, now_us))
+    return tuple(nodes)
 
 
 def node_of(entry: AgentEntry, tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int) -> Node:

@@ -13,7 +13,7 @@ from federation.core import Core
 from federation.demands import demand_id_of
 from federation.events import PlanFailed, PlanReady
 from federation.market import allocation, wants
-from federation.offers import is_offered, may_live, node_of
+from federation.offers import may_live, nodes_of
 from policies.model import Demand, Node, Plan, Profile, Shard, Snapshot
 from policies.resources import fits
 
@@ -55,11 +55,7 @@ def open_round(core: Core) -> None:
 def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[Snapshot, dict[str, tuple[str, ...]]]:
     """All a policy may know now, and which classes stand behind a demand id that is not a class's own."""
     elsewhere = core.market.held.keys() | allocation.awaited(core)
-    nodes = tuple(
-        node_of(entry, core.tasks.tasks, core.profiles, core.now_us)
-        for entry in core.agents.sorted()
-        if is_offered(entry, core.now_us) and entry.agent_id not in elsewhere
-    )
+    nodes = nodes_of(core.agents.sorted(), elsewhere, core.tasks.tasks, core.profiles, core.now_us)
     demands, aliases = _demands(core, nodes, extra or {})
     continuing = core.rescheduling.continuing if extra is None else ()
     asked = (*demands, *(each.demand for each in continuing))

@@ -13,6 +13,7 @@ from federation.events import AgentSpoke, BrokerFound, BrokerLost, PlanFailed, P
 from federation.facts import JobEnded
 from federation.jobs import Write
 from federation.master import Master
+from federation.offers import free_of, is_offered, nodes_of
 from federation.states import PLACED_STATES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import AgentMessage
 from policies.fifo import Fifo
@@ -228,6 +229,14 @@ class MasterLaws(RuleBasedStateMachine):
             assert len(gpus) == len(set(gpus)) and set(gpus) == entry.gpus_used <= set(entry.gpus_by_uuid)
         for fake in self.world.agents.values():
             assert fake.free().cpu_milli >= 0 and fake.free().memory_bytes >= 0
+
+    @invariant()
+    def a_round_sees_every_agent_that_offers_and_what_it_has_free(self) -> None:
+        core, now_us = self.world.master.core, self.world.now_us
+        entries = core.agents.sorted()
+        nodes = nodes_of(entries, frozenset(), core.tasks.tasks, core.profiles, now_us)
+        offering = [entry for entry in entries if is_offered(entry, now_us)]
+        assert [(node.agent_id, node.free) for node in nodes] == [(e.agent_id, free_of(e)) for e in offering]
 
     @invariant()
     def l6_quota_holds(self) -> None:
