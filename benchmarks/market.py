@@ -4,11 +4,13 @@
 that warms up), measured as the core's `handle` of the event that runs it: from books to offers ready to be sent. Mesos
 1.8 published 0.4 s for 5,000 agents × 500 frameworks, 1.1 s for 10,000 × 1,000 and 3.8 s for 20,000 × 2,000.
 
-`offers_per_s` and `accepts_per_s`: the core alone, by the number of connected frameworks: offers made and declined, and
-offers accepted with one task each, whose launch is sent and journalled as facts.
+`offers_per_s` and `accepts_per_s`, by the number of connected frameworks: over HTTP, with a real master, broker and
+journal (`benchmarks/market_http.py`): offers made and declined, and offers accepted with one task each, that runs and is
+acknowledged. `core`: the same of the core alone. `bytes_per_framework`: of the core, and of the master's process.
 """
 
 import argparse
+import asyncio
 import json
 import statistics
 import time
@@ -16,6 +18,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+from benchmarks import market_http
 from federation.commands import Command, Emit
 from federation.config import MasterConfig
 from federation.events import AgentSpoke, DeadlinePassed, FrameworkCalled, Started
@@ -163,17 +166,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The offer market by size.")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--core", action="store_true", help="leave HTTP out")
     options = parser.parse_args()
-    figures: dict[str, Any] = {"cycles": [], "offers_per_s": {}, "accepts_per_s": {}}
+    figures: dict[str, Any] = {"cycles": [], "offers_per_s": {}, "accepts_per_s": {}, "core": {}}
     for n_agents, n_frameworks in SIZES:
         row = measure_cycle(n_agents, n_frameworks, options.repeats)
         figures["cycles"].append(row)
         print(f"{n_agents:>7,} agents × {n_frameworks:>5,} frameworks: a cycle takes {row['cycle_s'] * 1000:.0f} ms")
     for n_frameworks in (1, 100, 1_000):
         offers_per_s, accepts_per_s = measure_rates(n_frameworks)
-        figures["offers_per_s"][str(n_frameworks)] = round(offers_per_s)
-        figures["accepts_per_s"][str(n_frameworks)] = round(accepts_per_s)
+        figures["core"][str(n_frameworks)] = {
+            "offers_per_s": round(offers_per_s),
+            "accepts_per_s": round(accepts_per_s),
+        }
         print(f"{n_frameworks:>7,} frameworks: {offers_per_s:,.0f} offers/s, {accepts_per_s:,.0f} accepts/s (core)")
+        if options.core:
+            continue
+        found = asyncio.run(market_http.measure(n_frameworks))
+        figures["offers_per_s"][str(n_frameworks)] = round(found["offers_per_s"])
+        figures["accepts_per_s"][str(n_frameworks)] = round(found["accepts_per_s"])
+        figures["rss_bytes_per_framework"] = round(found["rss_bytes_per_framework"])
+        rates = f"{found['offers_per_s']:,.0f} offers/s, {found['accepts_per_s']:,.0f} accepts/s over HTTP"
+        print(f"{n_frameworks:>7,} frameworks: {rates}, {found['rss_bytes_per_framework']:,.0f} bytes each")
     figures["bytes_per_framework"] = bytes_of_framework()
     print(f"a connected framework takes {figures['bytes_per_framework']:,} bytes")
     if options.json:
