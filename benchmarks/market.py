@@ -5,8 +5,8 @@ that warms up), measured as the core's `handle` of the event that runs it: from 
 1.8 published 0.4 s for 5,000 agents × 500 frameworks, 1.1 s for 10,000 × 1,000 and 3.8 s for 20,000 × 2,000.
 
 `offers_per_s` and `accepts_per_s`, by the number of connected frameworks: over HTTP, with a real master, broker and
-journal (`benchmarks/market_http.py`): offers made and declined, and offers accepted with one task each, that runs and is
-acknowledged. `core`: the same of the core alone. `bytes_per_framework`: of the core, and of the master's process.
+journal (`benchmarks/market_http.py`): offers made and declined, and offers accepted with one task each, which runs and
+is acknowledged. `core`: the same of the core alone. `bytes_per_framework`: of the core, and (`rss_`) of the process.
 """
 
 import argparse
