@@ -50,7 +50,7 @@ def test_a_job_that_cannot_move_is_gone_around() -> None:
     assert fit([traffic(50), traffic(50)], GBIT, [30 * MS, None]).shifts_us == (30 * MS, 80 * MS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 99), st.sampled_from((40, 50, 100, 200))), min_size=1, max_size=4),
     st.integers(0, 199),

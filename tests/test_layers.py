@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ("policies", "federation", "agents", "scenarios")
+ORDER = ("policies", "federation", "agents", "scenarios", "offerflow")
 # What of the master's package an agent may use: light modules only (docs/decisions/0002-light-agent.md).
 AGENT_MAY_IMPORT = {
     "federation.errors", "federation.journal", "federation.machine", "federation.mqtt", "federation.mqtt_access",

@@ -1,6 +1,7 @@
 """The learned policy: what it sees, that it starves nobody, the environment it learns in, and that it pays."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,13 @@ def test_an_abandoned_episode_leaves_no_thread(gym: Any) -> None:
     assert threading.active_count() == before + 1
     env.close()
     assert threading.active_count() == before
+
+
+def test_the_example_of_the_page_runs(gym: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "gymnasium.make" in block]
+    exec(compile(example, "docs/training.md", "exec"), {})
+    assert float(capsys.readouterr().out) > 1
 
 
 def test_a_scenario_file_is_an_environment_too(gym: Any) -> None:
