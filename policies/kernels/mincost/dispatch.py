@@ -19,7 +19,7 @@ _ARCS_MIN = 2_000  # Below, the simplex needs no longer than the others take to 
 _LUMPED = 4  # Units a source has on average in a network whose tasks were lumped; each would take a search.
 _FULL_PERCENT = 100  # Of the slots: more is wanted than there is.
 _SIMPLEX_ARCS_MAX = 250_000  # 1,000 agents: simplex 1.0 to 4 times faster when full; 5,000: 2.8 times slower.
-_SOURCES_SPARSE = 4  # A source in that many nodes or more.
+_SOURCES_SPARSE = 16  # A source in that many nodes or more.
 
 
 def simplex_reason(arcs: Arcs, n_nodes: int, supplied: int, cost_max: int, earns: bool) -> str | None:

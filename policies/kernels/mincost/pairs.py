@@ -14,6 +14,7 @@ from policies.kernels.mincost.paths import FINE, GREW, PATHS, SCANNED, SEARCHES,
 from policies.kernels.mincost.residual import RESIDUAL, Residual, send
 
 _INT, _ROW, _GRID = types.int64, types.int64[::1], types.int64[:, ::1]
+REVIEW = 64  # Searches between two looks at what the rest would cost.
 DISTANCE, PLACE, HEAP, WAY, SEEN = range(5)  # Rows of a side int64[5, N].
 # A side's nodes that are no farther than the last one taken lie at the end of its heap, as a stack.
 N_HEAP, TOP, N_SEEN, LEVEL, SCANNED_HERE = range(5)  # Fields of its count int64[5].
@@ -175,7 +176,10 @@ def meet(
 
 @kernel(types.int64(RESIDUAL, _INT, _ROW))
 def route(net: Residual, scans_max: int, work: Int64s) -> int:
-    """Settle every excess with the nearest lack. Prices must be right and stay so. Status as in `paths.route`."""
+    """Settle every excess with the nearest lack. Prices must be right and stay so. Status as in `paths.route`.
+
+    GREW also where, at the rate of the last searches, the rest would scan more than `scans_max` entries.
+    """
     n_nodes = net.price.shape[0]
     fore = np.empty((5, n_nodes), np.int64)
     back = np.empty((5, n_nodes), np.int64)
@@ -184,7 +188,14 @@ def route(net: Residual, scans_max: int, work: Int64s) -> int:
     path = np.empty(2 * n_nodes, np.int64)
     lacks = np.flatnonzero(net.excess < 0)
     n_lacks = lacks.shape[0]
-    limit = work[SCANNED] + scans_max
+    begun = work[SCANNED]
+    reviewed = begun
+    trial = begun + net.to.shape[0]  # So much is spent before the rest is guessed.
+    rest = 0
+    for node in range(n_nodes):
+        rest += max(net.excess[node], 0)
+    largest = 1
+    searches = 0
     for node in range(n_nodes):
         while net.excess[node] > 0:
             kept = 0
@@ -193,9 +204,16 @@ def route(net: Residual, scans_max: int, work: Int64s) -> int:
                     lacks[kept] = lacks[index]
                     kept += 1
             n_lacks = kept
-            if meet(net, node, lacks, n_lacks, fore, back, path, work) == 0:
+            amount = meet(net, node, lacks, n_lacks, fore, back, path, work)
+            if amount == 0:
                 return STUCK
             work[PATHS] += 1
-            if work[SCANNED] > limit:
-                return GREW
+            rest -= amount
+            largest = max(largest, amount)
+            searches += 1
+            if searches % REVIEW == 0:
+                rate = (work[SCANNED] - reviewed) // REVIEW
+                reviewed = work[SCANNED]
+                if reviewed > trial and reviewed - begun + rate * (rest // largest) > scans_max:
+                    return GREW
     return FINE
