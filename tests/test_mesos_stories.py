@@ -14,7 +14,7 @@ from federation.config import MasterConfig
 from federation.events import FrameworkCalled, StreamClosed
 from federation.market.protocol import Call
 from federation.streams import FrameworkStreams
-from federation.wire import HeldShard
+from federation.wire import HeldShard, LinkSample, NetReport
 from policies.flow import Flow
 from policies.model import Amount
 from tests.market_world import MarketWorld
@@ -344,6 +344,33 @@ async def test_a_drain_asks_back_and_its_end_takes_the_question_back() -> None:
         world.ask(SetAgentMode(agent_id="gw-1", mode="active"))
         back = await client.until("RESCIND_INVERSE_OFFER")
         assert back["rescind_inverse_offer"]["inverse_offer_id"] == again["id"]
+
+
+async def test_a_congested_link_asks_back_what_runs_at_its_end() -> None:
+    async with market(congestion_us=60 * SECOND, inverse_offer_us=10 * SECOND, lease_us=3600 * SECOND) as (world, port):
+        holder, busy = world.agent("gw-2"), world.agent("gw-1")
+        shard = HeldShard(shard_id=sha(7), size_bytes=10 * GIB, name="s")
+        holder.shards[shard.shard_id] = shard
+        holder.queue_shard(shard, "held")
+        holder.flush()
+        slow = LinkSample(
+            from_agent="gw-2", to_agent="gw-1", method="transfer", bandwidth_bps=8_000_000, bytes=2**24,
+            duration_us=16 * SECOND,
+        )  # fmt: skip
+        busy.say(NetReport, samples=(slow,))
+        client = await join(world, port)
+        offers = (await client.until("OFFERS"))["offers"]["offers"]
+        busy.deaf = True  # What it is to fetch stays under way.
+        volume = {"name": "disk", "type": "SCALAR", "scalar": {"value": 0}, "disk": {"persistence": {"id": sha(7)}}}
+        create = {"type": "CREATE", "id": _id("c1"), "create": {"volumes": [volume]}}
+        offer = next(each for each in offers if each["agent_id"] == _id("gw-1"))
+        await client.accept(offer, launch(task("t1")), create)
+        world.advance(11 * SECOND)
+        (asked,) = (await client.until("INVERSE_OFFERS"))["inverse_offers"]["inverse_offers"]
+        assert asked["agent_id"] == _id("gw-1") and asked["offerflow"]["reason"] == "congestion"
+        link = asked["offerflow"]["link"]
+        assert (link["from_id"], link["to_id"]) == ("site:site-gw-2", "site:site-gw-1")
+        assert await client.call("ACCEPT_INVERSE_OFFERS", {"inverse_offer_ids": [asked["id"]]}) == 202
 
 
 # --- who speaks ------------------------------------------------------------------------------------------------------

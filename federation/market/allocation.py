@@ -245,7 +245,7 @@ def _parts(core: Core, tree: Tree, entry: AgentEntry) -> list[tuple[Standing, in
     """What the agent has to offer, by standing, and the node below which each may go."""
     free = free_of(entry)
     assert free is not None, "checked by is_offered"
-    parts = [(OPEN, 0, free)]
+    parts: list[tuple[Standing, int, Resources]] = [(OPEN, 0, free)]
     if entry.holdings.pools:
         unused = unused_of(entry)
         assert unused is not None

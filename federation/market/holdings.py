@@ -11,6 +11,7 @@ import msgspec
 
 from federation.market.protocol import FrameworkOffer, Portion, Reservation
 from policies.model import Amount, Gpu, Resources
+from policies.resources import amount_of, total
 
 if TYPE_CHECKING:
     from federation.market.book import FrameworkTask
@@ -92,8 +93,15 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     """A framework's offer while it lives. It can be in no cycle, so the collector need not look at it."""
 
     offer: FrameworkOffer
-    amount: Amount
     pieces: int = 0  # of the request, for a shaped offer
+
+    @property
+    def amount(self) -> Amount:
+        """All of it: asked for when it ends, and by who looks."""
+        portions = self.offer.portions
+        if len(portions) == 1:
+            return amount_of(portions[0].resources)
+        return total(amount_of(portion.resources) for portion in portions)
 
     @property
     def expires_us(self) -> int:

@@ -101,12 +101,17 @@ def look_at_links(core: Core) -> None:
     """Ask back what frameworks run at the receiving end of links whose transfers take too long."""
     core.deadlines.set(("market", "congestion"), core.now_us + core.config.inverse_offer_us)
     links = {(link.from_id, link.to_id): link for link in core.network.links(core.now_us)}
-    for transfer in core.transfers.snapshot(core.tasks.tasks, core.moves):
-        link = links.get((f"site:{transfer.from_site}", f"site:{transfer.to_site}"))
+    left: dict[tuple[str, str], int] = {}  # all that is under way: copies that frameworks ordered too
+    for fetch in core.transfers.running(core.tasks.tasks, core.moves):
+        if fetch.from_site != fetch.to_site:
+            ends = fetch.from_site, fetch.to_site
+            left[ends] = left.get(ends, 0) + fetch.left_bytes
+    for (from_site, to_site), left_bytes in sorted(left.items()):
+        link = links.get((f"site:{from_site}", f"site:{to_site}"))
         if link is None or not link.bandwidth_bps:
             continue
-        if transfer.left_bytes * 8_000_000 // link.bandwidth_bps > core.config.congestion_us:
+        if left_bytes * 8_000_000 // link.bandwidth_bps > core.config.congestion_us:
             core.count("links_congested")
             for entry in core.agents.sorted():
-                if entry.site == transfer.to_site and entry.holdings.tasks:
+                if entry.site == to_site and entry.holdings.tasks:
                     ask_back(core, entry, "congestion", link)

@@ -8,8 +8,7 @@ from federation.core import Core
 from federation.market.book import Filter, FrameworkEntry
 from federation.market.holdings import Lease, Standing, by_standing, standing_of
 from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
-from policies.model import Amount, Gpu, Link, Resources
-from policies.resources import amount_of
+from policies.model import Gpu, Link, Resources
 
 SHARDS_SHOWN_MAX = 256
 IGNORED_DOUBLINGS_MAX = 6
@@ -64,7 +63,7 @@ def lease(
         request_id=request_id,
         running=running,
     )
-    made = Lease(offer, _sum(portions), pieces)
+    made = Lease(offer, pieces)
     market.leases[offer.offer_id] = framework.offers[offer.offer_id] = holdings.leases[offer.offer_id] = made
     for portion in portions:
         bundle = holdings.leased if portion.reservation is None else holdings.bundle_leased(standing_of(portion))
@@ -76,19 +75,6 @@ def lease(
     if len(market.leases) == 1:  # Later ones end later.
         core.deadlines.set_earlier(("market", "leases"), offer.expires_us)
     return offer
-
-
-def _sum(portions: tuple[Portion, ...]) -> Amount:
-    if len(portions) == 1:
-        return amount_of(portions[0].resources)
-    cpu = memory = disk = gpus = 0
-    for portion in portions:
-        resources = portion.resources
-        cpu += resources.cpu_milli
-        memory += resources.memory_bytes
-        disk += resources.disk_bytes
-        gpus += len(resources.gpus)
-    return Amount(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
 
 
 def end_lease(core: Core, made: Lease) -> FrameworkEntry:
