@@ -251,6 +251,36 @@ class NetworkView(Record, frozen=True, kw_only=True, omit_defaults=False):
     next_after: str | None
 
 
+class Hop(Record, frozen=True, kw_only=True, omit_defaults=False):
+    from_site: str
+    to_site: str
+    bandwidth_bps: int
+    rtt_us: int | None
+    is_disputed: bool
+
+
+class PathView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """The way between two sites whose narrowest hop is the widest; `direct_bps` is what the direct way gives."""
+
+    hops: tuple[Hop, ...]
+    bandwidth_bps: int
+    direct_bps: int | None
+
+
+class SiteNode(Record, frozen=True, kw_only=True, omit_defaults=False):
+    site: str
+    region: str
+    racks: tuple[str, ...]
+    n_agents: int
+    out_bps: int | None  # the most measured to any other site
+    in_bps: int | None
+    shares_uplink: tuple[str, ...]  # sites whose ways from here fall together: they share a bottleneck
+
+
+class TopologyView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    sites: tuple[SiteNode, ...]
+
+
 class StatusView(Record, frozen=True, kw_only=True, omit_defaults=False):
     version: str
     term: int

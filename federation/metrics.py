@@ -18,7 +18,8 @@ from federation import views
 from federation.api import RoleView, StatusView
 from federation.http.live import Live
 from federation.market.book import FrameworkEntry, MarketBook
-from policies.model import Amount
+from federation.master import Master
+from policies.model import Amount, Link
 
 ROLES_MAX = 100
 PREFIX = "offerflow"
@@ -84,6 +85,7 @@ class MasterCollector(Collector):
         yield GaugeMetricFamily(f"{PREFIX}_broker_connected", "1 while the broker's session stands", value=connected)
         yield from _of_roles(views.roles(self._live.master))
         yield from _of_frameworks(self._live.master.core.market)
+        yield from _of_links(self._live.master, self._live.now_us())
         for name, value in sorted(self._live.gauges().items()):
             yield GaugeMetricFamily(f"{PREFIX}_driver_{name}", f"{name} now", value=value)
         yield from counters("driver", self._live.counters())
@@ -144,6 +146,34 @@ def _of_frameworks(market: MarketBook) -> Iterator[Metric]:
         ("agents_held", "agents kept for a starving request", len(market.held)),
     ):
         yield GaugeMetricFamily(f"{PREFIX}_framework_{name}", text, value=value)
+
+
+def _of_links(master: Master, now_us: int) -> Iterator[Metric]:
+    """By class of link: the tiers of its two sites, or `within` one site, or to the `master`. Six labels at most."""
+    tiers = {f"site:{entry.site}": entry.enrolled.tier for entry in master.core.agents.sorted()}
+    by_class: dict[str, list[Link]] = {}
+    for link in master.core.network.links(now_us):
+        if link.from_id in tiers and link.to_id in tiers:
+            between = f"{tiers[link.from_id]}-{tiers[link.to_id]}"
+            by_class.setdefault("within" if link.from_id == link.to_id else between, []).append(link)
+        elif "master" in (link.from_id, link.to_id):
+            by_class.setdefault("master", []).append(link)
+    count = GaugeMetricFamily(f"{PREFIX}_links", "links between sites that were measured", labels=["class"])
+    rate = GaugeMetricFamily(f"{PREFIX}_link_bandwidth_bps", "median rate planned with", labels=["class"])
+    rtt = GaugeMetricFamily(f"{PREFIX}_link_rtt_us", "median round trip", labels=["class"])
+    age = GaugeMetricFamily(f"{PREFIX}_link_age_us", "of the link longest not measured", labels=["class"])
+    for name, links in sorted(by_class.items()):
+        count.add_metric([name], len(links))
+        age.add_metric([name], max(link.age_us for link in links))
+        for family, values in (
+            (rate, sorted(link.bandwidth_bps for link in links if link.bandwidth_bps is not None)),
+            (rtt, sorted(link.rtt_us for link in links if link.rtt_us is not None)),
+        ):
+            if values:
+                family.add_metric([name], values[len(values) // 2])
+    n_disputed = sum(link.is_disputed for link in master.core.network.links(now_us))
+    disputed = GaugeMetricFamily(f"{PREFIX}_links_disputed", "links whose two ends tell differently", value=n_disputed)
+    yield from (count, rate, rtt, age, disputed)
 
 
 def _open_tasks(entry: FrameworkEntry) -> int:

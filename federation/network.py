@@ -36,6 +36,7 @@ STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of 
 FACTOR_MILLI_MAX = 4_000  # Beyond this it is no error of the estimate but a fault, which passes.
 FACTOR_STEP_MILLI = 100  # of the way to the newest ratio: about the last ten transfers count
 FACTORS_MAX = 10_000  # pairs of sites
+FALLS_MAX = 16  # steps downwards remembered: ways that fall together share a bottleneck (`topology`)
 CLAIM_BYTES_MIN = 2**20  # of one report of a transfer; senders tell of 16 MiB and more (`agents.data.server`)
 CLAIMS_MIN, CLAIMS_MAX = 3, 8  # words of each end that are compared, by their medians
 CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a report covers explain less
@@ -51,6 +52,7 @@ class LinkTrack:
     __slots__ = (
         "bandwidth",
         "bound_bps",
+        "falls",
         "forecaster",
         "from_id",
         "has_fallen",
@@ -75,6 +77,7 @@ class LinkTrack:
         self.sent: deque[int] = deque(maxlen=CLAIMS_MAX)  # rates of large transfers, by the sender's word
         self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
         self.learned_us = -(2**62)  # when its bandwidth was last measured
+        self.falls: deque[int] = deque(maxlen=FALLS_MAX)  # when it fell by a step
         self.step_us = -(2**62)  # when it was seen to have become another
         self.has_fallen = False  # by a step, and what is kept is all from after it
         self.rtt: deque[int] = deque(maxlen=samples_max)
@@ -119,6 +122,8 @@ class LinkTrack:
             if _is_step(self.bandwidth, 0):
                 self.step_us = now_us
                 self.has_fallen = self.bandwidth[-1] < self.bandwidth[0]
+                if self.has_fallen:
+                    self.falls.append(now_us)
                 self.bandwidth = deque((self.bandwidth[-2], self.bandwidth[-1]), maxlen=self.bandwidth.maxlen)
             elif len(self.bandwidth) == self.bandwidth.maxlen:
                 self.has_fallen = False

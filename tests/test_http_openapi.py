@@ -61,8 +61,10 @@ async def test_answers_are_as_it_says(world: World, client: aiohttp.ClientSessio
     names = {"job_id": "digits", "group": "train", "index": "0", "agent_id": "gw-1", "role": "default"}
     n_checked = 0
     for route in ROUTES:
-        if route.method != "GET" or isinstance(route.answer, str) or "sha256" in route.path:
+        if route.method != "GET" or isinstance(route.answer, str):
             continue
+        if not set(re.findall(r"{(\w+)", template(route.path))) <= names.keys():
+            continue  # There is no shard, framework or way here to be asked for.
         answer = await get(client, template(route.path).format(**names))
         schema = document["paths"][template(route.path)]["get"]["responses"]["200"]["content"]["application/json"]
         jsonschema.validate(answer, resolved(document, schema["schema"]))

@@ -24,14 +24,17 @@ from federation.api import (
     JobView,
     NetworkView,
     OfferView,
+    PathView,
     PlanJob,
     PlanView,
     RoleView,
     ShardView,
+    SiteNode,
     StatusView,
     SubmitJob,
     TaskPage,
     TaskView,
+    TopologyView,
     WhyView,
 )
 from federation.cli.exits import CommandError, Exit
@@ -93,6 +96,12 @@ class Client:
 
     def network(self) -> tuple[Link, ...]:
         return self._all("/network", NetworkView, "links")
+
+    def sites(self) -> tuple[SiteNode, ...]:
+        return self._get("/network/sites", TopologyView).sites
+
+    def path(self, from_site: str, to_site: str) -> PathView:
+        return self._get(f"/network/paths/{_segment(from_site)}/{_segment(to_site)}", PathView)
 
     def offers(self) -> tuple[OfferView, ...]:
         return self._all("/offers", OfferList, "offers")

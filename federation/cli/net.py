@@ -23,6 +23,64 @@ app = typer.Typer(help="The network as it was measured.", no_args_is_help=True)
 
 
 @app.command()
+def show(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
+    """Every site: where it hangs, what it sends and receives at most, and whose ways share its uplink."""
+    from federation.units import about_bandwidth
+
+    sites = connect(master, token_file).sites()
+    if output is Format.JSON:
+        return print_json(sites)
+    return print_table(
+        ("site", "region", "racks", "agents", "sends", "receives", "falls together"),
+        [
+            (
+                each.site,
+                each.region,
+                ", ".join(each.racks),
+                str(each.n_agents),
+                "?" if each.out_bps is None else about_bandwidth(each.out_bps),
+                "?" if each.in_bps is None else about_bandwidth(each.in_bps),
+                ", ".join(each.shares_uplink),
+            )
+            for each in sites
+        ],
+        right=("agents", "sends", "receives"),
+    )
+
+
+@app.command()
+def path(
+    from_site: Annotated[str, typer.Argument(metavar="FROM", help="A site; data flows from here.")],
+    to_site: Annotated[str, typer.Argument(metavar="TO", help="A site.")],
+    output: Output = Format.TABLE,
+    master: MasterUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """The way between two sites whose narrowest hop is the widest, and what the direct way gives."""
+    from federation.units import about_bandwidth, about_duration
+
+    found = connect(master, token_file).path(from_site, to_site)
+    if output is Format.JSON:
+        return print_json(found)
+    direct = "not measured" if found.direct_bps is None else about_bandwidth(found.direct_bps)
+    note(f"at least {about_bandwidth(found.bandwidth_bps)}; the direct way: {direct}")
+    return print_table(
+        ("from", "to", "bandwidth", "round trip", ""),
+        [
+            (
+                hop.from_site,
+                hop.to_site,
+                about_bandwidth(hop.bandwidth_bps),
+                "" if hop.rtt_us is None else about_duration(hop.rtt_us),
+                "disputed" if hop.is_disputed else "",
+            )
+            for hop in found.hops
+        ],
+        right=("bandwidth", "round trip"),
+    )
+
+
+@app.command()
 def matrix(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
     """Links between sites as a matrix: data flows from the row to the column."""
     links = connect(master, token_file).network()
@@ -109,6 +167,7 @@ def explain(
         ("loss", "" if link.loss_ppm is None else format_percent(link.loss_ppm)),
         ("confidence", f"{link.confidence_ppm // 10_000}%"),
         ("last measured", f"{about_duration(link.age_us)} ago"),
+        ("disputed", "its two ends tell different rates; the lower one counts" if link.is_disputed else ""),
     )
     return print_fields((name, value) for name, value in fields if value)
 

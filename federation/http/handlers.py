@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from federation import listing, views
+from federation import listing, topology, views
 from federation.api import (
     AddShard,
     AgentView,
@@ -14,6 +14,7 @@ from federation.api import (
     JobView,
     KillTask,
     NetworkView,
+    PathView,
     PlanJob,
     RoleView,
     SetAgentMode,
@@ -23,6 +24,7 @@ from federation.api import (
     SubmitJob,
     TaskPage,
     TaskView,
+    TopologyView,
     WhyView,
 )
 from federation.http.bodies import (
@@ -204,6 +206,21 @@ async def show_network(call: Listing) -> NetworkView:
     with cursor_of(call.query):
         links, next_after = listing.links(call.live.master, call.live.now_us(), call.query.after, call.query.limit)
     return NetworkView(links=links, next_after=next_after)
+
+
+async def show_topology(call: Plain) -> TopologyView:
+    """Every site with its region, racks and agents, the most it sends and receives, and shared uplinks inferred."""
+    core = call.live.master.core
+    return TopologyView(sites=topology.sites(core.agents, core.network, call.live.now_us()))
+
+
+async def show_path(call: Plain) -> PathView:
+    """The way between two sites whose narrowest hop is the widest, by what was measured."""
+    from_site, to_site = call.path["from_site"], call.path["to_site"]
+    path = topology.widest_path(call.live.master.core.network, from_site, to_site, call.live.now_us())
+    if path is None:
+        raise not_found("path", f"{from_site}/{to_site}", f"{PREFIX}/network/sites")
+    return path
 
 
 async def list_shards(call: Call[ShardQuery, Nothing]) -> ShardList:

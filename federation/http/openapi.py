@@ -20,6 +20,8 @@ PATH_TYPES: dict[str, tuple[Any, str]] = {
     "group": (Name, "the task group's name"),
     "index": (Index, "the task's number in its group; a task id is job/group/index"),
     "agent_id": (Name, "the agent's id"),
+    "from_site": (Name, "the site that data flows from"),
+    "to_site": (Name, "the site that it flows to"),
     "framework_id": (Name, "the framework's id, as SUBSCRIBED told it"),
     "role": (RolePath, "the role's path; its slashes stay as they are"),
     "sha256": (Sha256, "SHA-256 of the shard's bytes, in hex"),

@@ -43,6 +43,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", f"{V1}/frameworks/{{framework_id}}", handlers.show_framework, api.FrameworkView, "frameworks"),
     Route("GET", f"{V1}/network", handlers.show_network, api.NetworkView, "network", query=bodies.PageQuery),
+    Route("GET", f"{V1}/network/sites", handlers.show_topology, api.TopologyView, "network"),
+    Route("GET", f"{V1}/network/paths/{{from_site}}/{{to_site}}", handlers.show_path, api.PathView, "network"),
     Route("GET", f"{V1}/shards", handlers.list_shards, bodies.ShardList, "shards", query=bodies.ShardQuery),
     Route("GET", f"{V1}/shards/{{sha256}}", handlers.show_shard, api.ShardView, "shards"),
     Route("PUT", f"{V1}/shards/{{sha256}}", handlers.set_shard, api.ShardView, "shards", body=bodies.ShardWishes),

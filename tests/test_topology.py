@@ -1,0 +1,68 @@
+"""What hangs on what, the widest way, where talking agents meet, and uplinks that nobody declared."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.topology import meeting_point, shared_uplinks, sites, widest_path
+from federation.wire import LinkSample, NetReport
+from tests.master_world import SECOND, World
+
+MBIT = 10**6
+
+
+def measure(world: World, from_agent: str, to_agent: str, mbit: int, times: int = 1) -> None:
+    sample = LinkSample(
+        from_agent=from_agent, to_agent=to_agent, method="probe", bandwidth_bps=mbit * MBIT, bytes=10**6
+    )
+    for _ in range(times):
+        world.agents[to_agent].say(NetReport, samples=(sample,))
+
+
+def of_sites(*names: str) -> World:
+    world = World(solve=False)
+    for name in names:
+        world.agent(name, site=name)
+    return world
+
+
+@given(st.dictionaries(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), st.integers(1, 9), min_size=1))
+def test_the_widest_path_is_the_best_of_all_paths(rates: dict[tuple[str, str], int]) -> None:
+    world = of_sites(*"abcd")
+    rates = {ends: rate for ends, rate in rates.items() if ends[0] != ends[1]}
+    for (first, second), rate in rates.items():
+        measure(world, first, second, rate)
+
+    def widest(at: str, seen: frozenset[str]) -> int:
+        if at == "d":
+            return 2**62
+        ways = [(b, rate) for (a, b), rate in rates.items() if a == at and b not in seen]
+        return max((min(rate * MBIT, widest(b, seen | {b})) for b, rate in ways), default=0)
+
+    found = widest_path(world.master.core.network, "a", "d", world.now_us)
+    assert (found.bandwidth_bps if found is not None else 0) == widest("a", frozenset("a"))
+    if found is not None:
+        assert found.bandwidth_bps == min(hop.bandwidth_bps for hop in found.hops)
+        assert [hop.to_site for hop in found.hops[:-1]] == [hop.from_site for hop in found.hops[1:]]
+
+
+def test_talking_agents_meet_at_their_rack_their_site_or_above() -> None:
+    world = World(solve=False)
+    for name, site, rack, region in (("a", "x", "r1", "eu"), ("b", "x", "r1", "eu"), ("c", "x", "r2", "eu"),
+                                     ("d", "y", "", "eu"), ("e", "z", "", "us")):  # fmt: skip
+        world.agent(name, site=site, region=region, labels=(("rack", rack),) if rack else ())
+    agents = world.master.core.agents
+    for who, where in (("ab", "rack:x/r1"), ("abc", "site:x"), ("ad", "region:eu"), ("ae", "core"), ("a", "agent:a")):
+        assert meeting_point(agents, who) == where
+    assert sites(agents, world.master.core.network, world.now_us)[0].racks == ("r1", "r2")
+
+
+def test_ways_that_fall_together_share_a_bottleneck_and_others_do_not() -> None:
+    world = of_sites("plant", "east", "west", "north")
+    for turn in range(4):
+        for rate in (90, 10):
+            for end in ("east", "west"):
+                measure(world, "plant", end, rate, times=3)
+            world.advance(60 * SECOND)
+            measure(world, "plant", "north", 100 - rate, times=3)
+            world.advance(60 * SECOND)
+        assert turn < 2 or shared_uplinks(world.master.core.network) == {"plant": ("east", "west")}
