@@ -34,6 +34,7 @@ DISTRIBUTIONS: dict[str, Kind] = {
     "recovery.time": "duration",  # cause gone → all in service again, of faults
 }
 SCALARS: dict[str, Kind] = {
+    "client_miss": "share",  # of clients, by weight, whose round trip to what serves them is above its target
     "deadline_miss": "share",  # of tasks with a deadline: not finished by then
     "makespan": "duration",  # first arrival → last job's end
     "bytes_moved": "bytes",  # over links between sites

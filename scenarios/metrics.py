@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from federation.facts import TaskStateChanged
 from federation.states import TaskState
+from policies.model import LatencyTarget
 from scenarios.expect import DISTRIBUTIONS, Metric, Window
 from scenarios.predictions import predictions
 from scenarios.records import JobRun, Records, TaskRun
@@ -77,15 +78,23 @@ class Metrics:
 
     def _client_rtt(self, task: TaskRun) -> float | None:
         """Weighted over the clients it serves, on the true network."""
-        arrival = self._arrivals.get(task.job_id)
-        targets = arrival.job.tasks[0].latency if arrival is not None else ()
-        if not targets:
-            return None
-        site = self._records.specs[task.agent_id].site
-        rtts = [(self._links.get((site, each.site)), each) for each in targets]
-        known = [(0 if each.site == site else spec.rtt_us if spec else None, each.weight) for spec, each in rtts]
-        pairs = [(rtt, weight) for rtt, weight in known if rtt is not None]
+        pairs = [(rtt_us, each.weight) for rtt_us, each in self._clients(task) if rtt_us is not None]
         return sum(rtt * weight for rtt, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
+
+    def _clients(self, task: TaskRun) -> list[tuple[int | None, LatencyTarget]]:
+        """Each of its targets with the true round trip from where it ran; None: there is no way."""
+        arrival = self._arrivals.get(task.job_id)
+        group = task.task_id.rsplit("/", 2)[1]
+        groups = arrival.job.tasks if arrival is not None else ()
+        targets = next((each.latency for each in groups if each.name == group), ())
+        site = self._records.specs[task.agent_id].site
+        links = [(self._links.get((site, each.site)), each) for each in targets]
+        return [(0 if each.site == site else spec.rtt_us if spec else None, each) for spec, each in links]
+
+    def _client_miss(self, tasks: Iterable[TaskRun]) -> float | None:
+        clients = [pair for task in tasks if task.agent_id for pair in self._clients(task)]
+        missed = sum(each.weight for rtt_us, each in clients if rtt_us is None or rtt_us > each.rtt_us)
+        return missed / sum(each.weight for _, each in clients) if clients else None
 
     # --- which tasks count -------------------------------------------------------------------------------------------
 
@@ -154,6 +163,8 @@ class Metrics:
         tasks = list(self._tasks(scope, window))
         finished = [task for task in tasks if task.state is TaskState.FINISHED]
         match measure:
+            case "client_miss":
+                return self._client_miss(tasks)
             case "deadline_miss":
                 timed = [task for task in tasks if task.deadline_us is not None]
                 return sum(map(self._missed, timed)) / len(timed) if timed else None
