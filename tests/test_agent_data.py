@@ -14,7 +14,7 @@ from agents.data.fetcher import Fetcher
 from agents.data.http import parse_content_range, parse_range
 from agents.data.rate import Uplink
 from agents.data.server import DataServer, ServerLimits
-from agents.events import Event, FetchEnded
+from agents.events import Event, FetchEnded, FetchesProgressed
 from agents.store import ShardStore
 from federation.errors import ConfigError, PeerError
 from federation.wire import Fetch, HeldShard, Source
@@ -27,7 +27,10 @@ QUICK = ClientLimits(connect_timeout_s=2, answer_timeout_s=2, stall_timeout_s=0.
 class Site:
     """One agent's store, server and fetcher."""
 
-    def __init__(self, folder: Path, name: str, *, token: str = "", uplink_bps: int | None = None, **limits: float):
+    def __init__(
+        self, folder: Path, name: str, *, token: str = "", uplink_bps: int | None = None, progress_s: float = 60,
+        quick: ClientLimits = QUICK, **limits: float,
+    ):  # fmt: skip
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.name = name
         self.uplink = Uplink(name, uplink_bps)
@@ -36,10 +39,11 @@ class Site:
             host="127.0.0.1", port=0, verified=self.store.verified, read_log=self.read_log, uplink=self.uplink,
             token=token, limits=ServerLimits(**limits),  # type: ignore[arg-type]
         )  # fmt: skip
-        client = Client(uplink=self.uplink, token=token, limits=QUICK)
+        client = Client(uplink=self.uplink, token=token, limits=quick)
         self.fetcher = Fetcher(
-            self.store, client, self.events.put, agent_id=f"agent-{name}", fetches_max=4, retry_delays_s=(0.05,)
-        )
+            self.store, client, self.events.put, agent_id=f"agent-{name}", fetches_max=4, retry_delays_s=(0.05,),
+            progress_s=progress_s,
+        )  # fmt: skip
         self.url = ""
         self.folder = folder
 
@@ -336,6 +340,28 @@ async def test_a_source_that_dies_midway_is_resumed_from_another(site: MakeSite)
         ended = await two.fetch(shard, Source(url=url, agent_id="agent-x", site="x"), one.source())
     assert ended.ok and ended.fetched_bytes == 2_000_000, "no byte came twice"
     assert [sample.from_agent for sample in ended.samples] == ["agent-x", "agent-a"]
+
+
+async def test_a_redirected_fetch_goes_on_from_the_new_source(site: MakeSite) -> None:
+    """The old one has fallen silent: nothing but the order ends its part."""
+    one, two = await site("a"), await site("b", progress_s=0.05, quick=ClientLimits())
+    data = os.urandom(2_000_000)
+    shard = one.hold(data)
+    half = saying(head("200 OK", "Content-Length: 2000000"), data[:1_200_000], then_wait=True)
+    async with peer(half) as url, asyncio.timeout(20):
+        old = Source(url=url, agent_id="agent-x", site="x")
+        fetch = Fetch(shard_id=shard.shard_id, size_bytes=shard.size_bytes, sources=(old,))
+        running = asyncio.create_task(two.fetcher.fetch(7, fetch))
+        event = await two.events.get()
+        while not (isinstance(event, FetchesProgressed) and event.fetches[0].done_bytes > 500_000):
+            event = await two.events.get()
+        assert event.fetches[0].from_agent == "agent-x"
+        two.fetcher.redirect(7, Fetch(shard_id=shard.shard_id, size_bytes=shard.size_bytes, sources=(one.source(),)))
+        await running
+        while not isinstance(event, FetchEnded):
+            event = await two.events.get()
+    assert event.ok and event.fetched_bytes == 2_000_000, "no byte came twice"
+    two.fetcher.redirect(7, fetch)  # It has ended: nothing happens.
 
 
 async def test_a_restarted_agent_resumes(site: MakeSite, tmp_path: Path) -> None:
