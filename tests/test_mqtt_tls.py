@@ -229,7 +229,11 @@ async def test_a_whole_system_over_tls_with_passwords_and_certificates(tmp_path:
     )
     state, port = tmp_path / "state", free_port()
     async with tls_broker(tmp_path, world.broker, wants) as url:
-        command = ("up", "--broker", url, *access, "--agents", "1", "--http", f"127.0.0.1:{port}", "--policy", "fifo")
+        (tmp_path / "master.toml").write_text(
+            f'broker = "{url}"\nbroker_user = "of"\nbroker_password_file = "{access[3]}"\npolicy = "fifo"\n'
+            f'tls_ca_file = "{world.ours.ca}"\ntls_cert_file = "{certificate}"\ntls_key_file = "{key}"\n'
+        )
+        command = ("up", "--config", str(tmp_path / "master.toml"), "--agents", "1", "--http", f"127.0.0.1:{port}")
         with started(*command, "--state-dir", str(state)) as up:
             up.wait_for("^ready")
             joining = ("agent", "run", "--id", "cam-7", "--site", "s", "--broker", url, *access)

@@ -28,7 +28,10 @@ def up(
     agents: Annotated[int, typer.Option(min=0, max=64, help="Agents to run; the first is a cloud rack.")] = 2,
     broker: Annotated[
         str | None,
-        typer.Option(help="Use the broker at mqtt://HOST:PORT, or one `embedded` here.", show_default="a private one"),
+        typer.Option(
+            help="The broker at mqtt://HOST:PORT, or one `embedded` here.",
+            show_default="the file's or a private one",
+        ),
     ] = None,
     broker_user: BrokerUser = None,
     broker_password_file: BrokerPasswordFile = None,
@@ -52,7 +55,7 @@ def up(
     """
     import asyncio
 
-    from federation.config import read_live_config
+    from federation.config import LiveConfig, read_live_config
     from federation.local import Local
     from federation.serving import warm_up
 
@@ -72,4 +75,5 @@ def up(
     }
     settings = read_live_config(config, {key: value for key, value in overrides.items() if value is not None})
     warm_up(settings.policy, note)
-    asyncio.run(Local(settings, agents, state_dir, broker or "", say, note).run())
+    configured = "" if settings.broker == LiveConfig().broker else settings.broker
+    asyncio.run(Local(settings, agents, state_dir, broker or configured, say, note).run())
