@@ -21,7 +21,7 @@ from federation.broker import free_port, start_broker
 from federation.cli.client import Client
 from federation.http.mesos.recordio import Unframer
 
-N_AGENTS = 200
+N_AGENTS = 1_000
 SECONDS = 5.0
 TASK_US = 20_000
 CONNECTING_MAX = 50  # at once

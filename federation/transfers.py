@@ -6,6 +6,7 @@ started.
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from federation.agents_book import AgentBook, AgentEntry
 from federation.moves import MoveBook
@@ -22,12 +23,19 @@ Key = tuple[str, str]
 """(agent id, shard id)"""
 
 
+class Waiter(Protocol):
+    """A framework's task, as far as it is known here."""
+
+    @property
+    def is_fetching(self) -> bool: ...
+
+
 class RunningFetch:
     """A shard on its way to an agent of another site. `source` "" is the master's store."""
 
     __slots__ = (
         "agent_id", "begun_us", "from_site", "left_bytes", "rate_bps", "shard_id", "size_bytes", "slow_looks", "source",
-        "tasks", "to_site", "told_us", "was_redirected",
+        "tasks", "to_site", "told_us", "waiters", "was_redirected",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +54,7 @@ class RunningFetch:
         self.was_redirected = False
         self.slow_looks = 0  # in a row, at which it got far less than its share of what the map says
         self.tasks: dict[str, int] = {}  # that wait for it → attempt; none for a copy that a policy wished
+        self.waiters: list[Waiter] = []
 
     @property
     def key(self) -> Key:
@@ -73,6 +82,13 @@ class TransferBook:
             running = self._note(entry, fetch, now_us)
             if running is not None:
                 running.tasks[launch.task_id] = launch.attempt
+
+    def begin_for(self, waiter: Waiter, entry: AgentEntry, launch: Launch, now_us: int) -> None:
+        """The same for a framework's task."""
+        for fetch in launch.reads:
+            running = self._note(entry, fetch, now_us)
+            if running is not None:
+                running.waiters.append(waiter)
 
     def begin_copy(self, entry: AgentEntry, fetch: Fetch, now_us: int) -> None:
         """Note a shard copied for no task: it shares the way with those that are waited for."""
@@ -121,7 +137,8 @@ class TransferBook:
                 task = tasks.get(task_id)
                 if task is None or task.attempt != attempt or task.state not in _FETCHING:
                     del fetch.tasks[task_id]
-            if fetch.tasks or (fetch.shard_id, fetch.agent_id) in moves.in_flight:
+            fetch.waiters = [waiter for waiter in fetch.waiters if waiter.is_fetching]
+            if fetch.tasks or fetch.waiters or (fetch.shard_id, fetch.agent_id) in moves.in_flight:
                 yield fetch
             else:
                 del self._running[key]
@@ -131,7 +148,7 @@ class TransferBook:
         once."""
         left: dict[tuple[str, str], int] = {}
         for fetch in self.running(tasks, moves):
-            if fetch.tasks and fetch.from_site != fetch.to_site:
+            if (fetch.tasks or fetch.waiters) and fetch.from_site != fetch.to_site:
                 ends = fetch.from_site, fetch.to_site
                 left[ends] = left.get(ends, 0) + fetch.left_bytes
         return tuple(

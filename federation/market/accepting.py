@@ -196,7 +196,12 @@ class Acceptance:
                     group_id=group_id,
                 )
             )
-            self._commands.append(launch_of(core, entry, framework.tasks[spec.task_id]))
+            task = framework.tasks[spec.task_id]
+            ordered = launch_of(core, entry, task)
+            core.transfers.begin_for(task, entry, ordered, core.now_us)
+            if ordered.reads:
+                core.deadlines.set_earlier("reschedule", core.now_us + core.config.move_look_us)
+            self._commands.append(ordered)
             self.n_launched += 1
             core.count("framework_tasks_launched")
 

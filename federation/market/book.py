@@ -69,6 +69,11 @@ class FrameworkTask:
     def is_open(self) -> bool:
         return self.state not in TERMINAL
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether what it reads may still be on its way."""
+        return self.state in ("TASK_STAGING", "TASK_STARTING")
+
     def all_gpus(self) -> tuple[str, ...]:
         return tuple(uuid for uuids in self.gpus for uuid in uuids)
 
