@@ -171,7 +171,8 @@ def _workload() -> Schema:
         workload.GENERATE_KEYS, role=_TEXT, name=_TEXT, arrivals=process, to=_DURATION, at=_NAMES, task=task
     )
     service = _object(workload.SERVICE_KEYS, role=_TEXT, replicas=_COUNT, task=task)
-    trace = _object(jobs.TRACE_KEYS, role=_TEXT, file={"enum": list(jobs.FILES)}, limit=_COUNT, task=task)
+    file = {"anyOf": [{"enum": list(jobs.SETS)}, {"type": "string", "pattern": "[.]csv$"}]}
+    trace = _object(jobs.TRACE_KEYS, role=_TEXT, file=file, limit=_COUNT, task=task)
     return _object(
         workload.WORKLOAD_KEYS,
         roles=_map(_object(workload.ROLE_KEYS, weight=_COUNT, quota=quota)),

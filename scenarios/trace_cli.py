@@ -25,8 +25,9 @@ OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to pri
 
 
 @app.command("list")
-def list_sets(traces: TracesOption = None) -> None:
+def list_sets(traces: TracesOption = None, output: OutputOption = Output.TABLE) -> None:
     """All sets that can be imported: where each is published, under which licence, and whether it is here."""
+    import msgspec
     from rich.console import Console
     from rich.table import Table
 
@@ -34,9 +35,16 @@ def list_sets(traces: TracesOption = None) -> None:
     from scenarios.traces.folder import SOURCES, Traces
 
     folder = Traces(traces)
+    sources = {name: SOURCES[set_of(name)] for name in NAMES}
+    if output is Output.JSON:
+        shown = [
+            {"set": name, "here": folder.has(source.name), "licence": source.licence, "origin": source.origin}
+            for name, source in sources.items()
+        ]
+        typer.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        return
     table = Table("set", "here", "licence", "published at")
-    for name in NAMES:
-        source = SOURCES[set_of(name)]
+    for name, source in sources.items():
         table.add_row(name, "yes" if folder.has(source.name) else "no", source.licence, source.origin)
     Console().print(table)
 
