@@ -40,7 +40,7 @@ _NAMES: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}
 
 def scenario_schema() -> Schema:
     """The schema as a JSON-able value; the same at every call."""
-    job = job_schema()
+    job = _with_parameters(job_schema())
     own = {key: value for key, value in job.items() if key not in ("$schema", "$id", "$defs", "title")}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -56,7 +56,7 @@ def scenario_schema() -> Schema:
             include={**_NAMES, "description": "Files merged beneath this one."},
             parameters=_map(_SCALAR),
             topology=_topology(),
-            data=_map(_object(scenario_format.DATA_KEYS, at=_TEXT, count=_COUNT, size=_SIZE)),
+            data=_map(_object(scenario_format.DATA_KEYS, at=_NAMES, count=_COUNT, size=_SIZE)),
             workload=_workload(),
             frameworks=_frameworks(),
             faults={"type": "array", "items": _fault()},
@@ -78,6 +78,17 @@ def _object(keys: tuple[str, ...], **known: Schema) -> Schema:
 
 def _map(value: Schema) -> Schema:
     return {"type": "object", "additionalProperties": value}
+
+
+def _with_parameters(schema: Any) -> Any:
+    """The schema of a file without parameters, for one with them: any number or word may be one instead."""
+    if isinstance(schema, list):
+        return [_with_parameters(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: value if key in ("enum", "examples") else _with_parameters(value) for key, value in schema.items()}
+    is_leaf = "enum" in schema or schema.get("type") == "integer" or ("pattern" in schema and "type" in schema)
+    return {"anyOf": [inner, {"type": "string", "pattern": f"^{_PARAMETER}"}]} if is_leaf else inner
 
 
 def _law() -> Schema:
