@@ -332,8 +332,8 @@ class Continuation(Record, frozen=True, kw_only=True):
 
 class Role(Record, frozen=True, kw_only=True):
     """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it, and
-    `allocated` counts all below it too. A kind of which the quota names 0 is not limited. `entitlement` is what it is due
-    in this round by its fair share, where that was worked out: others come before what exceeds it."""
+    `allocated` counts all below it too. A kind of which the quota names 0 is not limited. `entitlement` is what it is
+    due in this round by its fair share, where that was worked out: others come before what exceeds it."""
 
     path: str
     weight: int = 1
