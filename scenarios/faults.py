@@ -152,9 +152,9 @@ def sentence(fault: Fault) -> str:
         case MessageFault(agents=agents):
             return f"harm messages of {_whom('agents', agents)}"
         case LieFault(agents=agents):
-            what = [word for word, ppm in (("bandwidths", fault.bandwidth_ppm), ("capacity", fault.capacity_ppm))
-                    if ppm != 1_000_000]  # fmt: skip
-            return f"{_whom('agents', agents)} report false {' and '.join(what)}"
+            claims = (("bandwidths", fault.bandwidth_ppm), ("capacity", fault.capacity_ppm))
+            false = [claim for claim, ppm in claims if ppm != 1_000_000]
+            return f"{_whom('agents', agents)} report false {' and '.join(false)}"
         case MaintenanceFault(agents=agents, mode=mode):
             return f"{'drain' if mode == 'draining' else 'cordon'} {_whom('agents', agents)}"
         case PauseFault():
