@@ -177,6 +177,7 @@ ROWS = {  # rows in the set's index, less what is skipped
 
 
 @real
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_real_set_is_read_whole_and_says_its_licence(name: str) -> None:
     found = read_set(name, Traces(REAL), {})
