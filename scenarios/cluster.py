@@ -28,7 +28,7 @@ def run_on_ray(cases: "list[Case]", on: str, on_done: "Callable[[Result], None]"
     worlds = [read_case(case) for case in cases]  # A mistake in a file is told before a cluster is asked for.
     try:
         ray.init(address=None if on == LOCAL else on, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises that very class when a node does not start.
         raise ConfigError(f"--on {on}: no cluster answers there ({error})") from None
     try:
         play = ray.remote(num_cpus=1)(play_case)
