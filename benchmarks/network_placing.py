@@ -1,4 +1,4 @@
-"""Placing by measured links against placing blindly (`fifo`) and against staying with the data (`locality`), over seeds.
+"""Placing by measured links against placing blindly (`fifo`) and staying with the data (`locality`), over seeds.
 
 `python -m benchmarks.network_placing --data TRACES --json PATH` plays `scenarios/pulling-apart.yaml` (real links and
 round trips, synthetic load) with each policy and seed, and `flow` a second time with all moves forbidden. For each
@@ -33,12 +33,12 @@ MEASURES = {
     "not_finished": Metric(measure="tasks.open", stat=""),
 }
 SCALES = {"mean_s": 1e-6, "p99_s": 1e-6, "gb_between_sites": 1e-9}
-# Two-sided 95 % quantiles of Student's t by degrees of freedom; past the table the normal's.
+# Two-sided 95 % quantiles of Student's t by degrees of freedom; past the table a little too wide.
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 11: 2.20, 14: 2.14}
 
 
 def run(name: str, moves: int | None, seed: int, data: Path) -> dict[str, float]:
-    """One run's measures. A mean or percentile is over the tasks that finished: `not_finished` says how many did not."""
+    """One run's measures. Times are of the tasks that finished; `not_finished` says how many did not."""
     world = load_scenario(SCENARIO, seed=seed, traces=data).world
     if moves is not None:
         world = msgspec.structs.replace(world, moves_per_minute=moves)
@@ -50,7 +50,7 @@ def run(name: str, moves: int | None, seed: int, data: Path) -> dict[str, float]
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half the width of its 95 % confidence interval."""
     n = len(values)
-    return fmean(values), T95.get(n - 1, 1.96 if n > 15 else 2.2) * stdev(values) / n**0.5 if n > 1 else 0.0
+    return fmean(values), T95.get(n - 1, 2.2) * stdev(values) / n**0.5 if n > 1 else 0.0
 
 
 def main() -> None:

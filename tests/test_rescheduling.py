@@ -1,6 +1,7 @@
 """Work moves because a link changed, and not more often than it pays."""
 
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ SIZE = 1_000 * MB
 class Transfers:
     """Two depots with a replica each, and a laboratory that fetches it for a task that may run nowhere else."""
 
-    def __init__(self, *, lab_sites: tuple[str, ...] = ("lab",), **config: int) -> None:
+    def __init__(self, *, lab_sites: tuple[str, ...] = ("lab",), **config: Any) -> None:
         self.world = World(MasterConfig(round_every_us=0, **config), policy=Flow())
         shard = HeldShard(shard_id=sha(1), size_bytes=SIZE, name="model")
         for name in ("east", "west"):
@@ -140,7 +141,7 @@ def test_whatever_the_link_does_moves_stay_within_hold_and_budget(turns: list[tu
 # --- what the policy makes of a continuation -------------------------------------------------------------------------
 
 
-def continuing(left_us: int, **fields: object) -> Continuation:
+def continuing(left_us: int, **fields: Any) -> Continuation:
     inner = demand("~t", run_us=20 * SECOND, where=Where(agents_avoided=("a",)), **fields)
     return Continuation(
         task_id="j/t/0", agent_id="a", demand=inner, left_us=left_us, move_us=5 * SECOND, margin_milli=250
