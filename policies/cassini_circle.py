@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 SLOTS_MIN = 240  # slots of a circle at least: a rotation is then exact to 0.4 % of the longest iteration
-SLOTS_MAX = 4096
+SLOTS_MAX = 2048
+_CHUNK = 256  # rotations tried at once: a few megabytes
 _GRIDS = (24, 12, 8, 6, 4, 3, 2, 1)  # parts of the shortest iteration that a time is rounded to, finest first
 _SWEEPS = 4
 
@@ -159,8 +160,12 @@ def _best_rotation(
     """The rotation of one job that leaves least excess beside the others; of equals, the middle of the widest run, as
     far as possible from trouble."""
     others = _load(waves, shifts, [job for job in jobs if job != n])
-    rotated = np.stack([np.roll(waves[n], shift) for shift in range(min(period, len(others)))])
-    excess = np.maximum(0.0, others[None, :] + rotated - capacity_bps).mean(axis=1)
+    found = []
+    for first in range(0, min(period, len(others)), _CHUNK):
+        last = min(first + _CHUNK, period, len(others))
+        rotated = np.stack([np.roll(waves[n], shift) for shift in range(first, last)])
+        found.append(np.maximum(0.0, others[None, :] + rotated - capacity_bps).mean(axis=1))
+    excess = np.concatenate(found)
     return _middle_of_widest(np.flatnonzero(excess <= excess.min() + 1e-9 * max(1, capacity_bps)), len(excess))
 
 
