@@ -142,7 +142,7 @@ class Answerer:
                         boot=message.boot,
                         conn=message.conn,
                         offer_every_us=self.config.offer_every_us,
-                        ping_every_us=self.config.ping_every_us,
+                        ping_every_us=self.config.echo_every_us,  # as the master does
                         offer_lease_us=self.config.offer_lease_us,
                     )
                 )
