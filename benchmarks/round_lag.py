@@ -3,7 +3,7 @@
     python -m benchmarks.round_lag --json PATH [--agents 5000] [--classes 50 400] [--policy flow]
 
 Rounds are those of `offerflow policy bench` (half of the classes read a shard, links between sites measured, a tenth of
-the agents changed from round to round), solved by the master's own `Solver`. Beside them the loop does what a link does:
+the agents changed from round to round), solved by the master's own `Solver`. Beside them the loop does as links do:
 it writes, reads and works 20 µs a turn. Told are its turns a second, alone and during rounds, and how late a timer of
 10 ms is: what a message, a request or a lease waits for.
 """

@@ -91,6 +91,14 @@ def solve(targets: Targets, quotas: tuple[Quota, ...] = ()) -> Flows:
     return network.read()
 
 
+def unscheduled_us(total_us: Int64s, free: Bools, last_wait_us: int = 0) -> int:
+    """The time that not being scheduled counts as, the same for all classes: more than any free place costs. So a task
+    that can go goes, among equal weights the short before the long; only where its place saves a heavier task more
+    than it would gain itself does a light one wait a round.
+    """
+    return 2 * int(np.where(free, total_us, 0).max(initial=0)) + last_wait_us + 1_000_000
+
+
 class _Network:
     """Builds the arrays, solves, and reads the flow back. Use once."""
 
@@ -274,14 +282,13 @@ class _Network:
     # --- not scheduled, and quotas -----------------------------------------------------------------------------------
 
     def _unscheduled(self) -> None:
-        """What a class pays for tasks that get nothing: by its weight, the same time for all. That is more than any
-        place costs, so who can go goes, and among equals the short go before the long. What is placed already pays what
-        it costs to go on where it is, less the margin: this is its continuation arc (I. Gog, M. Schwarzkopf,
+        """What a class pays for tasks that get nothing: by its weight, `unscheduled_us`. What is placed already pays
+        what it costs to go on where it is, less the margin: this is its continuation arc (I. Gog, M. Schwarzkopf,
         A. Gleave, R. Watson and S. Hand, Firmament, OSDI 2016)."""
-        free_us = int(np.where(self._targets.free, self._targets.total_us, 0).max(initial=0))
         last_wait_us = int(self._slots.wave_us[self._slots.wave > 0].max(initial=0))
+        waiting_us = unscheduled_us(self._targets.total_us, self._targets.free, last_wait_us)
         going_us = self._offered.going_us
-        none_us = np.where(going_us == UNKNOWN, 2 * free_us + last_wait_us + 1_000_000, going_us)
+        none_us = np.where(going_us == UNKNOWN, waiting_us, going_us)
         price = self._targets.weight * none_us
         supply = self._targets.units.copy()
         for root in [n for n, quota in enumerate(self._quotas) if quota.above == UNKNOWN]:

@@ -264,7 +264,7 @@ def test_status_network_roles_and_schema(sh: Shell) -> None:
     assert "no link between two sites" in sh("net", "matrix").err
     assert sh.json("net", "list") == []
     sh.agent("gw-net", "plant-net")
-    assert ["plant-net", "?"] == [sh.json("net", "show")[0][key] or "?" for key in ("site", "out_bps")]
+    assert [sh.json("net", "show")[0][key] or "?" for key in ("site", "out_bps")] == ["plant-net", "?"]
     assert sh("net", "path", "plant-net", "nowhere", code=Exit.NOT_FOUND).out == ""
     assert rows(sh("role", "set", "ml/vision", "--weight", "2", "--cpu", "4", "--memory", "8GiB"))[1] == [
         "ml/vision", "2", "0.0%", "0", "0", "nothing", "4 cores, 8 GiB memory",

@@ -6,14 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies import targets
-from policies.cost import CostModel, costs
+from policies.cost import FREE, CostModel, costs
 from policies.flow import Flow
+from policies.flow_network import unscheduled_us
 from policies.lower import Lowerer
 from policies.model import Node, Shard, Snapshot, Where
 from tests.policy_worlds import MB, demand, links, node, snapshot
 from tests.reference import taskflow
-
-UNSCHEDULED_US = 10**9  # dearer than anything these worlds hold, as is not scheduling in the policy
 
 
 @st.composite
@@ -73,8 +72,8 @@ def test_the_plan_costs_what_the_task_level_optimum_costs(world: Snapshot) -> No
         patch.setattr(targets, "WAIT_GROUPS", 0)  # Nobody plans to wait: only who runs where now.
         plan = Flow().plan(world)
     placed = {(p.demand_id, p.agent_id): p.count for p in plan.placements}
-    best = taskflow.optimum(columns, cost, UNSCHEDULED_US)
-    assert taskflow.cost_of(columns, cost, placed, UNSCHEDULED_US) == best
+    waiting_us = unscheduled_us(cost.total_us, cost.obstacle == FREE)
+    assert taskflow.cost_of(columns, cost, placed, waiting_us) == taskflow.optimum(columns, cost, waiting_us)
 
 
 def twins(n: int) -> list[Node]:
