@@ -27,7 +27,7 @@ from federation.strictyaml import Fields, FileError, Mapping, Node, Scalar, as_m
 from policies.model import Resources
 from policies.resources import fits, take
 from scenarios.broker import Timetable
-from scenarios.simulated_agent import shard_id_of
+from scenarios.simulated_data import shard_id_of
 from scenarios.workload import Scope, Workload, read_workload
 from scenarios.world import FRAMEWORK_MODES, Arrival, Behaviour, FrameworkMode, FrameworkSpec, World
 

@@ -140,10 +140,10 @@ class Injector:
                 self._master.disk_is_full = True
             case DiskFault(agents=ids):
                 for agent_id in ids:
-                    self._agents[agent_id].disk_is_full = True
+                    self._agents[agent_id].data.disk_is_full = True
             case LieFault(agents=ids):
                 for agent_id in ids:
-                    self._agents[agent_id].bandwidth_ppm = fault.bandwidth_ppm
+                    self._agents[agent_id].data.bandwidth_ppm = fault.bandwidth_ppm
                     self._agents[agent_id].capacity_ppm = fault.capacity_ppm
             case MaintenanceFault(agents=ids, mode=mode):
                 for agent_id in ids:
@@ -176,10 +176,11 @@ class Injector:
                 self._master.start(now_us)
             case DiskFault(agents=ids):
                 for agent_id in ids:
-                    self._agents[agent_id].disk_is_full = False
+                    self._agents[agent_id].data.disk_is_full = False
             case LieFault(agents=ids):
                 for agent_id in ids:
-                    self._agents[agent_id].bandwidth_ppm = self._agents[agent_id].capacity_ppm = 1_000_000
+                    agent = self._agents[agent_id]
+                    agent.data.bandwidth_ppm = agent.capacity_ppm = 1_000_000
             case ClockFault():
                 for clock in self._clocks(fault):
                     clock.drift(0, now_us)

@@ -31,7 +31,8 @@ from scenarios.frameworks import OfferCounts
 from scenarios.gangs import Gangs, Talk
 from scenarios.injection import Incident, Injector
 from scenarios.laws import Laws
-from scenarios.simulated_agent import Overseer, SimulatedAgent, shard_id_of
+from scenarios.simulated_agent import Overseer, SimulatedAgent
+from scenarios.simulated_data import SimulatedData, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
 from scenarios.world import START_US as START_US
 from scenarios.world import Arrival, Behaviour, World
@@ -123,10 +124,10 @@ class Player(Overseer):
         self._broker = Broker(world.seed, self._fabric, self)
         self._master = SimulatedMaster(config, policy, policy_name, world, self._broker, self, self._laws, self._note)
         self._agents: dict[str, SimulatedAgent] = {}
+        peers: dict[str, SimulatedData] = {}
         for spec in world.agents:
-            self._agents[spec.agent_id] = SimulatedAgent(
-                spec, world, self._fabric, self._broker, self, self._agents, self
-            )
+            agent = SimulatedAgent(spec, world, self._fabric, self._broker, self, peers, self)
+            self._agents[spec.agent_id], peers[spec.agent_id] = agent, agent.data
         self._injector = Injector(world, self._fabric, self._broker, self._master, self._agents, self)
         self._n_jobs_open = 0
         self._arrivals_left = len(world.arrivals)
