@@ -1,10 +1,8 @@
-"""What the live tests of the agent need: a mosquitto to kill, a master that speaks the wire by hand, agents."""
+"""What the live tests of the agent need: a master that speaks the wire by hand, agents."""
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,51 +33,8 @@ from federation.wire import (
     master_topic,
 )
 
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 T = TypeVar("T")
 PATIENCE_S = 20.0  # Two busy cores; each wait ends as soon as its condition holds.
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Broker:
-    """A mosquitto on a port of its own, forgetting everything when killed."""
-
-    def __init__(self, folder: Path) -> None:
-        assert MOSQUITTO is not None, "mosquitto is not installed"
-        self.port = free_port()
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        self._conf = folder / "mosquitto.conf"
-        self._conf.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def start(self) -> None:
-        self._spawn()
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                except OSError:
-                    await asyncio.sleep(0.02)
-                else:
-                    writer.close()
-                    return
-
-    def _spawn(self) -> None:
-        self._process = subprocess.Popen(
-            [str(MOSQUITTO), "-c", str(self._conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 class DeskMaster:

@@ -57,7 +57,7 @@ def live_config(folder: Path, url: str, **settings: Any) -> LiveConfig:
 
 
 @asynccontextmanager
-async def broker_of(folder: Path, kind: Kind) -> AsyncIterator[Broker]:
+async def broker_of(folder: Path, kind: Kind | None) -> AsyncIterator[Broker]:
     broker = await start_broker(folder, kind)
     try:
         yield broker

@@ -1,22 +1,25 @@
-"""The live agent as a process of its own on a real mosquitto: joined, killed, cut off, and with a failing disk."""
+"""The live agent as a process of its own on a real broker: joined, killed, cut off, and with a failing disk."""
 
 import asyncio
 import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import psutil
 import pytest
-from agent_live import MOSQUITTO, AgentProcess, Broker, DeskMaster
+from agent_live import AgentProcess, DeskMaster
 from agent_world import World, launch
 from test_agent_executor import ESCAPE
 
 from agents.config import AgentConfig, read_config
 from agents.driver import agent_folder
 from agents.facts import Fact
+from federation.broker import Broker, Kind, find_mosquitto, start_broker
 from federation.errors import ConfigError
 from federation.journal import Journal
 from federation.wire import (
@@ -35,19 +38,17 @@ from federation.wire import (
 )
 from federation.wire import Fetch as WireFetch
 from policies.model import Needs
+from tests.live_world import KINDS, broker_of
 
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed: apt-get install mosquitto"),
-]
+pytestmark = pytest.mark.live
 
 
 class Site:
     """One broker, one master, one agent that can be started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker: Broker) -> None:
         self.folder = folder
-        self.broker = Broker(folder)
+        self.broker = broker
         self.master = DeskMaster(self.broker.url, "cam-1")
         self.config = AgentConfig(
             agent_id="cam-1",
@@ -91,23 +92,37 @@ class Site:
         return self._n_commands
 
 
+@asynccontextmanager
+async def site_of(folder: Path, kind: Kind | None) -> AsyncIterator[Site]:
+    async with broker_of(folder / "broker", kind) as broker:
+        site = Site(folder, broker)
+        await site.master.start()
+        try:
+            yield site
+        finally:
+            if site.agent is not None and site.agent.process.poll() is None:
+                for task in {m.task_id for m in site.master.statuses.values() if hasattr(m, "task_id")}:
+                    site.master.order(Kill(cmd_id=site.next_cmd(), task_id=task, attempt=1))
+                await site.agent.leave()
+            await site.master.stop()
+
+
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(tmp_path)
-    await site.broker.start()
-    await site.master.start()
-    try:
+    """On the broker that an operator would get here."""
+    async with site_of(tmp_path, None) as site:
         yield site
-    finally:
-        if site.agent is not None and site.agent.process.poll() is None:
-            for task in {m.task_id for m in site.master.statuses.values() if hasattr(m, "task_id")}:
-                site.master.order(Kill(cmd_id=site.next_cmd(), task_id=task, attempt=1))
-            await site.agent.leave()
-        await site.master.stop()
-        site.broker.kill()
 
 
-async def test_it_joins_measures_runs_a_task_and_leaves(site: Site) -> None:
+@pytest.fixture(params=KINDS)
+async def each_site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """What leans on the broker holds on both."""
+    async with site_of(tmp_path, request.param) as site:
+        yield site
+
+
+async def test_it_joins_measures_runs_a_task_and_leaves(each_site: Site) -> None:
+    site = each_site
     agent = site.start_agent()
     await site.joined(1)
     birth = site.master.births[0]
@@ -145,7 +160,8 @@ async def test_both_round_trips_are_told_apart(site: Site) -> None:
     await site.master.until(lambda: methods() >= {"tcp_info", "mqtt_echo"})
 
 
-async def test_a_killed_agent_adopts_what_runs_and_tells_its_end_once(site: Site) -> None:
+async def test_a_killed_agent_adopts_what_runs_and_tells_its_end_once(each_site: Site) -> None:
+    site = each_site
     agent = site.start_agent()
     await site.joined(1)
     gate = site.folder / "gate"
@@ -165,8 +181,9 @@ async def test_a_killed_agent_adopts_what_runs_and_tells_its_end_once(site: Site
     assert site.master.states("job/a/0") == ["running", "failed"]
 
 
-async def test_kills_at_any_moment_run_nothing_twice_and_lose_no_status(site: Site) -> None:
+async def test_kills_at_any_moment_run_nothing_twice_and_lose_no_status(each_site: Site) -> None:
     """Each task appends one line to its file; the agent is killed thirteen times while they come and go."""
+    site = each_site
     n_tasks = 0
     site.start_agent()
     for boot in range(1, 14):
@@ -191,22 +208,25 @@ async def test_kills_at_any_moment_run_nothing_twice_and_lose_no_status(site: Si
     assert sorted(site.master.statuses) == list(range(1, len(site.master.statuses) + 1)), "no status is missing"
 
 
+@pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed; amqtt cannot die without its process")
 async def test_a_broker_killed_and_back_loses_nothing(site: Site) -> None:
     site.start_agent()
     await site.joined(1)
     site.launch("job/a/0", "sleep 0.5")
     await site.master.until(lambda: site.master.states("job/a/0") == ["running"])
-    site.broker.kill()
+    await site.broker.kill()
     await asyncio.sleep(1.0)  # The task ends while nobody hears it.
-    await site.broker.start()
+    again = await start_broker(site.folder / "again", "mosquitto", port=urlsplit(site.broker.url).port)
     end = await site.master.until(lambda: site.master.end_of("job/a/0"))
     assert end.state == "finished"
     lives = [(birth.boot, birth.conn, birth.seq) for birth in site.master.births]
     assert lives[0] == (1, 1, 0)
     assert lives[-1][0] == 1 and lives[-1][1] >= 2
+    await again.stop()
 
 
-async def test_statuses_that_nobody_takes_are_told_again_until_one_does(site: Site) -> None:
+async def test_statuses_that_nobody_takes_are_told_again_until_one_does(each_site: Site) -> None:
+    site = each_site
     site.master.acks_statuses = False
     site.start_agent()
     await site.joined(1)
@@ -217,7 +237,8 @@ async def test_statuses_that_nobody_takes_are_told_again_until_one_does(site: Si
     await site.master.until(lambda: min(site.master.times_told[n] - told[n] for n in (1, 2)) == 1)
 
 
-async def test_duplicates_other_lives_and_garbage_do_no_harm(site: Site) -> None:
+async def test_duplicates_other_lives_and_garbage_do_no_harm(each_site: Site) -> None:
+    site = each_site
     site.start_agent()
     await site.joined(1)
     order = site.launch("job/a/0", f"echo run >> {site.folder}/ran")
