@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from policies import strategies
 from policies.conformance import check_policy
 from policies.model import Snapshot
-from policies.registry import load, names
+from policies.registry import entry, names
 
 relaxed = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -17,4 +17,4 @@ relaxed = settings(
 @relaxed
 @given(snapshots=strategies.sequences())
 def test_every_clause_holds(name: str, snapshots: list[Snapshot]) -> None:
-    assert check_policy(lambda: load(name), snapshots) == len(snapshots)
+    assert check_policy(entry(name).load(), snapshots) == len(snapshots)
