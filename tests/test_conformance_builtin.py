@@ -9,7 +9,7 @@ from policies.model import Snapshot
 from policies.registry import entry, names
 
 relaxed = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
