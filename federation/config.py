@@ -70,7 +70,7 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     offer_every_us: Positive = 5 * SECOND_US
     # All agents together renew about this often: past 2,000 agents each renews less often, and is given more silence.
     # It is told at its birth, so the first of a fleet that grows keep a faster pace: 5,000 that join at once make 770 a
-    # second. A renewal costs the master 70 µs, so that is a twentieth of a core (docs/performance.md).
+    # second. A renewal costs the master some 70 µs of CPU time, so that is a twentieth of a core.
     renewals_per_s_max: Positive = 400
     # What the agent is told to ask for, and the most it gets: three renewals. Longer ones are cut to this.
     offer_lease_us: Positive = 15 * SECOND_US

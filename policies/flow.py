@@ -3,7 +3,7 @@
 What is minimised is the weighted completion time of all tasks: waiting for data over the best measured link of each
 shard, queueing for capacity that comes later, running on that hardware, answering clients late, and money as time. The
 weight grows with priority, with the wait and near a deadline, so nothing starves. A task may be planned to wait for a
-busy agent when that is cheaper than any free one. See docs/policies.md for the terms and DESIGN §6 for the network.
+busy agent when that is cheaper than any free one. docs/policies.md has the terms, docs/architecture.md the network.
 
 A round: lower → costs → (slots → flow → pack) until everything that was given capacity has it → explain → shards.
 """

@@ -1,4 +1,4 @@
-"""The laws of DESIGN §9 as an observer with books of its own: it sees what goes into a master and what comes out.
+"""The laws of docs/architecture.md as an observer with its own books: it sees what enters a master and what comes out.
 
 It trusts nothing of the master's books. Whatever it can tell from events, facts and messages it checks after each step;
 what needs the whole run, `at_end`. `broken` holds one sentence per breach, the law's number first.

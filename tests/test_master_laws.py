@@ -1,4 +1,4 @@
-"""The laws of DESIGN §9 under random histories: agents come and go, messages repeat, masters crash, plans are late."""
+"""The laws of docs/architecture.md under random histories: agents come and go, messages repeat, masters crash."""
 
 import msgspec
 from hypothesis import HealthCheck, settings

@@ -26,7 +26,7 @@ _log = get_logger("agents.probe")
 ECHOES = 6  # The first also pays for what a fresh connection and a sleeping radio cost, and is not counted.
 PROBE_BYTES_MIN = 32 * 1024  # Below, nothing but slow start is seen.
 PROBE_S_MAX = 5.0  # A 256 KiB probe of a 0.5 Mbit/s link; of a slower one, what came in that time is enough.
-# Half of the bytes is slow start and what a token bucket saved up (DESIGN §7).
+# Half of the bytes is slow start and what a token bucket saved up (docs/network.md).
 SKIPPED_MILLI = 500
 RISING_MILLI = 1250  # The last quarter this much faster than the third: slow start goes on, the link gives more.
 

@@ -2,8 +2,8 @@
 
 A train is short enough to queue as a whole, so others' traffic queues before or behind it and its spacing shows the
 link's capacity, where a stream would show what is left. Only its second half counts: behind a token bucket the first
-passes at the speed of the wire, and whole trains read 25 to 67 % too high (DESIGN §7). Third and fourth quarter must
-agree; else the sender's bucket was not empty yet, or the train is too short for the receiver's clock.
+passes at the speed of the wire, and whole trains read 25 to 67 % too high. Third and fourth quarter must agree; else
+the sender's bucket was not empty yet, or the train is too short for the receiver's clock.
 """
 
 import select
