@@ -38,7 +38,10 @@ def list_policies(output: Output = "table") -> None:
 
 
 @app.command("show")
-def show(name: str, output: Output = "table") -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A registered policy, as `policy list` names it.", show_default=False)],
+    output: Output = "table",
+) -> None:
     """Show one policy: where it comes from and how it describes itself."""
     from policies import registry
 
