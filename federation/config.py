@@ -107,7 +107,7 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     # --- recovery ---
     # After a restart nothing is placed until every agent with placed tasks has been born again, or this has passed:
-    # a reconnecting agent backs off for at most ~30 s.
+    # a reconnecting agent backs off for at most 15 s.
     reconcile_timeout_us: NonNegative = 30 * SECOND_US
 
     # --- the network ---
