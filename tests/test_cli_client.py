@@ -291,8 +291,8 @@ def test_an_upload_streams_the_file_and_reports_its_progress(tmp_path: Path) -> 
 def job_view(state: str, **tasks: int) -> bytes:
     return msgspec.json.encode(
         JobView(
-            job_id="one", name="one", role="default", priority=50, state="running", submitted_us=0, ended_us=None,
-            n_tasks=1, tasks=tasks, detail="",
+            job_id="one", name="one", role="default", priority=50, state="running", submitted_us=0,
+            ended_us=None if state == "running" else 1, n_tasks=1, tasks=tasks, detail="",
         )
     ).replace(b'"state":"running"', f'"state":"{state}"'.encode())  # fmt: skip
 

@@ -70,7 +70,7 @@ async def test_bytes_that_do_not_match_their_name_are_not_kept(client: aiohttp.C
     async with client.get(f"/shards/{SHA256}") as answer:
         await problem(answer, 404, "not_found")
     async with client.get("/api/v1/shards") as answer:
-        assert await answer.json() == {"shards": []}
+        assert await answer.json() == {"shards": [], "next_after": None}
 
 
 @pytest.mark.parametrize("name", ["zz" * 32, SHA256.upper(), SHA256[:-1], "..%2F..%2Fetc%2Fpasswd"])

@@ -4,12 +4,12 @@
 
 import pytest
 
-from benchmarks.queues import mean_in_system_s, measure
+from benchmarks.queues import SERVICE_S, mean_in_system_s, measure
 
 
 def test_theory_knows_its_special_cases() -> None:
-    assert mean_in_system_s(1, 500) == pytest.approx(120.0)
-    assert mean_in_system_s(2, 500) == pytest.approx(80.0)  # 1/μ · 1/(1 − ρ²)
+    assert mean_in_system_s(1, 500) == pytest.approx(2 * SERVICE_S)
+    assert mean_in_system_s(2, 500) == pytest.approx(SERVICE_S * 4 / 3)  # 1/μ · 1/(1 − ρ²)
 
 
 @pytest.mark.parametrize(("servers", "load_milli"), [(1, 500), (4, 600)])
