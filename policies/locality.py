@@ -2,9 +2,9 @@
 
 A task costs what it must pull: bytes from agents of its own site through the rack switch at `rack_us_per_gb`, bytes
 from other sites through the core at `core_us_per_gb`, whatever their links measure. Against that stands waiting: a task
-waits for an agent that holds its data as long as pulling would cost. What runs continues where it is, for nothing: this
-policy interrupts nobody. So it knows where data is and not how long it takes: the difference to `flow` is the worth of
-measuring.
+waits for an agent that holds its data as long as pulling would cost. What runs continues where it is, for nothing,
+unless the master asks to weigh it anew (`Snapshot.continuing`): such a round is `flow`'s, and may move it. So it knows
+where data is and not how long it takes: the difference to `flow` is the worth of measuring.
 """
 
 import numpy as np
