@@ -121,7 +121,7 @@ class State:
                 self.attempts[taken.key] = self._live[taken.key] = taken
             case Kill():
                 attempt = self.attempts.get((command.task_id, command.attempt))
-                if attempt is not None and attempt.kill is None:
+                if attempt is not None and (attempt.kill is None or command.grace_us is not None):
                     attempt.kill = (term, command)
             case FetchShard():
                 self.replicas[command.fetch.shard_id] = (term, command)

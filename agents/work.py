@@ -206,12 +206,13 @@ class Work:
 
     def _stop(self, batch: Batch, attempt: Attempt) -> None:
         assert attempt.kill is not None, "stopped without a kill command"
+        kill = attempt.kill[1]
         batch.do(
             StopTask(
                 task_id=attempt.launch.task_id,
                 attempt=attempt.launch.attempt,
-                grace_us=attempt.launch.kill_grace_us,
-                reason=attempt.kill[1].reason or "killed",
+                grace_us=attempt.launch.kill_grace_us if kill.grace_us is None else kill.grace_us,
+                reason=kill.reason or "killed",
             )
         )
 

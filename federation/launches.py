@@ -157,10 +157,12 @@ def order_kill(core: Core, entry: AgentEntry, task_id: str, attempt: int, reason
     core.order(entry, [kill_of(core, entry, task_id, attempt, reason)])
 
 
-def kill_of(core: Core, entry: AgentEntry, task_id: str, attempt: int, reason: str) -> Kill:
+def kill_of(
+    core: Core, entry: AgentEntry, task_id: str, attempt: int, reason: str, grace_us: int | None = None
+) -> Kill:
     cmd_id = core.new_cmd_id()
     core.remember(entry, SentCommand(cmd_id=cmd_id, kind="kill", key=task_id, attempt=attempt, sent_us=core.now_us))
-    return Kill(cmd_id=cmd_id, task_id=task_id, attempt=attempt, reason=reason)
+    return Kill(cmd_id=cmd_id, task_id=task_id, attempt=attempt, reason=reason, grace_us=grace_us)
 
 
 def begin_move(core: Core, move: ShardMove) -> bool:

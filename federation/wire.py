@@ -267,6 +267,7 @@ class Kill(Record, frozen=True, kw_only=True, tag_field="t", tag="kill/1"):
     task_id: Name
     attempt: Count
     reason: Name = ""
+    grace_us: Count | None = None  # instead of the launch's; a later kill may shorten it
 
 
 class FetchShard(Record, frozen=True, kw_only=True, tag_field="t", tag="fetch_shard/1"):

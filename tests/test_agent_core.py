@@ -422,6 +422,13 @@ def test_killing_a_running_task_stops_it_and_tells_when_it_is_gone() -> None:
     assert world.states() == [("killed", "cancelled")]
 
 
+def test_a_kill_may_bring_its_own_grace_and_a_later_one_a_shorter() -> None:
+    world = running_world()
+    for number, grace_us in enumerate((60 * SECOND_US, 0)):
+        world.order(Kill(cmd_id=2 + number, task_id="job/train/0", attempt=1, reason="killed", grace_us=grace_us))
+    assert [stop.grace_us for stop in world.take(StopTask)] == [60 * SECOND_US, 0]
+
+
 def test_a_task_that_finished_while_being_killed_has_finished() -> None:
     world = running_world()
     world.order(Kill(cmd_id=2, task_id="job/train/0", attempt=1))

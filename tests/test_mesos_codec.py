@@ -26,7 +26,7 @@ MIB = 2**20
 SHARD = "ab" * 32
 RESERVED = p.Reservation(role="ml", principal="me", labels=(("k", "v"),))
 TASK = p.TaskSpec(
-    task_id="t.1", name="train", claims=(
+    task_id="t.1", agent_id="a1", name="train", claims=(
         p.Claim(cpu_milli=1500, memory_bytes=512 * MIB, gpus=2, gpu_uuids=("g1", "g2")),
         p.Claim(disk_bytes=MIB, reservation=RESERVED), p.Claim(cpu_milli=1, revocable=True),
     ),
@@ -204,10 +204,25 @@ COMMAND = {"value": "true"}
 @pytest.mark.parametrize(
     "task",
     [
-        {"task_id": {"value": "t"}},
+        {},
         {"task_id": {"value": "a/b"}, "command": COMMAND},
         {"task_id": {"value": ""}, "command": COMMAND},
-        {"task_id": {"value": "t"}, "command": {}},
+        {"command": {}},
+        {"command": COMMAND | {"environment": {"variables": {"name": "A", "type": "SECRET", "secret": {}}}}},
+        {"command": COMMAND, "container": {"type": "MESOS", "mesos": {"image": {"type": "DOCKER"}}}},
+        {"command": COMMAND, "container": {"type": "MESOS", "volumes": [{"mode": "RW", "container_path": "v"}]}},
+        {"command": COMMAND, "container": {"type": "MESOS", "network_infos": [{"name": "cni"}]}},
+        {"command": COMMAND, "executor": {"executor_id": {"value": "e"}, "command": {"value": "x"}}},
+        {"command": COMMAND, "health_check": {"type": "TCP", "tcp": {"port": 1}}},
+        {"command": COMMAND, "check": {"type": "COMMAND"}},
+        {"command": COMMAND, "limits": {"mem": {"value": "Infinity"}}},
+        {"command": COMMAND, "kill_policy": {"grace_period": {"nanoseconds": -1}}},
+        {"command": COMMAND, "max_completion_time": {"nanoseconds": -1}},
+        {
+            "command": COMMAND,
+            "resources": [{"name": "disk", "scalar": {"value": 1}, "disk": {"persistence": {"id": "v"}}}],
+        },
+        {"command": COMMAND, "resources": [{"name": "cpus", "scalar": {"value": 1}, "role": "NO ROLE"}]},
         {"task_id": {"value": "t"}, "command": COMMAND | {"uris": [{"value": "http://x"}]}},
         {"task_id": {"value": "t"}, "command": COMMAND, "container": {"type": "DOCKER"}},
         {"task_id": {"value": "t"}, "command": COMMAND, "executor": {"executor_id": {"value": "e"}, "type": "CUSTOM"}},
@@ -220,11 +235,77 @@ COMMAND = {"value": "true"}
         {"task_id": {"value": "t"}, "command": COMMAND, "offerflow": {"reads": ["no hash"]}},
     ],
 )
-def test_a_task_that_cannot_be_run_is_refused_by_name(task: dict[str, Any]) -> None:
-    operations = [{"type": "LAUNCH", "launch": {"task_infos": [task]}}]
-    with pytest.raises(PeerError) as refused:
-        said("ACCEPT", {"offer_ids": [{"value": "o"}], "operations": operations})
-    assert refused.value.code == "invalid"
+def test_a_task_that_cannot_be_run_is_refused_alone_and_a_group_as_a_whole(task: dict[str, Any]) -> None:
+    bad = {"name": "bad", "task_id": {"value": "t"}} | task
+    good = {"name": "good", "task_id": {"value": "good"}, "command": COMMAND}
+    call = accepted({"type": "LAUNCH", "launch": {"task_infos": [bad, good]}})
+    [launch], [refusal] = call.operations, call.refusals
+    assert isinstance(launch, p.Launch) and [spec.task_id for spec in launch.tasks] == ["good"]
+    assert refusal.task_id == bad["task_id"]["value"] and refusal.problem
+    executor = {"type": "DEFAULT", "executor_id": {"value": "e"}}
+    group = {"executor": executor, "task_group": {"tasks": [good, bad]}}
+    call = accepted({"type": "LAUNCH_GROUP", "launch_group": group})
+    assert not call.operations and all(each.is_grouped for each in call.refusals)
+    assert [each.task_id for each in call.refusals] == ["good", bad["task_id"]["value"]]
+
+
+def accepted(*operations: dict[str, Any]) -> p.Accept:
+    call = said("ACCEPT", {"offer_ids": [{"value": "o"}], "operations": list(operations)})
+    assert isinstance(call, p.Accept)
+    return call
+
+
+def test_a_container_that_asks_for_nothing_is_a_plain_process() -> None:
+    """As serialisers of pods write it; so is an executor of the default type."""
+    plain = {"type": "MESOS", "volumes": [], "mesos": {}, "hostname": "h"}
+    executor = {"type": "DEFAULT", "executor_id": {"value": "e"}, "container": plain, "resources": []}
+    task = {"task_id": {"value": "t"}, "command": COMMAND, "container": plain, "executor": executor}
+    call = accepted({"type": "LAUNCH", "launch": {"task_infos": [task]}})
+    assert len(call.operations) == 1 and not call.refusals
+    custom = executor | {"container": {"type": "DOCKER"}}
+    group = {"executor": custom, "task_group": {"tasks": [task]}}
+    assert accepted({"type": "LAUNCH_GROUP", "launch_group": group}).refusals[0].is_grouped
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"type": "GROW_VOLUME"}, {"type": "CREATE_DISK", "create_disk": {}}, {"type": "UNKNOWN"},
+        {"type": "CREATE", "create": {"volumes": [{"name": "disk", "scalar": {"value": 1}}]}},
+        {"type": "DESTROY", "destroy": {"volumes": {"name": "disk", "disk": {"persistence": {"id": "no hash"}}}}},
+        {"type": "RESERVE", "reserve": {"resources": [{"name": "cpus", "scalar": {"value": -1}}]}},
+        {"type": "UNRESERVE", "unreserve": {"resources": [{"name": "ports", "type": "RANGES"}]}},
+    ],
+    ids=lambda operation: str(operation["type"]),
+)  # fmt: skip
+def test_an_operation_that_cannot_be_done_is_refused_alone(operation: dict[str, Any]) -> None:
+    release = {"type": "UNRESERVE", "unreserve": {"resources": []}}
+    call = accepted(operation | {"id": {"value": "op"}}, release)
+    assert [refusal.operation_id for refusal in call.refusals] == ["op"] and call.refusals[0].task_id is None
+    assert call.operations == (p.Unreserve(claims=()),)
+
+
+def test_groups_of_constraints_are_alternatives() -> None:
+    def constraint(kind: str, name: str, **body: str) -> dict[str, Any]:
+        return {"selector": {"attribute_name": name}, "predicate": {kind: body}}
+
+    groups = [
+        {"attribute_constraints": [constraint("text_equals", "site", value="a"), constraint("not_exists", "zone")]},
+        {"attribute_constraints": [constraint("not_exists", "gpu.model")]},
+    ]
+    body = {
+        "framework_info": {"user": "u", "name": "n"},
+        "offer_constraints": {"role_constraints": {"*": {"groups": groups}}},
+    }
+    call = said("SUBSCRIBE", body)
+    assert isinstance(call, p.Subscribe)
+    assert call.framework.constraints == {"default": ('agent.site == "a" and no label{key="zone"} or no gpu.model',)}
+    groups[1]["attribute_constraints"] = []
+    with pytest.raises(PeerError, match="each group a constraint"):
+        said("SUBSCRIBE", body)
+    groups[1]["attribute_constraints"] = [constraint("text_matches", "site", regex="a.*")]
+    with pytest.raises(PeerError, match="text_matches"):
+        said("SUBSCRIBE", body)
 
 
 KEYS = st.sampled_from(("type", "value", "framework_id", "accept", "offer_ids", "operations", "launch", "task_id"))

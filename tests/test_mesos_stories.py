@@ -14,7 +14,7 @@ from federation.config import MasterConfig
 from federation.events import FrameworkCalled, StreamClosed
 from federation.market.protocol import Call
 from federation.streams import FrameworkStreams
-from federation.wire import HeldShard, LinkSample, NetReport
+from federation.wire import CommandBatch, HeldShard, Kill, LinkSample, NetReport
 from policies.flow import Flow
 from policies.model import Amount
 from tests.market_world import MarketWorld
@@ -172,6 +172,38 @@ async def test_a_task_from_offer_to_acknowledged_end() -> None:
         assert (await client.status("t1", "TASK_GONE"))["reason"] == "REASON_RECONCILIATION"
 
 
+async def test_what_cannot_be_served_is_an_error_of_its_own_and_the_rest_runs() -> None:
+    async with market() as (world, port):
+        world.agent()
+        client = await join(world, port)
+        docker = task("docker", container={"type": "DOCKER", "docker": {"image": "busybox"}})
+        elsewhere = task("elsewhere") | {"agent_id": _id("gw-9")}
+        grow = {"type": "GROW_VOLUME", "id": _id("grow"), "grow_volume": {}}
+        await client.accept(await client.offer(), launch(docker, task("plain"), elsewhere), grow)
+        refused = await client.status("docker", "TASK_ERROR")
+        assert refused["reason"] == "REASON_TASK_INVALID" and "no containers" in refused["message"]
+        assert "uuid" not in refused
+        assert "is for gw-9" in (await client.status("elsewhere", "TASK_ERROR"))["message"]
+        assert await client.operation("grow") == "OPERATION_ERROR"
+        await client.status("plain", "TASK_RUNNING")
+
+
+async def test_a_kill_may_bring_its_own_grace_and_a_second_one_a_shorter() -> None:
+    async with market() as (world, port):
+        agent = world.agent()
+        client = await join(world, port)
+        policy = {"grace_period": {"nanoseconds": 60_000_000_000}}
+        await client.accept(await client.offer(), launch(task("t", kill_policy=policy)))
+        await client.status("t", "TASK_RUNNING")
+        agent.deaf = True  # It takes its time.
+        assert await client.call("KILL", {"task_id": _id("t")}) == 202
+        at_once = {"task_id": _id("t"), "kill_policy": {"grace_period": {"nanoseconds": 0}}}
+        assert await client.call("KILL", at_once) == 202
+        batches = [message for message in agent.heard if isinstance(message, CommandBatch)]
+        kills = [command for batch in batches for command in batch.commands if isinstance(command, Kill)]
+        assert [kill.grace_us for kill in kills] == [None, 0], "the launch's, then its own"
+
+
 async def test_shutdown_ends_an_executors_tasks_and_a_message_is_taken() -> None:
     async with market() as (world, port):
         world.agent()
@@ -196,7 +228,7 @@ async def test_a_launch_group_is_all_or_none() -> None:
         tasks = [task("big", scalars(9)), task("small")]
         together = {"type": "LAUNCH_GROUP", "launch_group": {"executor": executor, "task_group": {"tasks": tasks}}}
         await client.accept(await client.offer(), together)
-        assert (await client.status("small", "TASK_ERROR"))["reason"] == "REASON_TASK_INVALID"
+        assert (await client.status("small", "TASK_ERROR"))["reason"] == "REASON_TASK_GROUP_INVALID"
         tasks[0] = task("big", scalars(2))
         await client.accept(await client.offer(), together)
         await client.status("small", "TASK_RUNNING")
@@ -320,6 +352,8 @@ async def test_a_framework_is_updated_and_a_quota_rescinds() -> None:
         offer = await client.offer()
         assert next(r["scalar"]["value"] for r in offer["resources"] if r["name"] == "cpus") == 1
         assert await client.call("UPDATE_FRAMEWORK", {"framework_info": info | {"roles": []}}) == 400
+        assert await client.call("UPDATE_FRAMEWORK", {"framework_info": info | {"user": "root"}}) == 400
+        assert await client.call("UPDATE_FRAMEWORK", {"framework_info": info | {"checkpoint": True}}) == 400
 
 
 # --- asked back ------------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def decline(core: Core, framework: FrameworkEntry, call: Decline) -> None:
 
 def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
     framework.n_ignored = 0
+    _tell_refusals(core, framework, call)
     found = [framework.offers.get(offer_id) for offer_id in dict.fromkeys(call.offer_ids)]
     made = [lease for lease in found if lease is not None]
     agent_ids = {lease.offer.agent_id for lease in made}
@@ -97,6 +98,23 @@ def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
                     changed(core)
     rest = {standing: bundle.frozen() for standing, bundle in left.items() if not bundle.is_empty()}
     refuse(core, framework, role, entry.agent_id, rest, call.refuse_us)
+
+
+def _tell_refusals(core: Core, framework: FrameworkEntry, call: Accept) -> None:
+    """What can never be done as it is written, whatever the offers are."""
+    made = framework.offers.get(call.offer_ids[0]) if call.offer_ids else None
+    agent_id = made.offer.agent_id if made is not None else ""
+    for refusal in call.refusals:
+        if refusal.task_id is None:
+            operations.refuse(core, framework, refusal.operation_id, agent_id, refusal.problem, is_stale=False)
+        else:
+            core.count("framework_launches_refused")
+            reason = invalid_reason(refusal.is_grouped)
+            say(core, framework, refusal.task_id, agent_id, "TASK_ERROR", reason, refusal.problem)
+
+
+def invalid_reason(is_grouped: bool) -> str:
+    return "REASON_TASK_GROUP_INVALID" if is_grouped else "REASON_TASK_INVALID"
 
 
 def _refuse(core: Core, framework: FrameworkEntry, operation: Operation, problem: str) -> None:
@@ -166,7 +184,7 @@ class Acceptance:
                 problem = problem or f"task {spec.task_id!r} is named twice"
             names.add(spec.task_id)
         if problem:
-            self._fail(specs, "TASK_ERROR", "REASON_TASK_INVALID", problem)
+            self._fail(specs, "TASK_ERROR", invalid_reason(group_id > 0), problem)
             return
         taken: list[tuple[Standing, Resources]] = []
         gpus: list[tuple[tuple[str, ...], ...]] = []
@@ -177,7 +195,7 @@ class Acceptance:
                 if part is None:
                     for standing, back in taken:
                         self._left[standing].add(back)
-                    self._fail_short(specs, claim)
+                    self._fail_short(specs, claim, invalid_reason(group_id > 0))
                     return
                 taken.append(part)
                 of_spec.append(tuple(gpu.uuid for gpu in part[1].gpus))
@@ -212,6 +230,8 @@ class Acceptance:
             return f"task {spec.task_id!r} exists already"
         if len(framework.tasks) >= core.config.framework_tasks_max:
             return f"the framework has {core.config.framework_tasks_max} tasks"
+        if spec.agent_id and spec.agent_id != self._entry.agent_id:
+            return f"task {spec.task_id!r} is for {spec.agent_id}, the offer is of {self._entry.agent_id}"
         if not spec.command:
             return f"task {spec.task_id!r} has no command"
         if not spec.claims or not any(claim.cpu_milli or claim.memory_bytes for claim in spec.claims):
@@ -229,7 +249,7 @@ class Acceptance:
         for spec in specs:
             say(self._core, self._framework, spec.task_id, self._entry.agent_id, state, reason, message)
 
-    def _fail_short(self, specs: tuple[TaskSpec, ...], claim: Claim) -> None:
+    def _fail_short(self, specs: tuple[TaskSpec, ...], claim: Claim, reason: str) -> None:
         if self._is_partial:
             state = lost_state(self._framework, "TASK_DROPPED")
             self._fail(specs, state, "REASON_INVALID_OFFERS", "one of the offers is no longer valid")
@@ -241,7 +261,7 @@ class Acceptance:
             f"{claim.memory_bytes} of {has.memory_bytes} bytes of memory, {claim.disk_bytes} of {has.disk_bytes} of "
             f"disk, {max(claim.gpus, len(claim.gpu_uuids))} of {len(has.gpus)} GPUs"
         )
-        self._fail(specs, "TASK_ERROR", "REASON_TASK_INVALID", message)
+        self._fail(specs, "TASK_ERROR", reason, message)
 
     def _take(self, claim: Claim) -> tuple[Standing, Resources] | None:
         """Take a claim from what is left; None when it does not hold so much."""

@@ -43,7 +43,7 @@ class FrameworkTask:
 
     __slots__ = (
         "agent_id", "attempt", "cmd_id", "expected_run_us", "fact", "framework_id", "gpus", "group_id", "kill_asked",
-        "launched_us", "needs", "role", "seen", "since_us", "spec", "state", "updates", "wire_id",
+        "kill_grace_us", "launched_us", "needs", "role", "seen", "since_us", "spec", "state", "updates", "wire_id",
     )  # fmt: skip
 
     def __init__(self, fact: FrameworkTaskLaunched) -> None:
@@ -60,6 +60,7 @@ class FrameworkTask:
         self.state = "TASK_STAGING"
         self.seen = False
         self.kill_asked = False
+        self.kill_grace_us: int | None = None  # of the last kill, where it said one; of this term only
         self.expected_run_us: int | None = None  # on the reference core, where its request said so; of this term only
         self.updates: list[Update] = []
         self.wire_id = wire_id(fact.framework_id, fact.spec.task_id)

@@ -1,6 +1,7 @@
 """Offer constraints: a small strict language of predicates on an agent, its GPUs and its measured links.
 
-    predicate := field [selector] (operator value | "in" "(" value {"," value} ")" | nothing)
+    constraint := all {"or" all};  all := predicate {"and" predicate}
+    predicate := field [selector] (operator value | "in" "(" value {"," value} ")" | nothing) | "no" field [selector]
     selector  := "{" key "=" value {"," key "=" value} "}"
     operator  := "==" | "!=" | "<" | "<=" | ">" | ">=" | "=~"
 
@@ -9,7 +10,7 @@ Fields of text: `agent.id`, `agent.site`, `agent.region`, `agent.tier`, `agent.h
 `gpu.count`, and of links `link.rtt_us`, `link.jitter_us`, `link.loss_ppm`, `link.bandwidth_bps`, `link.age_us`,
 `link.confidence_ppm`, with a selector `{to=site:x}` or `{from=site:x}` (the other end is the agent or its site).
 Numbers may carry a unit: KiB MiB GiB TiB, kB MB GB TB, us ms s, bps kbps Mbps Gbps. `=~` is a glob. A bare
-`label{key=…}` asks only that the label is there.
+`label{key=…}` asks only that the label is there; `no` that a field of text has no value.
 
 A predicate on GPUs holds when one of them satisfies it. What was never measured, or cannot be read, satisfies nothing.
 """
@@ -36,8 +37,9 @@ UNITS: Final = {
     "us": ("us", 1), "ms": ("us", 10**3), "s": ("us", 10**6),
     "bps": ("bps", 1), "kbps": ("bps", 10**3), "Mbps": ("bps", 10**6), "Gbps": ("bps", 10**9),
 }  # fmt: skip
-TEXT_BYTES_MAX: Final = 1_024
-Operator = Literal["==", "!=", "<", "<=", ">", ">=", "=~", "in", "exists"]
+TEXT_BYTES_MAX: Final = 4_096
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "=~", "in", "exists", "absent"]
+Tokens = list[tuple[str, str]]
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<op>==|!=|<=|>=|=~|<|>)|(?P<mark>[{}(),=])|"(?P<quoted>[^"]*)"|(?P<word>[A-Za-z0-9_.:/*?+-]+))"""
@@ -57,8 +59,8 @@ class Predicate(NamedTuple):
     selector: tuple[tuple[str, str], ...] = ()
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _tokens(text: str) -> Tokens:
+    found: Tokens = []
     at = 0
     text = text.rstrip()
     while at < len(text):
@@ -67,26 +69,51 @@ def _tokens(text: str) -> list[tuple[str, str]]:
             raise ConstraintError(f"{text[:80]!r}: {text[at : at + 1]!r} at {at + 1} has no place in a predicate")
         kind = match.lastgroup
         assert kind is not None
-        found.append(("word" if kind == "quoted" else kind, match[kind]))
+        found.append((kind, match[kind]))
         at = match.end()
     return found
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Predicate:
-    """Raises `ConstraintError`. Cost O(length); the answer is kept."""
-    if len(text) > TEXT_BYTES_MAX:
-        raise ConstraintError(f"a predicate of {len(text)} characters exceeds {TEXT_BYTES_MAX}")
-    tokens = _tokens(text)
+    """One predicate. Raises `ConstraintError`. Cost O(length); the answer is kept."""
+    alternatives = parse_all(text)
+    if len(alternatives) > 1 or len(alternatives[0]) > 1:
+        raise ConstraintError(f"{text!r} holds several predicates; give each its own text")
+    return alternatives[0][0]
 
+
+@lru_cache(maxsize=4096)
+def parse_all(text: str) -> tuple[tuple[Predicate, ...], ...]:
+    """A constraint: of one of these, all must hold. Raises `ConstraintError`. Cost O(length); the answer is kept."""
+    if len(text) > TEXT_BYTES_MAX:
+        raise ConstraintError(f"a constraint of {len(text)} characters exceeds {TEXT_BYTES_MAX}")
+    tokens: Tokens = []
+    alternatives: list[list[Predicate]] = [[]]
+    for token in (*_tokens(text), ("word", "and")):
+        if token not in (("word", "and"), ("word", "or")):
+            tokens.append(token)
+            continue
+        alternatives[-1].append(_predicate(text, tokens))
+        tokens = []
+        if token[1] == "or":
+            alternatives.append([])
+    return tuple(tuple(predicates) for predicates in alternatives)
+
+
+def _predicate(text: str, tokens: Tokens) -> Predicate:
     def expect(kind: str, value: str = "") -> str:
         if not tokens:
             raise ConstraintError(f"{text!r} ends where {value or kind} was expected")
         got_kind, got = tokens.pop(0)
+        got_kind = "word" if got_kind == "quoted" else got_kind
         if got_kind != kind or (value and got != value):
             raise ConstraintError(f"{text!r}: {got!r} stands where {value or f'a {kind}'} was expected")
         return got
 
+    is_absent = bool(tokens) and tokens[0] == ("word", "no")
+    if is_absent:
+        tokens.pop(0)
     field = expect("word")
     if field not in TEXT_FIELDS and field not in NUMBER_FIELDS:
         known = ", ".join(sorted(TEXT_FIELDS | NUMBER_FIELDS))
@@ -104,6 +131,10 @@ def parse(text: str) -> Predicate:
             expect("mark", "}")
             break
     _check_selector(text, field, tuple(key for key, _ in selector))
+    if is_absent:
+        if tokens or field not in TEXT_FIELDS:
+            raise ConstraintError(f"{text!r}: 'no' takes a field of text, and nothing after it")
+        return Predicate(field, "absent", selector=tuple(selector))
     if not tokens:
         if field != "label":
             raise ConstraintError(f"{text!r} compares {field} with nothing")
@@ -160,8 +191,11 @@ def _number(text: str, field: str, word: str) -> int:
 
 
 def admits(constraints: tuple[str, ...], entry: AgentEntry, links: tuple[Link, ...]) -> bool:
-    """Whether all predicates hold for an agent. `links` are those that end at it or its site."""
-    return all(holds(parse(text), entry, links) for text in constraints)
+    """Whether all constraints hold for an agent. `links` are those that end at it or its site."""
+    return all(
+        any(all(holds(predicate, entry, links) for predicate in predicates) for predicates in parse_all(text))
+        for text in constraints
+    )
 
 
 def holds(predicate: Predicate, entry: AgentEntry, links: tuple[Link, ...]) -> bool:
@@ -171,12 +205,14 @@ def holds(predicate: Predicate, entry: AgentEntry, links: tuple[Link, ...]) -> b
     if field == "gpu.count":
         return _compare(predicate, len(enrolled.total.gpus))
     if field.startswith("gpu."):
+        if predicate.operator == "absent":
+            return all(not getattr(gpu, field.removeprefix("gpu.")) for gpu in enrolled.total.gpus)
         return any(_gpu_holds(predicate, gpu) for gpu in enrolled.total.gpus)
     if field == "label":
         key = predicate.selector[0][1]
         values = [value for name, value in enrolled.labels if name == key]
-        if predicate.operator == "exists":
-            return bool(values)
+        if predicate.operator in ("exists", "absent"):
+            return bool(values) == (predicate.operator == "exists")
         if predicate.operator == "!=":
             return all(_matches(predicate, value) for value in values)
         return any(_matches(predicate, value) for value in values)
@@ -243,5 +279,7 @@ def _matches(predicate: Predicate, value: str) -> bool:
             return value not in predicate.texts
         case "=~":
             return fnmatchcase(value, predicate.texts[0])
+        case "absent":
+            return not value
         case _:
             raise AssertionError(f"{predicate.operator} of a text")

@@ -198,7 +198,7 @@ def _do(core: Core, framework: FrameworkEntry, call: Call) -> Answer:
 def _kill(core: Core, framework: FrameworkEntry, call: KillTask) -> None:
     task = framework.tasks.get(call.task_id)
     if task is not None and task.is_open:
-        running.kill_task(core, task)  # The grace is the launch's: the wire's Kill carries none.
+        running.kill_task(core, task, grace_us=call.kill_grace_us)
     else:
         _say_state(core, framework, call.task_id, call.agent_id)
 

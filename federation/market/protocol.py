@@ -128,6 +128,7 @@ class TaskSpec(Record, frozen=True, kw_only=True):
     """A task a framework launches: one attempt of a command on the offer's agent. The id is the framework's own."""
 
     task_id: TaskId
+    agent_id: Name = ""  # where it is meant to run; "" is where the offer is
     claims: Claims
     command: Annotated[tuple[Arg, ...], msgspec.Meta(max_length=1024)]
     name: Name = ""
@@ -182,6 +183,16 @@ class Destroy(Record, frozen=True, kw_only=True, tag="DESTROY"):
 Operation = Launch | LaunchGroup | Reserve | Unreserve | Create | Destroy
 
 
+class Refusal(Record, frozen=True, kw_only=True):
+    """A task or an operation of an accept that cannot be done as it is written, and why. Found where the call was read;
+    the others are done. A task is told `TASK_ERROR`, an operation that has an id `OPERATION_ERROR`."""
+
+    task_id: Text | None = None  # of a task; may be one that no task can have
+    operation_id: Name = ""
+    is_grouped: bool = False  # of a LAUNCH_GROUP: all its tasks are refused
+    problem: Text
+
+
 # --- calls -----------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +217,7 @@ class Teardown(Record, frozen=True, kw_only=True, tag="TEARDOWN"):
 class Accept(Record, frozen=True, kw_only=True, tag="ACCEPT"):
     offer_ids: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)]
     operations: Annotated[tuple[Operation, ...], msgspec.Meta(max_length=256)] = ()
+    refusals: Annotated[tuple[Refusal, ...], msgspec.Meta(max_length=65_536)] = ()
     refuse_us: Duration = REFUSE_US
 
 

@@ -12,7 +12,7 @@ from federation.market.facts import FrameworkTaskChanged
 from federation.market.leasing import emit
 from federation.market.protocol import TaskState, Update
 from federation.replicas import acceptable, hold
-from federation.wire import Command, HeldTask, Launch, Output, StatusReport, TaskStatus
+from federation.wire import Command, HeldTask, Kill, Launch, Output, StatusReport, TaskStatus
 
 _REASONS = {
     "memory_limit": "REASON_CONTAINER_LIMITATION_MEMORY",
@@ -115,7 +115,7 @@ def change(
         if task.group_id and state != "TASK_FINISHED":
             for other in list(framework.tasks.values()):
                 if other.group_id == task.group_id and other.is_open:
-                    kill_task(core, other, "REASON_TASK_GROUP_UNAUTHORIZED", f"{task.spec.task_id} of its group ended")
+                    kill_task(core, other, message=f"{task.spec.task_id} of its group ended")
 
 
 def tell(core: Core, framework: FrameworkEntry, task: FrameworkTask) -> None:
@@ -231,7 +231,7 @@ def reconcile(
         mine = told.get((task.wire_id, task.attempt))
         framework = core.market.frameworks[task.framework_id]
         if task.kill_asked:
-            commands.append(kill_of(core, entry, task.wire_id, task.attempt, "killed"))
+            commands.append(_kill_of(core, entry, task))
         elif mine is not None:
             if task.state == "TASK_UNREACHABLE" and mine.state != "ended":
                 back: TaskState = "TASK_RUNNING" if mine.state == "running" else "TASK_STARTING"
@@ -272,19 +272,29 @@ def resend(core: Core, entry: AgentEntry, sent: SentCommand) -> Command | None:
         return None
     again = msgspec.structs.replace(sent, sent_us=core.now_us)
     core.remember(entry, again)
+    if task is not None and mine:
+        return _kill_of(core, entry, task)
     return kill_of(core, entry, sent.key, sent.attempt, "killed")
 
 
 # --- killing ---------------------------------------------------------------------------------------------------------
 
 
-def kill_task(core: Core, task: FrameworkTask, reason: str = "", message: str = "") -> None:
-    """Ask the agent to end it. Its end is what the agent reports."""
+def kill_task(
+    core: Core, task: FrameworkTask, reason: str = "", message: str = "", *, grace_us: int | None = None
+) -> None:
+    """Ask the agent to end it, within the launch's grace or another. Its end is what the agent reports."""
     framework = core.market.frameworks[task.framework_id]
     if not task.is_open:
         return
     if not task.kill_asked and framework.has("TASK_KILLING_STATE") and task.state != "TASK_UNREACHABLE":
         change(core, task, "TASK_KILLING", reason, message)
     task.kill_asked = True
+    if grace_us is not None:
+        task.kill_grace_us = grace_us
     entry = core.agents[task.agent_id]
-    core.order(entry, [kill_of(core, entry, task.wire_id, task.attempt, "killed")])
+    core.order(entry, [_kill_of(core, entry, task)])
+
+
+def _kill_of(core: Core, entry: AgentEntry, task: FrameworkTask) -> Kill:
+    return kill_of(core, entry, task.wire_id, task.attempt, "killed", task.kill_grace_us)

@@ -8,7 +8,7 @@ from federation.events import FrameworkCalled
 from federation.launches import kill_of
 from federation.market import operations
 from federation.market.book import FrameworkEntry
-from federation.market.constraints import ConstraintError, parse
+from federation.market.constraints import ConstraintError, parse_all
 from federation.market.facts import FrameworkEnded, FrameworkSet
 from federation.market.leasing import clear_filters, emit, end_lease, rescind
 from federation.market.protocol import (
@@ -103,7 +103,7 @@ def check_info(
             return refusal(400, "bad_constraint", "A constraint is of a role the framework has not", role)
         for text in texts:
             try:
-                parse(text)
+                parse_all(text)
             except ConstraintError as error:
                 return refusal(400, "bad_constraint", "An offer constraint is wrong", str(error))
     return None
@@ -113,6 +113,9 @@ def update(core: Core, framework: FrameworkEntry, call: UpdateFramework) -> Answ
     problem = check_info(core, call.framework, framework.principal, call.suppressed_roles)
     if problem is not None:
         return problem
+    for name in ("user", "checkpoint", "principal"):
+        if getattr(call.framework, name) != getattr(framework.info, name):
+            return refusal(400, "fixed_field", f"Updating 'FrameworkInfo.{name}' is unsupported")
     for made in list(framework.offers.values()):
         if made.offer.role not in call.framework.roles:
             rescind(core, made, "role left")

@@ -15,7 +15,7 @@ from federation.agents_book import AgentEntry
 from federation.api import Answer, Problem
 from federation.core import Core
 from federation.market.book import FrameworkEntry, Want
-from federation.market.constraints import ConstraintError, Predicate, admits, holds, parse
+from federation.market.constraints import ConstraintError, Predicate, admits, parse
 from federation.market.holdings import OPEN
 from federation.market.leasing import emit, lease, links_at, links_of
 from federation.market.protocol import CallTaken, FrameworkOffer, Offers, Portion, Request, WantedOffer
@@ -260,8 +260,7 @@ def _suits(core: Core, want: Want, entry: AgentEntry) -> bool:
     texts = (*_predicates(framework, want), *wanted.constraints)
     if not texts:
         return True
-    links = links_of(links_at(core), entry)
-    return all(holds(parse(text), entry, links) for text in texts)
+    return admits(texts, entry, links_of(links_at(core), entry))
 
 
 def _take(want: Want, entry: AgentEntry, count: int) -> tuple[int, Resources]:

@@ -74,8 +74,8 @@ def amount_of(resource: Resource) -> tuple[str, int]:
     if resource.scalar is None or resource.type != "SCALAR":
         raise PeerError("invalid", f"resource {resource.name!r} needs type SCALAR and scalar.value")
     value = resource.scalar.value
-    if not math.isfinite(value):
-        raise PeerError("invalid", f"resource {resource.name!r} is not a number")
+    if not math.isfinite(value) or value < 0:
+        raise PeerError("invalid", f"resource {resource.name!r} is no amount")
     milli = round(value * 1000)
     if resource.name == "gpus":
         if milli % 1000:

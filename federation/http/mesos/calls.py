@@ -1,4 +1,5 @@
-"""Calls: JSON → the market's values. What the market cannot do is refused here, by name, rather than half done."""
+"""Calls: JSON → the market's values. What cannot be done is refused by name, rather than half done: tasks and
+operations one by one (`operations`), anything else with the whole call."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from federation.errors import PeerError
 from federation.http.mesos import messages as m
 from federation.http.mesos.amounts import ANY_ROLE, claims_of, our_role
 from federation.http.mesos.constraints import predicates_of
+from federation.http.mesos.operations import grace_us_of, labels_of, operations_of
 from federation.market.protocol import (
     REFUSE_US,
     Accept,
@@ -18,35 +20,26 @@ from federation.market.protocol import (
     AcknowledgeOperation,
     Call,
     Capability,
-    Create,
     Decline,
     DeclineInverse,
-    Destroy,
     FrameworkInfo,
     KillTask,
     KnownTask,
-    Launch,
-    LaunchGroup,
     Message,
-    Operation,
     Reconcile,
     ReconcileOperations,
     Request,
-    Reserve,
     Revive,
     Shutdown,
     Subscribe,
     Suppress,
-    TaskSpec,
     Teardown,
-    Unreserve,
     UpdateFramework,
     WantedOffer,
 )  # fmt: skip
 from policies.model import GpuNeed
 
 _CAPABILITIES: Final = frozenset(get_args(Capability))
-_SHELL: Final = ("/bin/sh", "-c")
 _REFUSE_S_MAX: Final = 31_536_000  # Mesos cuts longer filters to a year; negative and absurd ones fall to the default.
 _checked = msgspec.msgpack.Decoder(Call)
 
@@ -138,14 +131,10 @@ def _framework(part: m.SubscribePart) -> tuple[FrameworkInfo, bool]:
         hostname=info.hostname,
         webui_url=info.webui_url,
         principal=info.principal,
-        labels=_labels(info.labels),
+        labels=labels_of(info.labels),
         constraints=constraints,
     )
     return made, ANY_ROLE in roles
-
-
-def _labels(labels: m.Labels) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((label.key, label.value) for label in labels.labels))
 
 
 # --- offers ----------------------------------------------------------------------------------------------------------
@@ -164,88 +153,13 @@ def _refuse_us(filters: m.Filters) -> int:
 
 
 def _accept(part: m.AcceptPart) -> Accept:
+    operations, refusals = operations_of(part.operations)
     return Accept(
         offer_ids=_ids(part.offer_ids),
-        operations=tuple(_operation(operation) for operation in part.operations),
+        operations=operations,
+        refusals=refusals,
         refuse_us=_refuse_us(part.filters),
     )
-
-
-def _operation(part: m.OperationPart) -> Operation:
-    operation_id = part.id.value if part.id is not None else ""
-    if part.type == "LAUNCH" and part.launch is not None:
-        return Launch(tasks=tuple(_task(task) for task in part.launch.task_infos))
-    if part.type == "LAUNCH_GROUP" and part.launch_group is not None:
-        executor = part.launch_group.executor
-        _refuse_custom(executor)
-        tasks = tuple(_task(task) for task in part.launch_group.task_group.tasks)
-        return LaunchGroup(tasks=tasks, executor_id=executor.executor_id.value)
-    if part.type == "RESERVE" and part.reserve is not None:
-        return Reserve(claims=claims_of(part.reserve.resources), operation_id=operation_id)
-    if part.type == "UNRESERVE" and part.unreserve is not None:
-        return Unreserve(claims=claims_of(part.unreserve.resources), operation_id=operation_id)
-    if part.type == "CREATE" and part.create is not None:
-        return Create(shard_ids=_shards(part.create), operation_id=operation_id)
-    if part.type == "DESTROY" and part.destroy is not None:
-        return Destroy(shard_ids=_shards(part.destroy), operation_id=operation_id)
-    if part.type in ("LAUNCH", "LAUNCH_GROUP", "RESERVE", "UNRESERVE", "CREATE", "DESTROY"):
-        raise PeerError("invalid", f"Expecting '{part.type.lower()}' in the operation to be present")
-    raise PeerError("invalid", f"operation {part.type[:80]!r} is not done here: volumes are shard replicas")
-
-
-def _shards(part: m.VolumesPart) -> tuple[str, ...]:
-    ids = []
-    for volume in part.volumes:
-        if volume.disk is None or volume.disk.persistence is None:
-            raise PeerError("invalid", "a volume is a shard's replica: its disk.persistence.id is the shard's id")
-        ids.append(volume.disk.persistence.id)
-    return tuple(dict.fromkeys(ids))
-
-
-def _task(part: m.TaskInfo) -> TaskSpec:
-    if part.executor is not None:
-        _refuse_custom(part.executor)
-    if part.container is not None:
-        raise PeerError("invalid", f"task {part.task_id.value[:80]!r}: agents run plain commands, no containers")
-    if part.command is None:
-        raise PeerError("invalid", f"task {part.task_id.value[:80]!r} has no 'command'")
-    extension = part.offerflow
-    limit_ns = part.max_completion_time.nanoseconds if part.max_completion_time is not None else None
-    return TaskSpec(
-        task_id=part.task_id.value,
-        claims=claims_of(part.resources),
-        command=_command(part.command),
-        name=part.name,
-        env={variable.name: variable.value or "" for variable in part.command.environment.variables},
-        artifact=extension.artifact,
-        reads=extension.reads,
-        writes=extension.writes,
-        executor_id=part.executor.executor_id.value if part.executor is not None else "",
-        kill_grace_us=_grace_us(part.kill_policy),
-        time_limit_us=extension.time_limit_us,
-        max_completion_us=max(1, limit_ns // 1000) if limit_ns is not None else None,
-        labels=_labels(part.labels),
-        data=part.data,
-        simulated_run_us=extension.simulated_run_us,
-    )
-
-
-def _refuse_custom(executor: m.ExecutorInfo) -> None:
-    if executor.type not in ("", "DEFAULT", "UNKNOWN"):
-        raise PeerError("invalid", "agents run plain commands, no custom executors: leave 'executor' out")
-
-
-def _command(command: m.CommandInfo) -> tuple[str, ...]:
-    if command.uris:
-        raise PeerError("invalid", "'uris' are not fetched: name shards in the task's offerflow.reads and .artifact")
-    if not command.value:
-        raise PeerError("invalid", "'command.value' is empty")
-    # Without a shell, the arguments begin with the program's own name, as execv(3) has it.
-    return (*_SHELL, command.value) if command.shell else (command.value, *command.arguments[1:])
-
-
-def _grace_us(policy: m.KillPolicy) -> int | None:
-    return policy.grace_period.nanoseconds // 1000 if policy.grace_period is not None else None
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
@@ -273,7 +187,7 @@ def _suppress(part: m.RolesPart) -> Suppress:
 
 def _kill(part: m.KillPart) -> KillTask:
     agent_id = part.agent_id.value if part.agent_id is not None else ""
-    return KillTask(task_id=part.task_id.value, agent_id=agent_id, kill_grace_us=_grace_us(part.kill_policy))
+    return KillTask(task_id=part.task_id.value, agent_id=agent_id, kill_grace_us=grace_us_of(part.kill_policy))
 
 
 def _shutdown(part: m.ShutdownPart) -> Shutdown:

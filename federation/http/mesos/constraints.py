@@ -1,4 +1,4 @@
-"""Offer constraints of Mesos (attribute predicates in groups) → predicates of the market."""
+"""Offer constraints of Mesos (attribute predicates in groups) → constraints of the market."""
 
 from typing import Any, Final
 
@@ -17,10 +17,12 @@ _ATTRIBUTES: Final = {
 
 
 def predicates_of(constraints: RoleConstraints) -> tuple[str, ...]:
-    """All of them must hold. Raises `PeerError("invalid")` for what the market cannot say."""
-    if len(constraints.groups) != 1 or not constraints.groups[0].attribute_constraints:
-        raise PeerError("invalid", "offer_constraints take exactly one group for a role, and the group a constraint")
-    return tuple(_predicate(constraint) for constraint in constraints.groups[0].attribute_constraints)
+    """Texts that must all hold: one for each constraint of an only group, else one that says "this group or that".
+    Raises `PeerError("invalid")` for what the market cannot say."""
+    if not constraints.groups or not all(group.attribute_constraints for group in constraints.groups):
+        raise PeerError("invalid", "offer_constraints have a group for a role, and each group a constraint")
+    groups = [[_predicate(constraint) for constraint in group.attribute_constraints] for group in constraints.groups]
+    return tuple(groups[0]) if len(groups) == 1 else (" or ".join(" and ".join(texts) for texts in groups),)
 
 
 def _predicate(constraint: AttributeConstraint) -> str:
@@ -31,12 +33,15 @@ def _predicate(constraint: AttributeConstraint) -> str:
     match kind:
         case "exists":
             return field if field.startswith("label{") else f'{field} =~ "?*"'
+        case "not_exists":
+            return f"no {field}"
         case "text_equals":
             return f"{field} == {_quoted(body.get('value'))}"
         case "text_not_equals":
             return f"{field} != {_quoted(body.get('value'))}"
     raise PeerError(
-        "invalid", f"{kind[:80]!r} is not among exists, text_equals, text_not_equals; globs can be said in offerflow"
+        "invalid",
+        f"{kind[:80]!r} is not among exists, not_exists, text_equals, text_not_equals; globs can be said in offerflow",
     )
 
 

@@ -169,7 +169,7 @@ def update_tree(update: Update, dialect: Dialect) -> dict[str, Any]:
         state = "TASK_RUNNING"
     extension = _some(exit_code=update.exit_code, outputs=dict(update.outputs) or None, at_us=update.at_us or None)
     return _some(
-        task_id=_id(update.task_id),
+        task_id={"value": update.task_id},
         state=state,
         source=update.source,
         reason=update.reason or None,
@@ -180,6 +180,7 @@ def update_tree(update: Update, dialect: Dialect) -> dict[str, Any]:
         # Only an update that has one is acknowledged, so an absent one must not be there at all.
         uuid=_base64(update.uuid) if update.uuid else None,
         labels=labels_tree(update.labels) if update.labels else None,
+        unreachable_time={"nanoseconds": update.at_us * 1000} if state == "TASK_UNREACHABLE" else None,
         offerflow=extension or None,
     )
 

@@ -17,7 +17,7 @@ from policies.model import GpuNeed, LatencyTarget, Where
 
 T = TypeVar("T")
 Number = Annotated[float, msgspec.Meta(ge=0, le=2.0**60)]
-Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Duration(Part, frozen=True, kw_only=True):
 
 
 class Scalar(Part, frozen=True, kw_only=True):
-    value: Number
+    value: float
 
 
 # --- resources -------------------------------------------------------------------------------------------------------
@@ -85,6 +85,7 @@ class Resource(Part, frozen=True, kw_only=True):
 class Variable(Part, frozen=True, kw_only=True):
     name: str
     value: str | None = None
+    secret: dict[str, Any] | None = None
     type: str = "VALUE"
 
 
@@ -103,6 +104,8 @@ class CommandInfo(Part, frozen=True, kw_only=True):
 class ExecutorInfo(Part, frozen=True, kw_only=True):
     executor_id: Id
     type: str = ""
+    command: CommandInfo | None = None
+    container: dict[str, Any] | None = None
 
 
 class KillPolicy(Part, frozen=True, kw_only=True):
@@ -127,6 +130,9 @@ class TaskInfo(Part, frozen=True, kw_only=True):
     executor: ExecutorInfo | None = None
     command: CommandInfo | None = None
     container: dict[str, Any] | None = None
+    health_check: dict[str, Any] | None = None
+    check: dict[str, Any] | None = None
+    limits: dict[str, Any] = {}
     kill_policy: KillPolicy = KillPolicy()
     data: bytes = b""
     labels: Labels = Labels()

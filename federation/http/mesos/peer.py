@@ -144,7 +144,7 @@ def _volume(shard_id: str) -> dict[str, Any]:
 
 
 def task_tree(task: TaskSpec) -> dict[str, Any]:
-    """A TaskInfo. Of Mesos' fields, `agent_id` is left out: the offer says it."""
+    """A TaskInfo."""
     variables = [{"name": name, "value": value} for name, value in task.env.items()]
     extension = msgspec.to_builtins(
         {
@@ -155,19 +155,21 @@ def task_tree(task: TaskSpec) -> dict[str, Any]:
             "simulated_run_us": task.simulated_run_us,
         }
     )
-    tree: dict[str, Any] = {
-        "name": task.name,
-        "task_id": _id(task.task_id),
-        "resources": _claim_trees(task.claims),
-        "command": {
+    tree = _with_agent(
+        task.agent_id,
+        name=task.name,
+        task_id=_id(task.task_id),
+        resources=_claim_trees(task.claims),
+        command={
             "shell": False,
             "value": task.command[0],
             "arguments": list(task.command),
             "environment": {"variables": variables},
         },
-        "labels": labels_tree(task.labels),
-        "offerflow": {key: value for key, value in extension.items() if value is not None},
-    } | _policy(task.kill_grace_us)
+        labels=labels_tree(task.labels),
+        offerflow={key: value for key, value in extension.items() if value is not None},
+        **_policy(task.kill_grace_us),
+    )
     if task.data:
         tree["data"] = _base64(task.data)
     if task.executor_id:
