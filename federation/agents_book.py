@@ -73,7 +73,7 @@ class AgentEntry:
         "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used",
         "enrolled", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
         "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us", "sent",
-        "shards", "since_us", "state", "tasks", "unseen",
+        "shards", "since_us", "state", "tasks", "unseen", "unused",
     )  # fmt: skip
 
     def __init__(self, fact: AgentEnrolled) -> None:
@@ -106,6 +106,7 @@ class AgentEntry:
         self.quarantined_again_us = 0
         self.probe_plan: tuple[Peer, ...] = ()  # as last sent to this life
         self.control_bytes = 0
+        self.unused: Resources | None = None  # what `offers.unused_of` last found; None when to be found again
         self.node: Node | None = None
         self.node_until_us = 0  # the cached node's releases hold until then
 
@@ -114,7 +115,11 @@ class AgentEntry:
         return self.enrolled.site
 
     def changed(self) -> None:
-        """What a policy may see of this agent is no longer what `node` says."""
+        """What a policy may see of this agent is no longer what `node` says, nor what is unused what it was."""
+        self.node = self.unused = None
+
+    def leases_changed(self) -> None:
+        """More or less of what is unused is offered to frameworks."""
         self.node = None
 
     def held_sorted(self) -> tuple[str, ...]:

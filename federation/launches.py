@@ -36,6 +36,7 @@ def launch_again(core: Core, entry: AgentEntry, task: TaskEntry) -> Command:
 
 def _remember_launch(core: Core, entry: AgentEntry, task: TaskEntry) -> None:
     entry.unseen[task.cmd_id] = task.group.spec.needs
+    entry.changed()
     core.remember(
         entry,
         SentCommand(cmd_id=task.cmd_id, kind="launch", key=task.task_id, attempt=task.attempt, sent_us=core.now_us),

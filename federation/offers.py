@@ -45,6 +45,7 @@ def take_offer(entry: AgentEntry, offer: Offer, now_us: int, lease_us_max: int) 
     entry.offer = LiveOffer(offer, now_us + min(offer.expires_in_us, lease_us_max))
     for cmd_id in [cmd_id for cmd_id in entry.unseen if cmd_id <= offer.commands_seen]:
         del entry.unseen[cmd_id]
+    entry.unused = None
     after = free_of(entry)
     if before == after:
         return False
@@ -78,10 +79,16 @@ def free_of(entry: AgentEntry) -> Resources | None:
 
 
 def unused_of(entry: AgentEntry) -> Resources | None:
-    """What nothing runs on, reserved and leased parts included; None without a live offer."""
-    offer = entry.offer
-    if offer is None:
-        return None
+    """What nothing runs on, reserved and leased parts included; None without a live offer. Found once until the agent
+    changes: most of a cycle's agents were only offered and declined."""
+    unused = entry.unused
+    if unused is None and entry.offer is not None:
+        unused = entry.unused = find_unused(entry, entry.offer)
+    return unused
+
+
+def find_unused(entry: AgentEntry, offer: LiveOffer) -> Resources:
+    """The same, by the books."""
     total, free = entry.enrolled.total, offer.free
     cpu = free.cpu_milli + offer.cpu_freed
     memory = free.memory_bytes + offer.memory_freed

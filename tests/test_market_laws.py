@@ -10,7 +10,7 @@ from federation.api import SetAgentMode, SetRole, SubmitJob
 from federation.config import MasterConfig, ReservationConfig
 from federation.market import protocol as p
 from federation.master import Master
-from federation.offers import free_of, unused_of
+from federation.offers import find_unused, free_of, unused_of
 from policies.model import Amount
 from policies.resources import kinds
 from tests.market_world import Client, MarketWorld, claim, spec
@@ -210,6 +210,7 @@ class MarketLaws(RuleBasedStateMachine):
                 assert free.cpu_milli + cpu + entry.cpu_used <= entry.enrolled.total.cpu_milli
                 unused = unused_of(entry)
                 assert unused is not None and free.cpu_milli <= unused.cpu_milli
+                assert entry.offer is not None and unused == find_unused(entry, entry.offer), "what was found holds"
         for made in core.market.leases.values():
             assert made.expires_us > self.world.now_us
             assert made.offer.offer_id in core.market.frameworks[made.offer.framework_id].offers

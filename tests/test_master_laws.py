@@ -13,7 +13,7 @@ from federation.events import AgentSpoke, BrokerFound, BrokerLost, PlanFailed, P
 from federation.facts import JobEnded
 from federation.jobs import Write
 from federation.master import Master
-from federation.offers import free_of, is_offered, nodes_of
+from federation.offers import find_unused, free_of, is_offered, nodes_of, unused_of
 from federation.states import PLACED_STATES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import AgentMessage
 from policies.fifo import Fifo
@@ -237,6 +237,7 @@ class MasterLaws(RuleBasedStateMachine):
         nodes = nodes_of(entries, frozenset(), core.tasks.tasks, core.profiles, now_us)
         offering = [entry for entry in entries if is_offered(entry, now_us)]
         assert [(node.agent_id, node.free) for node in nodes] == [(e.agent_id, free_of(e)) for e in offering]
+        assert all(unused_of(e) == find_unused(e, e.offer) for e in offering if e.offer is not None)
 
     @invariant()
     def l6_quota_holds(self) -> None:

@@ -5,10 +5,10 @@ at agents of which more became free, or whose filters ended, since the last. Bui
 tasks are one more client of it, and agents whose turn is theirs are left to the placement rounds for a moment.
 """
 
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from federation.agents_book import AgentEntry
@@ -17,7 +17,7 @@ from federation.market import wants
 from federation.market.book import Filter, FrameworkEntry
 from federation.market.constraints import admits
 from federation.market.holdings import OPEN, Pool, Standing
-from federation.market.leasing import emit, gpu_order, lease, links_at, links_of, rescind
+from federation.market.leasing import Grant, emit, gpu_order, lease, links_at, links_of, rescind
 from federation.market.protocol import FrameworkOffer, Offers, Portion
 from federation.market.running import kill_task
 from federation.offers import free_of, is_offered, unused_of
@@ -43,11 +43,13 @@ class Tree(NamedTuple):
     masks: list[tuple[str, ...]]  # the constraints of each mask
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, gc=False):
+    """What of one agent is free and has one standing. A cycle makes thousands, so they are no tuples."""
+
     entry: AgentEntry
     standing: Standing
     free: Resources
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[Gpu, ...]  # in the order in which they are given
     first: int  # the first item of the same agent
 
 
@@ -175,17 +177,19 @@ def _lower(
 ) -> tuple[list[Item], drf.Market] | None:
     market, config = core.market, core.config
     items: list[Item] = []
-    rows, free_rows = array("q"), array("q")
-    filters: list[tuple[int, int, int, int, int]] = []
     agents: list[AgentEntry] = []
+    agent_of: list[int] = []  # by item
+    odd: list[tuple[int, ...]] = []  # items of which more than the agent is to be said: which, and the rest of its row
+    filters: list[tuple[int, int, int, int, int]] = []
     least_cpu, least_memory = config.offer_cpu_milli_min, config.offer_memory_bytes_min
     for entry in entries:
-        if entry.agent_id in market.held or not is_offered(entry, core.now_us):
+        agent_id = entry.agent_id
+        if agent_id in market.held or not is_offered(entry, core.now_us):
             continue
         first = len(items)
-        of_agent = market.filters.get(entry.agent_id)
+        of_agent = market.filters.get(agent_id)
         has_gpus = bool(entry.gpus_by_uuid)
-        left_us = market.left_since.get(entry.agent_id) if market.left_since else None
+        left_us = market.left_since.get(agent_id) if market.left_since else None
         had_turn = left_us is not None and core.now_us - left_us >= config.left_to_rounds_us
         for standing, root, free in _parts(core, tree, entry):
             if free.cpu_milli < least_cpu and free.memory_bytes < least_memory:
@@ -194,12 +198,18 @@ def _lower(
             n_filters = len(filters)
             if of_agent is not None:
                 filters += _filter_rows(tree, of_agent, standing, gpus)
+            if root or has_gpus or had_turn or standing.revocable or len(filters) > n_filters:
+                odd.append((len(items), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
             items.append(Item(entry, standing, free, gpus, first))
-            rows.extend((len(agents), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
-            free_rows.extend((free.cpu_milli, free.memory_bytes, free.disk_bytes, len(gpus)))
+            agent_of.append(len(agents))
         agents.append(entry)
     if not items:
         return None
+    rows = np.zeros((len(items), drf.ITEM_ROW), np.int64)
+    rows[:, drf.AGENT] = agent_of
+    if odd:
+        of_odd = np.array(odd, np.int64)
+        rows[of_odd[:, 0], drf.ROOT :] = of_odd[:, 1:]
     nodes, amounts = tree.nodes.copy(), tree.amounts.copy()
     _fill_allocated(core, tree, nodes, amounts)
     links = links_at(core) if tree.masks else {}
@@ -209,13 +219,22 @@ def _lower(
         children=tree.children,
         amounts=amounts,
         whole=np.array(kinds(core.agents.total), np.int64),
-        items=np.frombuffer(rows, np.int64).reshape(-1, drf.ITEM_ROW),
-        free=np.frombuffer(free_rows, np.int64).reshape(-1, drf.KINDS),
+        items=rows,
+        free=_amounts_of(items),
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
         masks=np.array(masks, np.int64).reshape(-1, len(agents)),
         least=np.array((least_cpu, least_memory), np.int64),
         grants=np.zeros((room or 4 * len(items) + 64, drf.GRANT_ROW), np.int64),
     )
+
+
+def _amounts_of(items: list[Item]) -> Int64s:
+    found = np.empty((len(items), drf.KINDS), np.int64)
+    found[:, 0] = [item.free.cpu_milli for item in items]
+    found[:, 1] = [item.free.memory_bytes for item in items]
+    found[:, 2] = [item.free.disk_bytes for item in items]
+    found[:, 3] = [len(item.gpus) for item in items]
+    return found
 
 
 def _fill_allocated(core: Core, tree: Tree, nodes: Int64s, amounts: Int64s) -> None:
@@ -241,24 +260,25 @@ def _fill_allocated(core: Core, tree: Tree, nodes: Int64s, amounts: Int64s) -> N
             amounts[drf.LEFT, tree.built_in[want.wanted.role]] += one * want.left
 
 
-def _parts(core: Core, tree: Tree, entry: AgentEntry) -> list[tuple[Standing, int, Resources]]:
+def _parts(core: Core, tree: Tree, entry: AgentEntry) -> Sequence[tuple[Standing, int, Resources]]:
     """What the agent has to offer, by standing, and the node below which each may go."""
     free = free_of(entry)
     assert free is not None, "checked by is_offered"
-    parts: list[tuple[Standing, int, Resources]] = [(OPEN, 0, free)]
-    if entry.holdings.pools:
-        unused = unused_of(entry)
-        assert unused is not None
-        for reservation, pool in entry.holdings.pools.items():
-            root = tree.roles.get(reservation.role)
-            wanted = _owner_wants(tree, entry, pool)
-            if wanted and (pool.lent.gpus or pool.lent.cpu_milli or pool.lent.memory_bytes or pool.lent_leased):
-                revoke(core, entry, pool)
-            part = entry.holdings.pool_part(pool, unused)
-            if wanted and root is not None:
-                parts.append((Standing(reservation, False), root, part))
-            else:
-                parts.append((Standing(reservation, True), 0, part))
+    if not entry.holdings.pools:
+        return ((OPEN, 0, free),)
+    parts = [(OPEN, 0, free)]
+    unused = unused_of(entry)
+    assert unused is not None
+    for reservation, pool in entry.holdings.pools.items():
+        root = tree.roles.get(reservation.role)
+        wanted = _owner_wants(tree, entry, pool)
+        if wanted and (pool.lent.gpus or pool.lent.cpu_milli or pool.lent.memory_bytes or pool.lent_leased):
+            revoke(core, entry, pool)
+        part = entry.holdings.pool_part(pool, unused)
+        if wanted and root is not None:
+            parts.append((Standing(reservation, False), root, part))
+        else:
+            parts.append((Standing(reservation, True), 0, part))
     return parts
 
 
@@ -306,12 +326,14 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: I
     """`offered`: what each item had before the kernel gave it away."""
     market = core.market
     at = links_at(core)
-    portions: dict[int, list[Portion]] = {}  # client and first item of the agent → what it is offered
+    who = tree.who
+    leases: dict[int, Grant] = {}  # by client and first item of the agent
     given: dict[int, int] = {}  # item → GPUs given so far
     whole = (grants[:, 2:] == offered[grants[:, 0]]).all(axis=1).tolist()
     for (n, node, cpu, memory, disk, n_gpus), is_whole in zip(grants.tolist(), whole, strict=True):
         item = items[n]
-        if node not in tree.who:
+        client = who.get(node)
+        if client is None:
             _leave_to_rounds(core, item.entry)
             continue
         if is_whole:
@@ -323,28 +345,23 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: I
                 gpus = item.gpus[first : first + n_gpus]
                 given[n] = first + n_gpus
             resources = Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
-        reservation, revocable = item.standing
-        part = Portion(resources=resources, reservation=reservation, revocable=revocable)
+        part = Portion(resources=resources, reservation=item.standing.reservation, revocable=item.standing.revocable)
         key = node * len(items) + item.first
-        found = portions.get(key)
+        found = leases.get(key)
         if found is None:
-            portions[key] = [part]
+            entry = item.entry
+            leases[key] = Grant(client[0], client[1], entry, (part,), links_of(at, entry) if at else ())
         else:
-            found.append(part)
+            found.portions = (*found.portions, part)
     offers: dict[str, list[FrameworkOffer]] = {}
-    for key, parts in portions.items():
-        node, n = divmod(key, len(items))
-        framework, role = tree.who[node]
-        entry = items[n].entry
-        links = links_of(at, entry) if at else ()
-        offer = lease(core, framework, role, entry, tuple(parts), links, is_charged=True)
-        of_framework = offers.get(framework.framework_id)
+    for offer in lease(core, leases.values()):
+        of_framework = offers.get(offer.framework_id)
         if of_framework is None:
-            offers[framework.framework_id] = [offer]
+            offers[offer.framework_id] = [offer]
         else:
             of_framework.append(offer)
         if market.left_since:
-            market.left_since.pop(entry.agent_id, None)
+            market.left_since.pop(offer.agent_id, None)
     for node, amount in _by_client(grants).items():
         if node in tree.who:
             market.charge(*tree.who[node], amount, 1)

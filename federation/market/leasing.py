@@ -1,6 +1,9 @@
 """Leases: made, ended, and remembered as filters when they are refused. Every unit is in at most one of them."""
 
 import heapq
+from collections.abc import Iterable
+
+import msgspec
 
 from federation.agents_book import AgentEntry
 from federation.commands import Emit
@@ -22,59 +25,63 @@ def emit(core: Core, framework: FrameworkEntry, event: StreamEvent, *, close: bo
         )
 
 
-def lease(
-    core: Core,
-    framework: FrameworkEntry,
-    role: str,
-    entry: AgentEntry,
-    portions: tuple[Portion, ...],
-    links: tuple[Link, ...],
-    *,
-    request_id: str = "",
-    pieces: int = 0,
-    is_charged: bool = False,
-) -> FrameworkOffer:
-    """Make a lease of resources that `free_of` or a pool says are free. The caller emits it, and charges it to the
-    role where it says so (a cycle does that once for all leases of a client)."""
-    market = core.market
-    market.n_offers += 1
-    enrolled, holdings = entry.enrolled, entry.holdings
-    running: tuple[str, ...] = ()
-    if holdings.tasks:
-        running = tuple(
-            task.spec.task_id for task in holdings.tasks.values() if task.framework_id == framework.framework_id
+class Grant(msgspec.Struct, gc=False):
+    """What one offer is to hold, and of which agent. A cycle makes thousands, so they are no tuples."""
+
+    framework: FrameworkEntry
+    role: str
+    entry: AgentEntry
+    portions: tuple[Portion, ...]
+    links: tuple[Link, ...]
+    request_id: str = ""
+    pieces: int = 0
+
+
+def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
+    """Make leases of resources that `free_of` or a pool says are free. The caller emits them, and charges the roles."""
+    market, config = core.market, core.config
+    prefix, expires_us = f"{core.term}-o", core.now_us + config.lease_us
+    leases, number = market.leases, market.n_offers
+    if not leases:  # Later ones end later.
+        core.deadlines.set_earlier(("market", "leases"), expires_us)
+    offers: list[FrameworkOffer] = []
+    for grant in grants:
+        number += 1
+        framework, role, entry, portions = grant.framework, grant.role, grant.entry, grant.portions
+        framework_id, enrolled, holdings = framework.framework_id, entry.enrolled, entry.holdings
+        running: tuple[str, ...] = ()
+        if holdings.tasks:
+            mine = (task for task in holdings.tasks.values() if task.framework_id == framework_id)
+            running = tuple(task.spec.task_id for task in mine)
+        offer_id = f"{prefix}{number}"
+        offer = FrameworkOffer(
+            offer_id=offer_id,
+            framework_id=framework_id,
+            agent_id=entry.agent_id,
+            role=role,
+            portions=portions,
+            expires_us=expires_us,
+            site=enrolled.site,
+            region=enrolled.region,
+            tier=enrolled.tier,
+            hardware=enrolled.hardware,
+            speed_milli=enrolled.speed_milli,
+            labels=enrolled.labels,
+            links=grant.links,
+            shards=entry.held_sorted()[:SHARDS_SHOWN_MAX] if entry.shards else (),
+            data_url=enrolled.data_url,
+            request_id=grant.request_id,
+            running=running,
         )
-    offer = FrameworkOffer(
-        offer_id=f"{core.term}-o{market.n_offers}",
-        framework_id=framework.framework_id,
-        agent_id=entry.agent_id,
-        role=role,
-        portions=portions,
-        expires_us=core.now_us + core.config.lease_us,
-        site=enrolled.site,
-        region=enrolled.region,
-        tier=enrolled.tier,
-        hardware=enrolled.hardware,
-        speed_milli=enrolled.speed_milli,
-        labels=enrolled.labels,
-        links=links,
-        shards=entry.held_sorted()[:SHARDS_SHOWN_MAX] if entry.shards else (),
-        data_url=enrolled.data_url,
-        request_id=request_id,
-        running=running,
-    )
-    made = Lease(offer, pieces)
-    market.leases[offer.offer_id] = framework.offers[offer.offer_id] = holdings.leases[offer.offer_id] = made
-    for portion in portions:
-        bundle = holdings.leased if portion.reservation is None else holdings.bundle_leased(standing_of(portion))
-        bundle.add(portion.resources)
-    if not is_charged:
-        market.charge(framework, role, made.amount, 1)
-    framework.n_allocated[role] = framework.n_allocated.get(role, 0) + 1
-    entry.changed()
-    if len(market.leases) == 1:  # Later ones end later.
-        core.deadlines.set_earlier(("market", "leases"), offer.expires_us)
-    return offer
+        leases[offer_id] = framework.offers[offer_id] = holdings.leases[offer_id] = Lease(offer, grant.pieces)
+        for portion in portions:
+            bundle = holdings.leased if portion.reservation is None else holdings.bundle_leased(standing_of(portion))
+            bundle.add(portion.resources)
+        framework.n_allocated[role] = framework.n_allocated.get(role, 0) + 1
+        entry.leases_changed()
+        offers.append(offer)
+    market.n_offers = number
+    return offers
 
 
 def end_lease(core: Core, made: Lease) -> FrameworkEntry:
@@ -87,7 +94,7 @@ def end_lease(core: Core, made: Lease) -> FrameworkEntry:
     market.charge(framework, offer.role, made.amount, -1)
     if made.request_id and (want := framework.wants.get(made.request_id)) is not None:
         want.n_leased = max(0, want.n_leased - made.pieces)
-    entry.changed()
+    entry.leases_changed()
     market.mark(entry.agent_id)
     core.rounds.changed = True
     return framework

@@ -39,6 +39,7 @@ def launch_of(core: Core, entry: AgentEntry, task: FrameworkTask) -> Launch:
     """The command of a task; remembered until it is acknowledged."""
     spec = task.spec
     entry.unseen[task.cmd_id] = task.needs
+    entry.changed()
     core.remember(
         entry,
         SentCommand(

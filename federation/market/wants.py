@@ -17,7 +17,7 @@ from federation.core import Core
 from federation.market.book import FrameworkEntry, Want
 from federation.market.constraints import ConstraintError, Predicate, admits, parse
 from federation.market.holdings import OPEN
-from federation.market.leasing import emit, lease, links_at, links_of
+from federation.market.leasing import Grant, emit, lease, links_at, links_of
 from federation.market.protocol import CallTaken, FrameworkOffer, Offers, Portion, Request, WantedOffer
 from federation.market.subscriptions import changed, refusal
 from federation.offers import free_of, is_offered, may_live
@@ -224,13 +224,15 @@ def place(core: Core, placements: Iterable[Placement]) -> int:
             core.count("gangs_not_whole")
             core.rounds.changed = True
             continue
+        role, request_id = want.wanted.role, want.wanted.request_id
+        grants: list[Grant] = []
         for entry, count, resources in parts:
             want.n_leased += count
-            offer = lease(
-                core, framework, want.wanted.role, entry, (Portion(resources=resources),), links_of(at, entry),
-                request_id=want.wanted.request_id, pieces=count,
-            )  # fmt: skip
-            offers.setdefault(framework.framework_id, []).append(offer)
+            portions = (Portion(resources=resources),)
+            grants.append(Grant(framework, role, entry, portions, links_of(at, entry), request_id, count))
+            core.market.charge(framework, role, amount_of(resources), 1)
+        if grants:
+            offers.setdefault(framework.framework_id, []).extend(lease(core, grants))
     made = 0
     for framework_id, of_framework in offers.items():
         made += len(of_framework)
