@@ -72,7 +72,15 @@ class AddShard(Record, frozen=True, kw_only=True, tag_field="ask", tag="add_shar
     in_store: bool = False  # the master's store has the bytes
 
 
-Request = SubmitJob | PlanJob | CancelJob | KillTask | SetAgentMode | SetRole | AddShard
+class SetServiceDemand(Record, frozen=True, kw_only=True, tag_field="ask", tag="set_service_demand"):
+    """How many requests a second come from a service's client sites; of sites that are not named what the job file
+    says stands, or what was told before."""
+
+    service_id: str
+    requests_per_second: dict[str, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]]
+
+
+Request = SubmitJob | PlanJob | CancelJob | KillTask | SetAgentMode | SetRole | AddShard | SetServiceDemand
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -281,6 +289,40 @@ class TopologyView(Record, frozen=True, kw_only=True, omit_defaults=False):
     sites: tuple[SiteNode, ...]
 
 
+class ServiceShare(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """The part of a client site's requests that goes to one replica."""
+
+    task_id: str
+    agent_id: str
+    site: str
+    share_ppm: int
+    rtt_us: int | None  # None: not measured
+
+
+class ServedSite(Record, frozen=True, kw_only=True, omit_defaults=False):
+    site: str
+    rtt_us_target: int
+    requests_per_second: int
+    shares: tuple[ServiceShare, ...]  # they add up to a million, or there are none: nothing answers
+
+
+class ServiceView(Record, frozen=True, kw_only=True, omit_defaults=False):
+    """A service whose replicas are added, moved and weighted; `service_id` is `<job>/<group>`."""
+
+    service_id: str
+    job_id: str
+    group: str
+    replicas_min: int
+    replicas_max: int
+    answers_per_second: int | None  # of one replica; None: no bound
+    n_placed: int
+    n_ready: int
+    n_pending: int
+    n_spare: int
+    missed_ppm: int | None  # of requests, expected past their target or unanswered; None: no round has looked yet
+    clients: tuple[ServedSite, ...]
+
+
 class StatusView(Record, frozen=True, kw_only=True, omit_defaults=False):
     version: str
     term: int
@@ -307,4 +349,4 @@ class Done(Record, frozen=True, kw_only=True, omit_defaults=False):
     detail: str = ""
 
 
-Answer = JobView | TaskView | AgentView | RoleView | ShardView | PlanView | Done | Problem | CallTaken
+Answer = JobView | TaskView | AgentView | RoleView | ShardView | PlanView | ServiceView | Done | Problem | CallTaken

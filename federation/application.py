@@ -11,9 +11,10 @@ from federation.launches import begin_move, kill, launch
 from federation.market import wants
 from federation.offers import free_of, is_offered, may_live
 from federation.rescheduling import relocate
+from federation.services import added, not_added, serve, spare_of
 from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
-from policies.model import Amount, Needs, Placement, Plan, Refusal, Resources, Tuning
+from policies.model import Amount, Candidate, Needs, Placement, Plan, Refusal, Resources, Tuning
 from policies.resources import add, amount_of, copies, quota_copies, role_chain, take, take_copies
 
 FACT_TASK_IDS_MAX = 16
@@ -41,8 +42,10 @@ class Application:
         self._tunings = {tuning.demand_id: tuning for tuning in plan.tunings}
         wished = [placement for placement in plan.placements if placement.demand_id in core.market.wants]
         n_offers = wants.place(core, wished) if wished else 0
+        wanted = self._wake_replicas(plan)  # first of all: nothing may join a class while tasks are taken from it
         for placements in self._by_gang(plan):
             self._place_all(placements)
+        stale = [task for task, wish in wanted if not self._place_replica(task, wish)]
         if self._assignments:
             core.persist(
                 TasksAssigned(
@@ -53,6 +56,8 @@ class Application:
                 )
             )
             self._launch()
+        for replica in stale:
+            not_added(core, replica)
         self._slow_down(bool(plan.placements) and not self._assignments and not n_offers)
         for refusal in plan.refusals:
             for class_id in self._class_ids(refusal.demand_id):
@@ -61,6 +66,8 @@ class Application:
             task = core.tasks.tasks.get(eviction.task_id)
             if task is not None and task.agent_id == eviction.agent_id and task.state in PLACED_STATES:
                 self._evict(task, eviction.for_demand_id)
+        for service in plan.services:
+            serve(core, service)
         relocate(core, plan.relocations)
         for move in plan.moves:
             if begin_move(core, move):
@@ -107,6 +114,18 @@ class Application:
             del self._assignments[n_before:]
             self._free, self._used, self._taken = free, used, taken
             self._next.clear()
+
+    def _wake_replicas(self, plan: Plan) -> list[tuple[TaskEntry, Candidate]]:
+        """For each that a service is to have more, one of its spare replicas becomes pending."""
+        found = [(spare_of(self._core, service.service_id), wish) for service in plan.services for wish in service.adds]
+        return [(task, wish) for task, wish in found if task is not None]
+
+    def _place_replica(self, task: TaskEntry, wish: Candidate) -> bool:
+        placement = Placement(demand_id=task.demand_id, agent_id=wish.agent_id, count=1, terms=wish.terms)
+        if not self._place(placement):
+            return False
+        added(self._core, task.group)
+        return True
 
     def _count_stale(self, placement: Placement, placed: int) -> None:
         if placed < placement.count:

@@ -24,6 +24,8 @@ from federation.facts import (
     ProfileLearned,
     ReplicaChanged,
     RoleSet,
+    ServiceAsked,
+    ServiceBalanced,
     ShardAdded,
     TaskRefused,
     TasksAssigned,
@@ -47,6 +49,7 @@ from federation.moves import MoveBook, MovingBook
 from federation.network import NetworkBook
 from federation.profiles import ProfileBook
 from federation.round_state import RoundState
+from federation.services_book import ServicesBook
 from federation.set_aside import SetAsideBook
 from federation.shards import ShardBook
 from federation.shares import RoleEntry, ShareBook
@@ -107,6 +110,7 @@ class Core:
         self.moves = MoveBook()
         self.transfers = TransferBook()
         self.rescheduling = MovingBook()
+        self.services = ServicesBook()
         self.http_url = ""  # without a slash at its end
         self.started = False
         self.term_begun_us = 0
@@ -148,6 +152,8 @@ class Core:
             OperationChanged: self.market.change_operation,
             OperationAcknowledged: self.market.acknowledge_operation,
             EventSetAside: self.set_aside.add,
+            ServiceBalanced: self.tasks.balance,
+            ServiceAsked: self.tasks.ask,
         }
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -225,3 +231,5 @@ class Core:
     def change_agent_state(self, entry: AgentEntry, state: AgentState, detail: str = "") -> None:
         self.persist(AgentStateChanged(at_us=self.now_us, agent_id=entry.agent_id, state=state, detail=detail))
         self.count(f"agents_{state}")
+        if self.tasks.services:
+            self.rounds.changed = True  # Replicas on it get requests no more, or again.

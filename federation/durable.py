@@ -6,6 +6,8 @@ derived again when it is restored.
 
 from typing import Any
 
+import msgspec
+
 from federation.agents_book import AgentEntry, Mode
 from federation.core import Core
 from federation.explanation import Explanation
@@ -17,7 +19,7 @@ from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
 from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
 from federation.wire import HeldShard
-from policies.model import Amount, Profile, Record, Tuning
+from policies.model import Amount, Profile, Record, Tuning, Weight
 
 
 class DurableAgent(Record, frozen=True, kw_only=True):
@@ -71,6 +73,8 @@ class DurableJob(Record, frozen=True, kw_only=True):
     ready: tuple[str, ...]
     explanations: tuple[Explanation, ...]
     tasks: tuple[DurableTask, ...]
+    weights: dict[str, tuple[Weight, ...]] = msgspec.field(default_factory=dict)  # of its services
+    asked: dict[str, tuple[tuple[str, int], ...]] = msgspec.field(default_factory=dict)
 
 
 class DurableShard(Record, frozen=True, kw_only=True):
@@ -213,6 +217,8 @@ def _capture_job(job: JobEntry) -> DurableJob:
         ready=tuple(name for name, group in job.groups.items() if group.ready),
         explanations=tuple(numbers),
         tasks=tuple(tasks),
+        weights={name: group.weights for name, group in job.groups.items() if group.weights},
+        asked={name: tuple(sorted(group.asked.items())) for name, group in job.groups.items() if group.asked},
     )
 
 
@@ -310,12 +316,15 @@ def _restore_job(core: Core, durable: DurableJob) -> None:
         job.groups[spec.name] = group
         group.ready = spec.name in durable.ready
         group.reads = durable.reads.get(spec.name, () if group.ready else group.reads)
+        group.weights, group.asked = durable.weights.get(spec.name, ()), dict(durable.asked.get(spec.name, ()))
         count = len(shard_ids) if spec.for_each is not None else spec.count
         for index in range(count):
             task = _restore_task(core, group, index, next(tasks), durable.explanations)
             group.tasks.append(task)
             book.tasks[task.task_id] = task
         job.n_tasks += count
+    if job.state == "running":
+        book.note_services(job)
     if job.n_open == 0 and job.state == "running":
         book.drained[job.job_id] = None
 

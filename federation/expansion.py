@@ -155,7 +155,27 @@ def _group_problem(
     for write in group.writes:
         if write.path.startswith("/") or ".." in write.path.split("/") or not write.path:
             return _refusal("bad_path", f"{group.name}: writes {write.name}: {write.path!r} must stay under {{out}}")
+    replicas_problem = _replicas_problem(group)
+    if replicas_problem is not None:
+        return _refusal("bad_replicas", f"{group.name}: {replicas_problem}")
     return _contradiction(group, each, reads, shards)
+
+
+def _replicas_problem(group: TaskGroup) -> str | None:
+    replicas = group.replicas
+    if replicas is None:
+        return None
+    if not group.service or not group.latency:
+        return "replicas are of a service with clients: it needs service and latency"
+    if group.gang or group.elastic is not None or group.for_each is not None or group.communication is not None:
+        return "replicas are added one by one: no gang, elastic or for_each"
+    if not replicas.least <= replicas.most:
+        return f"at least {replicas.least} replicas, but at most {replicas.most}"
+    if group.count != replicas.most:
+        return f"count {group.count} is not the most replicas, {replicas.most}"
+    if len({target.site for target in group.latency}) != len(group.latency):
+        return "latency names a client site twice"
+    return None
 
 
 def _needs_problem(needs: Needs) -> str | None:

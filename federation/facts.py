@@ -21,7 +21,7 @@ from federation.market.facts import (
     UpdateAcknowledged,
 )
 from federation.wire import HeldShard
-from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier, Tuning
+from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier, Tuning, Weight
 
 
 class TermBegun(Record, frozen=True, kw_only=True, tag="term_begun"):
@@ -193,6 +193,25 @@ class TransferLearned(Record, frozen=True, kw_only=True, tag="transfer_learned")
     samples: int
 
 
+class ServiceBalanced(Record, frozen=True, kw_only=True, tag="service_balanced"):
+    """From now on the requests of a service's client sites go to its replicas in these parts."""
+
+    at_us: int
+    job_id: str
+    group: str
+    weights: tuple[Weight, ...]
+    missed_ppm: int = 0  # of requests, expected past their target or unanswered
+
+
+class ServiceAsked(Record, frozen=True, kw_only=True, tag="service_asked"):
+    """Someone told how many requests a second come from a service's client sites."""
+
+    at_us: int
+    job_id: str
+    group: str
+    asked: tuple[tuple[str, int], ...]  # (site, requests a second), sorted; of others the job's own weight stands
+
+
 class EventSetAside(Record, frozen=True, kw_only=True, tag="event_set_aside"):
     """Handling an event raised: a bug of ours. Nothing of it was done, and nothing will be when it comes again."""
 
@@ -209,5 +228,5 @@ Fact = (
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
     | TransferLearned | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged
     | UpdateAcknowledged | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged
-    | EventSetAside
+    | EventSetAside | ServiceBalanced | ServiceAsked
 )  # fmt: skip

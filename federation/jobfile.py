@@ -21,6 +21,7 @@ from federation.jobs import TASKS_MAX, Artifact, Job, TaskGroup, Write
 from federation.strictyaml import (
     Fields,
     FileError,
+    Mapping,
     Node,
     Scalar,
     as_mapping,
@@ -43,6 +44,7 @@ from policies.model import (
     LatencyTarget,
     LinkNeed,
     Needs,
+    Replicas,
     Saving,
     StepTime,
     Tier,
@@ -66,6 +68,8 @@ COMMUNICATION_KEYS = (
     "pattern", "bytes", "synchronous", "compressible", "iteration", "duty", "savings", "local_steps",
 )  # fmt: skip
 ELASTIC_KEYS = ("min", "batch", "batch_max", "noise_scale", "steps")
+SERVICE_KEYS = ("replicas", "answers")
+REPLICAS_KEYS = ("min", "max")
 STEP_KEYS = ("workers", "agents", "batch", "step")
 WORKERS_MAX = 10_000
 BATCH_MAX = 1_000_000_000
@@ -161,7 +165,9 @@ def read_group(
         raise FileError(
             fields.place_of("elastic"), '"elastic" and "gang: true" exclude each other: a gang has one size'
         )
-    service = fields.optional("service", read_flag, False)
+    replicas = fields.optional("service", read_service, None) if _is_mapping(fields, "service") else None
+    service = replicas is not None or fields.optional("service", read_flag, False)
+    _check_service(fields, replicas)
     needs = fields.optional("needs", read_needs, Needs(cpu_milli=1000, memory_bytes=256 * 2**20))
     writes = fields.optional("writes", lambda value: _read_writes(value, command), ())
     total_bytes = sum(write.bytes_max for write in writes)
@@ -175,7 +181,7 @@ def read_group(
         name=name,
         command=command,
         needs=needs,
-        count=fields.optional("count", integer_between(1, TASKS_MAX), 1),
+        count=replicas.most if replicas else fields.optional("count", integer_between(1, TASKS_MAX), 1),
         for_each=fields.optional("for_each", _read_for_each, None),
         reads=fields.optional("reads", one_or_more(read_text), ()),
         writes=writes,
@@ -190,6 +196,7 @@ def read_group(
         deadline_us=fields.optional("deadline", read_duration, None),
         latency=fields.optional("latency", list_of(read_latency, '"latency"'), ()),
         service=service,
+        replicas=replicas,
         gang=gang,
         communication=communication,
         elastic=elastic,
@@ -303,6 +310,35 @@ def read_elastic(node: Node) -> Elastic:
         noise_scale=fields.optional("noise_scale", integer_between(1, BATCH_MAX), 0),
         steps=fields.optional("steps", list_of(read_step, '"steps"'), ()),
     )
+
+
+def read_service(node: Node) -> Replicas:
+    """`{replicas: {min, max}, answers}`: how many may run, and the requests a second that one of them answers."""
+    fields = Fields(node, '"service"', SERVICE_KEYS)
+    bounds = fields.required("replicas", lambda value: Fields(value, '"replicas"', REPLICAS_KEYS))
+    least = bounds.optional("min", integer_between(1, WORKERS_MAX), 1)
+    most = bounds.required("max", integer_between(1, WORKERS_MAX))
+    if most < least:
+        raise FileError(bounds.place_of("max"), f"at most {most} replicas are fewer than at least {least}")
+    return Replicas(
+        least=least,
+        most=most,
+        answers_per_second=fields.optional("answers", integer_between(1, 1_000_000_000), 0),
+    )
+
+
+def _is_mapping(fields: Fields, key: str) -> bool:
+    return isinstance(fields.node(key), Mapping)
+
+
+def _check_service(fields: Fields, replicas: Replicas | None) -> None:
+    if replicas is None:
+        return
+    for key in ("count", "for_each", "gang", "elastic"):
+        if key in fields:
+            raise FileError(fields.place_of(key), f'"{key}" does not go with service: {{replicas: …}}')
+    if "latency" not in fields:
+        raise FileError(fields.place_of("service"), "replicas are chosen for clients: say where they are, with latency")
 
 
 def read_step(node: Node) -> StepTime:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from policies.model import Communication, Elastic, LatencyTarget, Needs, Record, Where
+from policies.model import Communication, Elastic, LatencyTarget, Needs, Record, Replicas, Where
 
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,62})$")]
 RolePath = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9-]*)*$", max_length=255)]
@@ -56,6 +56,7 @@ class TaskGroup(Record, frozen=True, kw_only=True):
     deadline_us: Annotated[int, msgspec.Meta(ge=1)] | None = None  # from submission
     latency: tuple[LatencyTarget, ...] = ()
     service: bool = False  # runs until it is stopped: `run_us` says only when to expect its end
+    replicas: Replicas | None = None  # of a service: how many run is found out; `count` is the most
     gang: bool = False  # all tasks of the group run together or not at all
     communication: Communication | None = None
     elastic: Elastic | None = None  # any number of the tasks makes progress; the policy says how many run

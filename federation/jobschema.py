@@ -83,7 +83,8 @@ def _group() -> Schema:
                 "deadline": _described(_DURATION, "When the task should be done, from submission."),
                 "latency": {"type": "array", "items": _latency()},
                 "service": _described(
-                    {"type": "boolean", "default": False}, "Runs until it is stopped, answering clients all the time."
+                    {"anyOf": [{"type": "boolean", "default": False}, _service()]},
+                    "Runs until it is stopped, answering clients; with replicas, as many as their targets need.",
                 ),
                 "gang": _described({"type": "boolean", "default": False}, "All tasks run together or not at all."),
                 "communication": _communication(),
@@ -141,6 +142,18 @@ def _where() -> Schema:
 def _latency() -> Schema:
     properties = {"to": _IDENTIFIER, "rtt": _RTT, "weight": _integer(1, 1_000_000, "Cost of each unit above.")}
     return _object(properties, required=("to", "rtt"))
+
+
+def _service() -> Schema:
+    replicas = _object(
+        {
+            "min": {**_integer(1, jobfile.WORKERS_MAX, "Replicas that always run."), "default": 1},
+            "max": _integer(1, jobfile.WORKERS_MAX, "Replicas at most."),
+        },
+        required=("max",),
+    )
+    answers = _integer(1, 1_000_000_000, "Requests a second that one replica answers. Without it: any number.")
+    return _object({"replicas": replicas, "answers": answers}, required=("replicas",))
 
 
 def _communication() -> Schema:

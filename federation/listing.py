@@ -11,8 +11,9 @@ from itertools import dropwhile, islice
 from typing import TYPE_CHECKING
 
 from federation import views
-from federation.api import AgentView, FrameworkView, JobView, OfferView, RoleView, ShardView
+from federation.api import AgentView, FrameworkView, JobView, OfferView, RoleView, ServiceView, ShardView
 from federation.market.views import framework_view
+from federation.services import service_view
 from policies.model import Link
 
 if TYPE_CHECKING:
@@ -62,6 +63,13 @@ def frameworks(m: "Master", after: str | None, limit: int) -> tuple[tuple[Framew
     entries = m.core.market.frameworks
     ids, next_after = _keys(sorted(entries), after, limit)
     return tuple(framework_view(m.core, entries[framework_id]) for framework_id in ids), next_after
+
+
+def services(m: "Master", after: str | None, limit: int) -> tuple[tuple[ServiceView, ...], str | None]:
+    """By id, those of open jobs."""
+    entries = m.core.tasks.services
+    ids, next_after = _keys(sorted(entries), after, limit)
+    return tuple(service_view(m.core, entries[service_id]) for service_id in ids), next_after
 
 
 def shards(m: "Master", glob: str, after: str | None, limit: int) -> tuple[tuple[ShardView, ...], str | None]:

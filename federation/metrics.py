@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from federation import views
+from federation import services, views
 from federation.api import RoleView, StatusView
 from federation.http.live import Live
 from federation.market.book import FrameworkEntry, MarketBook
@@ -85,6 +85,7 @@ class MasterCollector(Collector):
         yield GaugeMetricFamily(f"{PREFIX}_broker_connected", "1 while the broker's session stands", value=connected)
         yield from _of_roles(views.roles(self._live.master))
         yield from _of_frameworks(self._live.master.core.market)
+        yield from _of_services(self._live.master)
         yield from _of_links(self._live.master, self._live.now_us())
         for name, value in sorted(self._live.gauges().items()):
             yield GaugeMetricFamily(f"{PREFIX}_driver_{name}", f"{name} now", value=value)
@@ -146,6 +147,27 @@ def _of_frameworks(market: MarketBook) -> Iterator[Metric]:
         ("agents_held", "agents kept for a starving request", len(market.held)),
     ):
         yield GaugeMetricFamily(f"{PREFIX}_framework_{name}", text, value=value)
+
+
+def _of_services(master: Master) -> Iterator[Metric]:
+    """Sums over open services: their ids are no labels."""
+    found = [services.service_view(master.core, group) for group in master.core.tasks.services.values()]
+    replicas = GaugeMetricFamily(f"{PREFIX}_service_replicas", "replicas of services by state", labels=["state"])
+    for state, count in (
+        ("ready", sum(each.n_ready for each in found)),
+        ("starting", sum(each.n_placed - each.n_ready for each in found)),
+        ("pending", sum(each.n_pending for each in found)),
+        ("spare", sum(each.n_spare for each in found)),
+    ):
+        replicas.add_metric([state], count)
+    asked = sum(client.requests_per_second for each in found for client in each.clients)
+    missed = sum((each.missed_ppm or 0) * sum(client.requests_per_second for client in each.clients) for each in found)
+    yield GaugeMetricFamily(f"{PREFIX}_services", "open services whose replicas are weighted", value=len(found))
+    yield replicas
+    yield GaugeMetricFamily(f"{PREFIX}_service_requests_per_second", "that client sites ask for", value=asked)
+    yield GaugeMetricFamily(
+        f"{PREFIX}_service_missed_ppm", "of requests, expected past their target", value=missed // max(1, asked)
+    )
 
 
 def _of_links(master: Master, now_us: int) -> Iterator[Metric]:

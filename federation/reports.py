@@ -13,7 +13,7 @@ from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
 from federation.replicas import acceptable, hold, unhold
 from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskState
-from federation.tasks import AGAIN_REASONS, TaskEntry
+from federation.tasks import AGAIN_REASONS, SCALED, TaskEntry
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
 
 
@@ -100,6 +100,8 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
             stage_us=status.stage_us if status else None,
         )
     )
+    if state is TaskState.RUNNING and task.group.spec.replicas is not None:
+        core.rounds.changed = True  # It can be sent requests now.
 
 
 def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
@@ -136,6 +138,8 @@ def close_killed(
     """A killed attempt has ended: the task runs again or is cancelled, as was meant by the kill."""
     if task.reason in AGAIN_REASONS and not task.group.job.cancelled:
         _close(core, task, TaskState.PENDING, task.reason, detail, status)
+    elif task.reason == SCALED and not task.group.job.cancelled:
+        _close(core, task, TaskState.WAITING, SCALED, detail, status)
     else:
         _close(core, task, TaskState.CANCELLED, task.reason or "cancel", detail or reason, status)
         core.count("tasks_cancelled")

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from federation import views
+from federation import services, views
 from federation.api import (
     AddShard,
     Answer,
@@ -13,13 +13,14 @@ from federation.api import (
     Problem,
     SetAgentMode,
     SetRole,
+    SetServiceDemand,
     SubmitJob,
 )  # fmt: skip
 from federation.commands import Reply, Solve
 from federation.core import Core
 from federation.events import Asked
 from federation.expansion import Expansion, expand
-from federation.facts import AgentModeSet, JobAccepted, JobCancelled, RoleSet, ShardAdded
+from federation.facts import AgentModeSet, JobAccepted, JobCancelled, RoleSet, ServiceAsked, ShardAdded
 from federation.jobs import Job
 from federation.launches import kill, order_kill
 from federation.market import market
@@ -50,6 +51,8 @@ def asked(core: Core, event: Asked) -> None:
             answer = _set_role(core, request)
         case AddShard():
             answer = _add_shard(core, request)
+        case SetServiceDemand():
+            answer = _set_service_demand(core, request)
     if isinstance(answer, Problem):
         core.count("requests_refused")
     if answer is not None:
@@ -260,6 +263,33 @@ def _add_shard(core: Core, request: AddShard) -> Answer:
     )
     core.rounds.changed = True
     return views.shard_view(core, core.shards.entries[request.shard_id])
+
+
+def _set_service_demand(core: Core, request: SetServiceDemand) -> Answer:
+    group = core.tasks.services.get(request.service_id)
+    if group is None:
+        return _unknown("service", request.service_id)
+    clients = {target.site for target in group.spec.latency}
+    strangers = sorted(request.requests_per_second.keys() - clients)
+    if strangers:
+        return Problem(
+            status=422,
+            code="unknown_client",
+            title="The service has no such client site",
+            detail=f"{strangers[0]!r} is not among {', '.join(sorted(clients))}",
+        )
+    asked = group.asked | request.requests_per_second
+    if asked != group.asked:
+        core.persist(
+            ServiceAsked(
+                at_us=core.now_us,
+                job_id=group.job.job_id,
+                group=group.spec.name,
+                asked=tuple(sorted(asked.items())),
+            )
+        )
+        core.rounds.changed = True
+    return services.service_view(core, group)
 
 
 def dry_runs_timed_out(core: Core) -> None:

@@ -164,7 +164,7 @@ def _late(
     for task_id, fetch_us in still_us.items():
         task = core.tasks.tasks[task_id]
         terms = task.explanation.terms if task.explanation is not None else None
-        if terms is None or task.launched_us is None:
+        if terms is None or task.launched_us is None or task.group.spec.replicas is not None:
             continue
         planned_us = terms.transfer_us + terms.congestion_us
         late_us = core.now_us - task.launched_us + fetch_us - planned_us

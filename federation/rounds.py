@@ -14,6 +14,7 @@ from federation.demands import demand_id_of
 from federation.events import PlanFailed, PlanReady
 from federation.market import allocation, wants
 from federation.offers import may_live, nodes_of
+from federation.services import services_of
 from policies.model import Demand, Node, Plan, Profile, Shard, Snapshot
 from policies.resources import fits
 
@@ -28,7 +29,8 @@ def open_round(core: Core) -> None:
     if rounds.in_flight is not None or core.recovering or not core.started or not core.broker_found:
         return
     continues = bool(core.rescheduling.continuing)
-    is_idle = not (core.tasks.demands.classes or core.shards.lacking() or wants.are_open(core) or continues)
+    waits = core.tasks.demands.classes or core.shards.lacking() or wants.are_open(core)
+    is_idle = not (waits or continues or core.tasks.services)
     if is_idle and not rounds.watches:
         return
     due_us = max(rounds.begun_us + core.config.round_every_us, rounds.not_before_us)
@@ -58,7 +60,8 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
     nodes = nodes_of(core.agents.sorted(), elsewhere, core.tasks.tasks, core.profiles, core.now_us)
     demands, aliases = _demands(core, nodes, extra or {})
     continuing = core.rescheduling.continuing if extra is None else ()
-    asked = (*demands, *(each.demand for each in continuing))
+    services = services_of(core) if extra is None else ()
+    asked = (*demands, *(each.demand for each in continuing), *(each.demand for each in services))
     shard_ids = {shard_id for demand in asked for shard_id in demand.reads} | set(core.shards.wanting)
     shard_ids.update(_watched(core))
     shards: list[Shard] = [s for shard_id in sorted(shard_ids) if (s := core.shards.snapshot_of(shard_id)) is not None]
@@ -75,6 +78,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         profiles=tuple(profiles),
         transfers=core.transfers.snapshot(core.tasks.tasks, core.moves),
         continuing=continuing,
+        services=services,
     )
     return snapshot, aliases
 

@@ -31,7 +31,7 @@ AGENT_EDGES: dict[AgentState, tuple[AgentState, ...]] = {
 
 
 class TaskState(_State):
-    WAITING = "waiting"  # for tasks it comes after
+    WAITING = "waiting"  # for tasks it comes after, or as a replica that its service does not need now
     PENDING = "pending"  # to be placed
     ASSIGNED = "assigned"  # launch committed and sent
     STAGING = "staging"  # in the agent's journal, fetching
@@ -50,7 +50,7 @@ PLACED_STATES = frozenset(
 
 TASK_EDGES: dict[TaskState, tuple[TaskState, ...]] = {
     TaskState.WAITING: (TaskState.PENDING, TaskState.FAILED, TaskState.CANCELLED),
-    TaskState.PENDING: (TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED),
+    TaskState.PENDING: (TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED, TaskState.WAITING),
     TaskState.ASSIGNED: (
         TaskState.STAGING, TaskState.RUNNING, TaskState.UNKNOWN, TaskState.KILLING,
         TaskState.FINISHED, TaskState.FAILED, TaskState.PENDING,
@@ -66,8 +66,11 @@ TASK_EDGES: dict[TaskState, tuple[TaskState, ...]] = {
         TaskState.ASSIGNED, TaskState.STAGING, TaskState.RUNNING, TaskState.KILLING,
         TaskState.FINISHED, TaskState.FAILED, TaskState.PENDING,
     ),
-    # Back to pending: an attempt killed for its gang, a drain or an eviction, whose task is to run again.
-    TaskState.KILLING: (TaskState.CANCELLED, TaskState.FINISHED, TaskState.FAILED, TaskState.PENDING),
+    # Back to pending: an attempt killed for its gang, a drain or an eviction, whose task is to run again; to waiting:
+    # a replica that its service does not need.
+    TaskState.KILLING: (
+        TaskState.CANCELLED, TaskState.FINISHED, TaskState.FAILED, TaskState.PENDING, TaskState.WAITING,
+    ),
     TaskState.FINISHED: (),
     TaskState.FAILED: (),
     TaskState.CANCELLED: (),

@@ -13,19 +13,31 @@ from federation.agents_book import AgentBook, AgentEntry
 from federation.demands import DemandBook, demand_id_of
 from federation.expansion import OWN_SHARD, groups_before, output_glob, upstream_group
 from federation.explanation import Explanation
-from federation.facts import JobAccepted, JobCancelled, JobEnded, TaskRefused, TasksAssigned, TaskStateChanged
+from federation.facts import (
+    JobAccepted,
+    JobCancelled,
+    JobEnded,
+    ServiceAsked,
+    ServiceBalanced,
+    TaskRefused,
+    TasksAssigned,
+    TaskStateChanged,
+)
 from federation.jobs import TaskGroup
 from federation.shards import ShardBook
 from federation.shares import ShareBook
 from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskState
 from federation.wire import HeldShard
-from policies.model import Demand, Elastic, Gang, Running, Tuning, Where
+from policies.model import Demand, Elastic, Gang, Running, Tuning, Weight, Where
 
 Read = tuple[str, str]
 """(shard id, the name under which it is read; "" for the book's own)."""
 
 AGAIN_REASONS = frozenset({"drain", "evicted", "gang", "moved"})
-"""Why an attempt is killed whose task is to run again; any other reason cancels the task."""
+"""Why an attempt is killed whose task is to run again; any other reason but `SCALED` cancels the task."""
+
+SCALED = "scaled"
+"""Why a replica starts or stops: its service needs more of them, or fewer. One that stops waits to be needed again."""
 
 
 class TaskEntry:
@@ -71,8 +83,8 @@ class TaskEntry:
 
 class GroupEntry:
     __slots__ = (
-        "after", "job", "n_failed", "n_finished", "n_open", "profile", "reads", "ready", "shard_ids", "spec", "tasks",
-        "templates",
+        "after", "asked", "job", "n_failed", "n_finished", "n_open", "profile", "reads", "ready", "shard_ids", "spec",
+        "tasks", "templates", "weights",
     )  # fmt: skip
 
     def __init__(self, job: "JobEntry", spec: TaskGroup, shard_ids: tuple[str, ...], reads: tuple[Read, ...]) -> None:
@@ -88,6 +100,12 @@ class GroupEntry:
         self.n_finished = 0
         self.n_failed = 0  # failed or cancelled
         self.templates: dict[tuple[tuple[str, ...], int, int], Demand] = {}
+        self.weights: tuple[Weight, ...] = ()  # of a service whose replicas are weighted: those in force
+        self.asked: dict[str, int] = {}  # requests a second that were told of, by client site
+
+    @property
+    def group_id(self) -> str:
+        return f"{self.job.job_id}/{self.spec.name}"
 
     @property
     def has_own(self) -> bool:
@@ -148,6 +166,7 @@ class TaskBook:
         self.serials: dict[str, int] = {}  # job name → the last number given under it
         self.ended: dict[str, None] = {}  # ended jobs, oldest first
         self.n_ended_tasks = 0
+        self.services: dict[str, GroupEntry] = {}  # of open jobs, those whose replicas are added and removed
         self.drained: dict[str, None] = {}  # jobs without open tasks whose `JobEnded` is still to be written
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -171,6 +190,7 @@ class TaskBook:
             group.n_open = count
             job.n_tasks += count
             self.tasks.update((task.task_id, task) for task in group.tasks)
+        self.note_services(job)
         job.n_open = job.n_tasks
         job.counts[TaskState.WAITING] = job.n_tasks
         self.counts[TaskState.WAITING] += job.n_tasks
@@ -275,6 +295,8 @@ class TaskBook:
         job.state, job.ended_us, job.detail = fact.state, fact.at_us, fact.detail
         self.job_counts[job.state] += 1
         self.drained.pop(job.job_id, None)
+        for group in job.groups.values():
+            self.services.pop(group.group_id, None)
         self.ended[job.job_id] = None
         self.n_ended_tasks += job.n_tasks
         while self.ended and (len(self.ended) > self._ended_jobs_max or self.n_ended_tasks > self._ended_tasks_max):
@@ -305,7 +327,8 @@ class TaskBook:
     def _pend_all(self, group: GroupEntry, at_us: int) -> None:
         group.ready = True
         group.reads = tuple(dict.fromkeys((*group.reads, *self._upstream_reads(group))))
-        for task in group.tasks:
+        least = group.spec.replicas.least if group.spec.replicas is not None else len(group.tasks)
+        for task in group.tasks[:least]:
             if task.state is TaskState.WAITING:
                 self._move(task, TaskState.PENDING, at_us)
 
@@ -347,6 +370,8 @@ class TaskBook:
         if new is TaskState.PENDING:
             task.agent_id, task.gpus = "", ()
             self.enter_class(task)
+        elif new is TaskState.WAITING:
+            task.agent_id, task.gpus, task.pending_us = "", (), None
         elif new in TERMINAL_STATES:
             task.ended_us = at_us
             self._close(group, new, at_us)
@@ -398,12 +423,28 @@ class TaskBook:
                         task.reason, task.detail = "dependency", f"{group.spec.name} did not finish"
                         self._move(task, TaskState.CANCELLED, at_us)
 
+    def note_services(self, job: JobEntry) -> None:
+        for group in job.groups.values():
+            if group.spec.replicas is not None:
+                self.services[group.group_id] = group
+
+    def balance(self, fact: ServiceBalanced) -> None:
+        group = self.services.get(f"{fact.job_id}/{fact.group}")
+        if group is not None:
+            group.weights = fact.weights
+
+    def ask(self, fact: ServiceAsked) -> None:
+        group = self.services.get(f"{fact.job_id}/{fact.group}")
+        if group is not None:
+            group.asked = dict(fact.asked)
+
     def facing_clients(self) -> Iterator[TaskEntry]:
-        """Tasks of open jobs that have clients to answer in time. Cost O(jobs + such tasks)."""
+        """Tasks of open jobs that have clients to answer in time, but those of services that are weighted. Cost
+        O(jobs + such tasks)."""
         for job in self.jobs.values():
             if job.faces_clients and job.n_open:
                 for group in job.groups.values():
-                    if group.spec.latency:
+                    if group.spec.latency and group.spec.replicas is None:
                         yield from group.tasks
 
     # --- demand classes ----------------------------------------------------------------------------------------------
@@ -456,6 +497,7 @@ class TaskBook:
             latency=spec.latency,
             gang=gang,
             is_service=spec.service,
+            service_id=group.group_id if spec.replicas is not None else "",
             attained_us=attained_us,
             elastic=elastic_of(group),
         )

@@ -25,8 +25,9 @@ def why_view(core: Core, task: TaskEntry, now_us: int) -> WhyView:
         blockers = (*_standing(core), *blockers)
         hints = _hints(core, task, found.template, blockers, waits_for, now_us)
     elif task.state is TaskState.WAITING:
-        blockers = (Blocker(reason=Reason.DEPENDENCY),)
-        hints = _dependency_hints(task)
+        is_spare = task.group.ready and task.group.spec.replicas is not None
+        blockers = (Blocker(reason=Reason.SPARE if is_spare else Reason.DEPENDENCY),)
+        hints = _spare_hints(task) if is_spare else _dependency_hints(task)
     return WhyView(
         task_id=task.task_id,
         state=str(task.state),
@@ -62,6 +63,13 @@ def _dependency_hints(task: TaskEntry) -> tuple[str, ...]:
         for name in task.group.after
         if groups[name].n_finished < len(groups[name].tasks)
     )
+
+
+def _spare_hints(task: TaskEntry) -> tuple[str, ...]:
+    replicas, name = task.group.spec.replicas, task.group.spec.name
+    assert replicas is not None, "only a replica is spare"
+    n_held = sum(member.state is not TaskState.WAITING for member in task.group.tasks)
+    return (f"{n_held} of at most {replicas.most} replicas hold the targets of {name} as well as one more would",)
 
 
 # --- hints -----------------------------------------------------------------------------------------------------------

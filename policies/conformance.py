@@ -20,6 +20,8 @@ Clauses
   P12 evictions name a running task of that node, each once, and a demand of the snapshot that is not all placed
   P13 a plan comes within the time limit, where one is given
   P14 tunings are of demands that are placed, each once, and choose only what the job allows; shifts are below a step
+  P15 services: only replicas that are ready are weighted and the parts of each client site make a whole; additions fit,
+      are not more than there may be; what ends is placed, and no fewer stay than must run
 
 The checks are plain loops over objects on purpose: they share no code with the array paths of the built-in policies.
 """
@@ -29,10 +31,23 @@ from typing import NoReturn
 
 from policies.api import Policy
 from policies.constraints import Links, obstacle, shards_by_id, unreachable
-from policies.model import Amount, Blocker, Demand, Node, Plan, Reason, Resources, Snapshot, Tuning
+from policies.model import (
+    Amount,
+    Blocker,
+    Demand,
+    Node,
+    Plan,
+    Reason,
+    Resources,
+    Service,
+    ServicePlan,
+    Snapshot,
+    Tuning,
+)
 from policies.resources import add, amount_of, copies, role_chain, take_copies, within_quota
 
-CLAUSES = tuple(f"P{n}" for n in range(1, 15))
+CLAUSES = tuple(f"P{n}" for n in range(1, 16))
+PPM = 1_000_000
 _SHORTAGES = (Reason.CPU, Reason.MEMORY, Reason.DISK, Reason.GPU)
 _LINKS = (Reason.LINK_RTT, Reason.LINK_BANDWIDTH, Reason.LINK_UNMEASURED)
 
@@ -104,6 +119,7 @@ class _Check:
         self.alternatives()
         self.evictions()
         self.tunings()
+        self.services()
 
     def answered_once(self) -> None:
         counts = dict.fromkeys(self.demands, 0)
@@ -256,6 +272,39 @@ class _Check:
                 _fail("P14", f"{tuning.demand_id} allows {', '.join(savings) or 'no savings'}; it is tuned {tuning}")
             if tuning.shift_us is not None and not 0 <= tuning.shift_us < max(1, tuning.iteration_us):
                 _fail("P14", f"{tuning.demand_id} is shifted by {tuning.shift_us} us of {tuning.iteration_us}")
+
+    def services(self) -> None:
+        known = {service.service_id: service for service in self.snapshot.services}
+        ids = [plan.service_id for plan in self.plan.services]
+        if ids != sorted(set(ids)) or not set(ids) <= known.keys():
+            _fail("P15", f"services {ids} are not of this snapshot, or not sorted")
+        for plan in self.plan.services:
+            self._check_service(known[plan.service_id], plan)
+
+    def _check_service(self, service: Service, plan: ServicePlan) -> None:
+        ending = (*plan.removes, *plan.moves)
+        placed = {replica.task_id for replica in service.placed}
+        if len(set(ending)) != len(ending) or not set(ending) <= placed:
+            _fail("P15", f"{plan.service_id} ends {ending}, of which some are not placed")
+        if plan.removes and len(placed) - len(ending) < service.replicas.least:
+            _fail("P15", f"{plan.service_id} would keep fewer than {service.replicas.least} replicas")
+        ready = {replica.task_id for replica in service.placed if replica.is_ready} - set(ending)
+        parts: dict[str, int] = {}
+        for weight in plan.weights:
+            if weight.task_id not in ready or weight.share_ppm <= 0:
+                _fail("P15", f"{plan.service_id} sends {weight.share_ppm} ppm to {weight.task_id}, which is not ready")
+            parts[weight.site] = parts.get(weight.site, 0) + weight.share_ppm
+        if any(part != PPM for part in parts.values()):
+            _fail("P15", f"{plan.service_id}: the parts of a site make {parts}")
+        if len(plan.adds) > service.demand.count:
+            _fail("P15", f"{plan.service_id} adds {len(plan.adds)} replicas, {service.demand.count} are spare")
+        for wish in plan.adds:
+            node = self.nodes.get(wish.agent_id)
+            if node is None or obstacle(service.demand, node, self.shards, self.links) is not None:
+                _fail("P15", f"{plan.service_id} adds a replica on {wish.agent_id}, where it may not run")
+            if not copies(service.demand.needs, self.left[wish.agent_id], 1):
+                _fail("P15", f"{plan.service_id} adds a replica on {wish.agent_id}, where it does not fit")
+            self.left[wish.agent_id] = take_copies(service.demand.needs, self.left[wish.agent_id], 1)
 
 
 def _allows(savings: tuple[str, ...], local_steps_max: int, tuning: Tuning) -> bool:

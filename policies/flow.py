@@ -20,6 +20,7 @@ from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, Lowerer
 from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Relocation, Snapshot
 from policies.packing import pack
 from policies.resources import role_chain
+from policies.serving import decide, with_additions, with_services
 from policies.shard_placement import ShardPlacer
 from policies.slots import count_slots, shapes
 from policies.targets import Offered, Targets
@@ -44,8 +45,10 @@ class Flow:
         self._placer = ShardPlacer(self._model)
 
     def plan(self, snapshot: Snapshot) -> Plan:
-        columns = self._lowerer.lower(with_continuing(snapshot))
-        return tuned(snapshot, _Round(columns, self.costs(columns), self._placer).plan())
+        services, additions = decide(snapshot, self._model) if snapshot.services else ((), ())
+        columns = self._lowerer.lower(with_continuing(with_additions(snapshot, additions)))
+        plan = _Round(columns, self.costs(columns), self._placer).plan()
+        return tuned(snapshot, with_services(plan, services, additions))
 
     def costs(self, columns: Columns) -> Costs:
         """What a task of each class costs in each group: what policies that solve the same flow differ in."""

@@ -6,7 +6,7 @@ name: microseconds (`_us`), bytes (`_bytes`), bits per second (`_bps`), milli-CP
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -218,6 +218,14 @@ class Gang(Record, frozen=True, kw_only=True):
     communication: Communication | None = None
 
 
+class Replicas(Record, frozen=True, kw_only=True):
+    """How many replicas of a service may run, and how many answers a second one gives (0: as many as are asked)."""
+
+    least: Annotated[int, msgspec.Meta(ge=1)] = 1
+    most: Annotated[int, msgspec.Meta(ge=1)] = 1
+    answers_per_second: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0
+
+
 class Demand(Record, frozen=True, kw_only=True):
     """An equivalence class of pending tasks: everything a policy may see of them, and how many there are.
 
@@ -241,6 +249,7 @@ class Demand(Record, frozen=True, kw_only=True):
     attained_us: int = 0  # what earlier attempts ran before they were stopped, rounded down to a power of two
     elastic: Elastic | None = None
     is_service: bool = False  # it runs until it is stopped and answers clients all the time: its run time says nothing
+    service_id: str = ""  # of a service that adds and removes replicas: these are to be placed, for it needs them
 
 
 class Profile(Record, frozen=True, kw_only=True):
@@ -330,6 +339,41 @@ class Continuation(Record, frozen=True, kw_only=True):
     margin_milli: int
 
 
+class Weight(Record, frozen=True, kw_only=True):
+    """The part of one client site's requests that goes to one replica."""
+
+    site: str
+    task_id: str
+    share_ppm: int
+
+
+class ServiceReplica(Record, frozen=True, kw_only=True):
+    """A replica that is placed; `is_ready`: it runs, on an agent that is heard."""
+
+    task_id: str
+    agent_id: str
+    site: str
+    price_microusd_per_cpu_hour: int = 0
+    is_ready: bool = False
+
+
+class Service(Record, frozen=True, kw_only=True):
+    """A service whose replicas are added, moved and weighted.
+
+    `demand` is what one more replica needs; the weights of its latency targets are requests a second from that site.
+    Its `count` says how many more there may be, beside those of the snapshot's demands that bear this `service_id`.
+    """
+
+    service_id: str
+    demand: Demand
+    replicas: Replicas
+    placed: tuple[ServiceReplica, ...] = ()  # sorted by task_id; those that are being stopped are left out
+    weights: tuple[Weight, ...] = ()  # in force, sorted by (site, task_id)
+    may_grow: bool = True
+    may_shrink: bool = True  # not for a while after a change
+    margin_milli: int = 250
+
+
 class Role(Record, frozen=True, kw_only=True):
     """A role's standing. `path` is hierarchical ("ml/vision"); `quota` limits the role with all below it, and
     `allocated` counts all below it too. A kind of which the quota names 0 is not limited. `entitlement` is what it is
@@ -354,6 +398,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     profiles: tuple[Profile, ...] = ()
     transfers: tuple[Transfer, ...] = ()  # sorted by (from_site, to_site), one each
     continuing: tuple[Continuation, ...] = ()  # sorted by task_id; a policy may leave all of them where they are
+    services: tuple[Service, ...] = ()  # sorted by service_id; a policy may leave all of them as they are
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -382,6 +427,7 @@ class Reason(StrEnum):
     QUEUE = "queue"  # it fits, but others go first
     NO_AGENTS = "no_agents"
     DEPENDENCY = "dependency"  # a task it comes after has not finished
+    SPARE = "spare"  # a replica that its service does not need now
     RECOVERING = "recovering"  # the master is reconciling after a restart
     POLICY_FAILED = "policy_failed"
 
@@ -478,6 +524,17 @@ class Relocation(Record, frozen=True, kw_only=True):
     terms: CostTerms
 
 
+class ServicePlan(Record, frozen=True, kw_only=True):
+    """What a service should be: more replicas (where, and the terms there), fewer (which), and who answers whom."""
+
+    service_id: str
+    weights: tuple[Weight, ...] = ()  # sorted by (site, task_id); over replicas that are ready
+    adds: tuple[Candidate, ...] = ()
+    removes: tuple[str, ...] = ()
+    moves: tuple[str, ...] = ()  # of a service that has all it may have: stopped, to be placed anew
+    missed_ppm: int = 0  # of requests, expected to be answered past their target, or not at all
+
+
 class Plan(Record, frozen=True, kw_only=True):
     """The answer to a snapshot. Every demand's count is divided over its placements and its refusal."""
 
@@ -487,6 +544,7 @@ class Plan(Record, frozen=True, kw_only=True):
     evictions: tuple[Eviction, ...] = ()
     relocations: tuple[Relocation, ...] = ()
     tunings: tuple[Tuning, ...] = ()  # of demands that are placed, one each
+    services: tuple[ServicePlan, ...] = ()  # of the snapshot's, sorted by service_id
     watches: tuple[str, ...] = ()  # globs of shard names: coming snapshots have them too, though nobody reads them
     objective: int | None = None
     kernel: str = ""

@@ -31,10 +31,13 @@ DISTRIBUTIONS: dict[str, Kind] = {
     "completion": "duration",  # arrival → all its tasks ended, of jobs
     "prediction_error": "share",  # |expected - taken| / taken, transfer and run together, of finished tasks
     "client_rtt": "duration",  # true round trip between where a task ran and the clients it serves
+    "request_rtt": "duration",  # of each answered request to services with replicas: {min, max}
     "recovery.time": "duration",  # cause gone → all in service again, of faults
 }
 SCALARS: dict[str, Kind] = {
     "client_miss": "share",  # of clients, by weight, whose round trip to what serves them is above its target
+    "request_miss": "share",  # of requests to such services: past their target, or not answered
+    "replicas": "count",  # that ran of such services, on average over the time in which they were asked
     "deadline_miss": "share",  # of tasks with a deadline: not finished by then
     "makespan": "duration",  # first arrival → last job's end
     "bytes_moved": "bytes",  # over links between sites

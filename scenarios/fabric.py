@@ -222,6 +222,13 @@ class Fabric:
         specs = [self.network.link(link_id) for link_id in path]
         return sum(spec.rtt_us + int(spec.jitter_us * self._noise.random()) for spec in specs)
 
+    def rtt_of_sites(self, from_site: str, to_site: str) -> int | None:
+        """The true round trip between two sites now, without jitter; None while there is no way."""
+        ways = ((from_site, to_site), (to_site, from_site))
+        if any(way not in self._specs or way in self._cuts for way in ways):
+            return None
+        return self._specs[from_site, to_site].rtt_us
+
     def _measured_bps(self, flow: Flow, now_us: int) -> int:
         """What an agent would report of this transfer: size over duration, with measurement noise."""
         duration_us = max(1, now_us - flow.started_us)

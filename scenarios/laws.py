@@ -50,7 +50,7 @@ class Connections(Protocol):
 class _Group:
     """Tasks of one group: how many there are, how many finished, and whom they come after."""
 
-    __slots__ = ("after", "attempts_max", "chain", "kinds", "n_finished", "needs", "task_ids")
+    __slots__ = ("after", "attempts_max", "chain", "kinds", "least", "n_finished", "needs", "task_ids")
 
     def __init__(
         self, needs: Needs, after: tuple[str, ...], task_ids: tuple[str, ...], role: str, attempts_max: int
@@ -62,6 +62,7 @@ class _Group:
         self.chain = tuple(role_chain(role))
         self.attempts_max = attempts_max
         self.n_finished = 0
+        self.least: int | None = None  # of a service: so many run at once, more when they are needed
 
 
 class _Attempt:
@@ -359,13 +360,16 @@ class Laws:
             groups[spec.name] = _Group(spec.needs, spec.after, task_ids, fact.job.role, spec.attempts_max)
             self._groups |= dict.fromkeys(task_ids, (fact.job_id, spec.name))
             self._tasks |= dict.fromkeys(task_ids, TaskState.WAITING if spec.after else TaskState.PENDING)
+            if spec.replicas is not None:
+                groups[spec.name].least = spec.replicas.least
+                self._tasks |= dict.fromkeys(task_ids[spec.replicas.least :], TaskState.WAITING)
 
     def _release(self, job_id: str) -> None:
         """Waiting tasks become pending when all that they come after has finished."""
         groups = self._jobs[job_id]
         for group in groups.values():
             if group.after and all(groups[name].n_finished == len(groups[name].task_ids) for name in group.after):
-                for task_id in group.task_ids:
+                for task_id in group.task_ids[: group.least]:
                     if self._tasks[task_id] is TaskState.WAITING:
                         self._tasks[task_id] = TaskState.PENDING
 

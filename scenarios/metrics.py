@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from federation.facts import TaskStateChanged
 from federation.states import TaskState
 from policies.model import LatencyTarget
+from policies.resources import role_chain
+from scenarios.clients import Asking
 from scenarios.expect import DISTRIBUTIONS, Metric, Window
 from scenarios.predictions import predictions
 from scenarios.records import JobRun, Records, TaskRun
@@ -48,6 +50,9 @@ class Metrics:
         if measure == "prediction_error":
             until_us = window.to_us or 2**62
             return [each.error for each in predictions(self._outcome.facts) if window.from_us <= each.at_us < until_us]
+        if measure == "request_rtt":
+            seconds = self._asking(scope, window)
+            return [float(rtt_us) for each in seconds for rtt_us, n in each.answered.items() for _ in range(n)]
         if measure == "completion":
             jobs = self._jobs(scope, window)
             return [float(job.ended_us - job.arrived_us) for job in jobs if job.ended_us is not None]
@@ -95,6 +100,18 @@ class Metrics:
         clients = [pair for task in tasks if task.agent_id for pair in self._clients(task)]
         missed = sum(each.weight for rtt_us, each in clients if rtt_us is None or rtt_us > each.rtt_us)
         return missed / sum(each.weight for _, each in clients) if clients else None
+
+    def _asking(self, scope: str, window: Window) -> list[Asking]:
+        """What clients got, second by second; `scope` is the service's name or its role."""
+        until_us = window.to_us if window.to_us is not None else 2**62
+        roles = {each.origin: each.job.role for each in self._outcome.world.arrivals if each.clients is not None}
+        return [
+            each
+            for origin, seconds in self._outcome.asking.items()
+            if scope in ("", origin, *role_chain(roles[origin]))
+            for each in seconds
+            if window.from_us <= each.at_us < until_us
+        ]
 
     # --- which tasks count -------------------------------------------------------------------------------------------
 
@@ -163,6 +180,13 @@ class Metrics:
         tasks = list(self._tasks(scope, window))
         finished = [task for task in tasks if task.state is TaskState.FINISHED]
         match measure:
+            case "request_miss":
+                seconds = self._asking(scope, window)
+                asked = sum(each.asked for each in seconds)
+                return sum(each.missed for each in seconds) / asked if asked else None
+            case "replicas":
+                seconds = self._asking(scope, window)
+                return sum(each.n_replicas for each in seconds) / len(seconds) if seconds else None
             case "client_miss":
                 return self._client_miss(tasks)
             case "deadline_miss":

@@ -18,14 +18,15 @@ from typing import cast
 import msgspec
 
 from federation import events
-from federation.api import Answer, JobView, Problem, SubmitJob
+from federation.api import Answer, CancelJob, JobView, Problem, SetServiceDemand, SubmitJob
 from federation.config import MasterConfig
-from federation.facts import Fact, JobAccepted, JobEnded
+from federation.facts import Fact, JobAccepted, JobEnded, ServiceBalanced
 from federation.market.running import is_framework_task
 from federation.master import Master
 from federation.wire import HeldShard
 from policies.api import Policy
 from scenarios.broker import Broker
+from scenarios.clients import SECOND_US, Asking, ServiceClients
 from scenarios.fabric import Fabric
 from scenarios.frameworks import OfferCounts
 from scenarios.gangs import Gangs, Talk
@@ -35,7 +36,7 @@ from scenarios.simulated_agent import Overseer, SimulatedAgent
 from scenarios.simulated_data import SimulatedData, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
 from scenarios.world import START_US as START_US
-from scenarios.world import Arrival, Behaviour, World
+from scenarios.world import Arrival, Behaviour, Clients, World
 
 EVENTS_MAX = 50_000_000  # A run that needs more has a loop in it.
 CHECK_US = 10_000_000  # How often the laws look at what only the whole world shows.
@@ -74,6 +75,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     n_messages_harmed: int = 0
     n_redirected: int = 0  # transfers sent to another source while they ran, in the master's last term
     offers: dict[str, OfferCounts] = {}  # by framework
+    asking: dict[str, tuple[Asking, ...]] = {}  # by origin: what clients of weighted services got, second by second
     link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
     live: bool = False  # real processes did it, in real time
 
@@ -135,6 +137,9 @@ class Player(Overseer):
         self._submissions: list[Submission] = []
         self._behaviours: dict[str, dict[str, Behaviour]] = {}  # by job id
         self._link_bytes: list[tuple[int, dict[str, int]]] = []
+        self._clients: dict[str, ServiceClients] = {}  # by origin, of weighted services
+        self._services: dict[str, ServiceClients] = {}  # the same by service id
+        self._running: dict[str, dict[str, str]] = {}  # service id → task → site, of processes that run
         self._recent: deque[tuple[int, events.Event | Fact]] = deque(maxlen=TAIL_EVENTS)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
@@ -189,6 +194,7 @@ class Player(Overseer):
             n_redirected=self._master.last.counters.get("transfers_redirected", 0),
             offers={name: each.offer_counts() for name, each in self._frameworks.all.items()},
             link_bytes=tuple(self._link_bytes),
+            asking={origin: tuple(clients.seconds) for origin, clients in self._clients.items()},
         )
 
     def _play(self) -> tuple[int, int]:
@@ -267,11 +273,40 @@ class Player(Overseer):
             job_id = answer.job_id if isinstance(answer, JobView) else ""
             if job_id:
                 self._laws.acknowledged(job_id)
+                if arrival.clients is not None:
+                    self._serve(job_id, arrival, arrival.clients, at_us)
             self._submissions.append(
                 Submission(arrival=index, job_id=job_id, asked_us=now_us - START_US, problem=problem)
             )
 
         self._master.ask(SubmitJob(job=arrival.job, submission_id=str(index)), now_us, answered)
+
+    def _serve(self, job_id: str, arrival: Arrival, spec: Clients, now_us: int) -> None:
+        """Let the clients of a service ask until its end, and tell the master when they ask more or less."""
+        group = arrival.job.tasks[0]
+        assert group.replicas is not None, "only weighted services have clients of their own"
+        service_id, end_us = f"{job_id}/{group.name}", START_US + spec.until_us
+        clients = ServiceClients(spec, group.replicas, self._fabric.rtt_of_sites, START_US)
+        self._clients[arrival.origin] = self._services[service_id] = clients
+        running = self._running.setdefault(service_id, {})
+
+        def ask(at_us: int) -> None:
+            if at_us < end_us:
+                clients.ask(running, at_us)
+                self.call(at_us + SECOND_US, ask)
+
+        def change(site: str, requests: int, at_us: int) -> None:
+            clients.asked[site] = requests
+            told = SetServiceDemand(service_id=service_id, requests_per_second={site: requests})
+            self._master.ask(told, at_us, lambda answer, later_us: None)
+
+        def end(at_us: int) -> None:
+            self._master.ask(CancelJob(job_id=job_id), at_us, lambda answer, later_us: None)
+
+        self.call(now_us + SECOND_US, ask)
+        for at_us, site, requests in spec.changes:
+            self.call(max(now_us, START_US + at_us), partial(change, site, requests))
+        self.call(max(now_us, end_us), end)
 
     def _place_shards(self, arrival: Arrival, now_us: int) -> None:
         for shard in arrival.shards:
@@ -300,9 +335,13 @@ class Player(Overseer):
 
     def began(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
         self._laws.process_began(agent_id, task_id, attempt, now_us)
+        if self._services and (running := self._running.get(task_id.rpartition("/")[0])) is not None:
+            running[task_id] = self._agents[agent_id].spec.site
 
     def ended(self, agent_id: str, task_id: str, attempt: int, now_us: int) -> None:
         self._laws.process_ended(task_id, attempt)
+        if self._services and (running := self._running.get(task_id.rpartition("/")[0])) is not None:
+            running.pop(task_id, None)
         talk = self.talk_of(task_id)
         if talk is not None:
             self.gangs.leave(talk, task_id, now_us)
@@ -342,6 +381,10 @@ class Player(Overseer):
                 self._behaviours[value.job_id] = arrival.behaviours
         elif isinstance(value, JobEnded):
             self._n_jobs_open -= 1
+        elif isinstance(value, ServiceBalanced):
+            clients = self._services.get(f"{value.job_id}/{value.group}")
+            if clients is not None:
+                clients.hear(value)
 
     def _tail(self) -> tuple[str, ...]:
         """The last events before the first broken law, for people."""

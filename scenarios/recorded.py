@@ -248,6 +248,10 @@ def _group_document(group: TaskGroup) -> dict[str, Any]:
     shown: dict[str, Any] = {"command": list(group.command), "run": format_duration(group.run_us)}
     if group.for_each is not None:
         shown["for_each"] = {"shard": group.for_each}
+    elif group.replicas is not None:
+        bounds = {"min": group.replicas.least, "max": group.replicas.most}
+        answers = group.replicas.answers_per_second
+        shown["service"] = {"replicas": bounds} | ({"answers": answers} if answers else {})
     elif group.count > 1:
         shown["count"] = group.count
     if group.reads:

@@ -61,7 +61,7 @@ class TaskRun:
 
 
 class JobRun:
-    __slots__ = ("after", "arrived_us", "ended_us", "groups", "job_id", "left", "role", "scopes", "state")
+    __slots__ = ("after", "arrived_us", "ended_us", "groups", "job_id", "least", "left", "role", "scopes", "state")
 
     def __init__(self, job_id: str, role: str, scopes: tuple[str, ...], arrived_us: int) -> None:
         self.job_id = job_id
@@ -72,6 +72,7 @@ class JobRun:
         self.state = "running"
         self.groups: dict[str, list[TaskRun]] = {}
         self.after: dict[str, tuple[str, ...]] = {}
+        self.least: dict[str, int] = {}  # of groups whose other tasks wait until they are needed
         self.left: dict[str, int] = {}  # group → tasks that have not finished
 
 
@@ -251,6 +252,8 @@ class Records:
             ]
             job.groups[spec.name], job.left[spec.name] = tasks, count
             job.after[spec.name] = groups_before(spec, names)
+            if spec.replicas is not None:
+                job.least[spec.name] = spec.replicas.least
             self.tasks |= {task.task_id: task for task in tasks}
             self._counts["waiting"] += count
         for name in job.groups:
@@ -259,7 +262,7 @@ class Records:
     def _release(self, job: JobRun, name: str, at_us: int) -> None:
         if any(job.left[before] for before in job.after[name]):
             return
-        for task in job.groups[name]:
+        for task in job.groups[name][: job.least.get(name)]:
             if task.state is TaskState.WAITING:
                 self._counts["waiting"] -= 1
                 self._pend(task, at_us)
@@ -314,9 +317,21 @@ class Records:
             self._hold(task, -1)
             self._close_span(task, at_us, str(state) if state in TERMINAL_STATES else "failed")
         if state is TaskState.PENDING:
+            if task.state is TaskState.WAITING:
+                self._counts["waiting"] -= 1
             self._pend(task, at_us)
+        elif state is TaskState.WAITING:
+            self._spare(task)
         else:
             self._end(task, state, at_us)
+
+    def _spare(self, task: TaskRun) -> None:
+        """A replica that its service does not need."""
+        if task.state is TaskState.PENDING:
+            self._count_pending(task, -1)
+            self._wanting[task.role] -= 1
+        self._counts["waiting"] += 1
+        task.state = TaskState.WAITING
 
     def _end(self, task: TaskRun, state: TaskState, at_us: int) -> None:
         if task.state is TaskState.PENDING:

@@ -181,7 +181,16 @@ def _workload() -> Schema:
     generator = _object(
         workload.GENERATE_KEYS, role=_TEXT, name=_TEXT, arrivals=process, to=_DURATION, at=_NAMES, task=task
     )
-    service = _object(workload.SERVICE_KEYS, role=_TEXT, replicas=_COUNT, task=task)
+    replicas = {"anyOf": [_COUNT, _object(workload.REPLICAS_KEYS, min=_COUNT, max=_COUNT)]}
+    change = _object(workload.DEMAND_KEYS, at=_DURATION, site=_TEXT, requests=_COUNT)
+    service = _object(
+        workload.SERVICE_KEYS,
+        role=_TEXT,
+        replicas=replicas,
+        answers=_COUNT,
+        demand={"type": "array", "items": change},
+        task=task,
+    )
     file = {"anyOf": [{"enum": list(jobs.SETS)}, {"type": "string", "pattern": "[.]csv$"}]}
     trace = _object(jobs.TRACE_KEYS, role=_TEXT, file=file, limit=_COUNT, task=task)
     return _object(

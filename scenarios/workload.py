@@ -16,6 +16,7 @@ from federation import units
 from federation.config import RoleConfig
 from federation.errors import ConfigError
 from federation.jobfile import (
+    SERVICE_RUN_US,
     read_communication,
     read_duration,
     read_identifier,
@@ -41,13 +42,13 @@ from federation.strictyaml import (
     read_flag,
     read_text,
 )
-from policies.model import Amount, LatencyTarget, Needs, Where
+from policies.model import Amount, LatencyTarget, Needs, Replicas, Where
 from scenarios.chance import read_arrivals, read_law
 from scenarios.randomness import Arrivals, Constant, Law, arrival_times_us, draw_us, median_us
 from scenarios.streams import stream
 from scenarios.topology import Sites, as_is, no_site, read_sites
 from scenarios.traces.folder import Traces
-from scenarios.world import Arrival, Behaviour, ShardSpec
+from scenarios.world import Arrival, Behaviour, Clients, ShardSpec
 
 WORKLOAD_KEYS = ("roles", "jobs", "generate", "services", "traces")
 ROLE_KEYS = ("weight", "quota")
@@ -60,7 +61,9 @@ TASK_KEYS = (
 )  # fmt: skip
 READS_KEYS = ("at", "size", "count", "distinct")
 CLIENTS_KEYS = ("rtt", "weight")
-SERVICE_KEYS = ("role", "replicas", "clients", "task", "from", "to", "priority")
+SERVICE_KEYS = ("role", "replicas", "answers", "clients", "demand", "task", "from", "to", "priority")
+REPLICAS_KEYS = ("min", "max")
+DEMAND_KEYS = ("at", "site", "requests")
 PPM = 1_000_000
 HERE = "here"  # in `where`, the site where a task arises
 
@@ -424,15 +427,45 @@ def _read_service(name: str, node: Node, scope: Scope) -> Arrival:
     for client in clients:
         if client.site not in scope.sites:
             raise FileError(fields.place_of("clients"), no_site(client.site, scope.sites))
+    replicas = _read_replicas(fields)
+    changes = fields.optional("demand", list_of(lambda entry: _read_demand(entry, clients), '"demand"'), ())
+    if replicas is None and (changes or "answers" in fields):
+        raise FileError(node.place, "demand and answers are of a service with replicas: {min, max}")
     group = msgspec.structs.replace(
         spec.group,
-        count=fields.optional("replicas", integer_between(1, 100_000), 1),
-        run_us=run.us,
-        simulated_run_us=run.us,
+        count=replicas.most if replicas else fields.optional("replicas", integer_between(1, 100_000), 1),
+        run_us=run.us if replicas is None else SERVICE_RUN_US,
+        simulated_run_us=run.us if replicas is None else SERVICE_RUN_US,
         service=True,
+        replicas=replicas,
         latency=clients,
     )
     role = fields.optional("role", read_role, "default")
     priority = fields.optional("priority", integer_between(0, 100), 50)
     job = Job(name=name, role=role, priority=priority, tasks=(group,))
+    if replicas is not None:
+        asking = Clients(targets=clients, changes=tuple(sorted(changes)), until_us=to_us)
+        return Arrival(at_us=from_us, job=job, origin=name, clients=asking)
     return Arrival(at_us=from_us, job=job, origin=name, behaviours={group.name: Behaviour(until_us=to_us)})
+
+
+def _read_replicas(fields: Fields) -> Replicas | None:
+    """`{min, max}`: as many as their targets need; a number: so many."""
+    if not isinstance(fields.node("replicas"), Mapping):
+        return None
+    bounds = fields.required("replicas", lambda value: Fields(value, '"replicas"', REPLICAS_KEYS))
+    least = bounds.optional("min", integer_between(1, 10_000), 1)
+    most = bounds.required("max", integer_between(1, 10_000))
+    if most < least:
+        raise FileError(bounds.place_of("max"), f"at most {most} replicas are fewer than at least {least}")
+    answers = fields.optional("answers", integer_between(1, 1_000_000_000), 0)
+    return Replicas(least=least, most=most, answers_per_second=answers)
+
+
+def _read_demand(node: Node, clients: tuple[LatencyTarget, ...]) -> tuple[int, str, int]:
+    fields = Fields(node, "a change of demand", DEMAND_KEYS)
+    site = fields.required("site", read_text)
+    if site not in (client.site for client in clients):
+        raise FileError(fields.place_of("site"), f'the service has no clients at "{site}"')
+    at_us = fields.required("at", quantity(units.parse_duration_us))
+    return at_us, site, fields.required("requests", integer_between(1, 1_000_000))

@@ -6,7 +6,7 @@ import msgspec
 
 from federation.config import RoleConfig
 from federation.jobs import Job
-from policies.model import Record, Resources, Tier
+from policies.model import LatencyTarget, Record, Resources, Tier
 from scenarios.faults import Fault
 from scenarios.transport import LinkSpec
 
@@ -50,6 +50,15 @@ class Behaviour(Record, frozen=True, kw_only=True):
     crashes_agent: bool = False  # … and take their agent's process with them
 
 
+class Clients(Record, frozen=True, kw_only=True):
+    """Of a service whose replicas are weighted: who asks from where, and how that changes. The weights of `targets` are
+    requests a second. The job is cancelled at `until_us`."""
+
+    targets: tuple[LatencyTarget, ...]
+    changes: tuple[tuple[int, str, int], ...] = ()  # from then on so many requests a second from that site
+    until_us: int
+
+
 class Arrival(Record, frozen=True, kw_only=True):
     """`origin` names the generator or trace that made it. `shards` appear at their agents as it arrives."""
 
@@ -58,6 +67,7 @@ class Arrival(Record, frozen=True, kw_only=True):
     origin: str = ""
     behaviours: dict[str, Behaviour] = msgspec.field(default_factory=dict)  # by task group
     shards: tuple[ShardSpec, ...] = ()
+    clients: Clients | None = None
 
 
 FrameworkMode = Literal["shaped", "plain", "ignored"]

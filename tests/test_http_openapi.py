@@ -13,7 +13,7 @@ from federation.http.problems import PROBLEMS
 from federation.http.table import ROUTES
 from tests.http_client import TOKEN, client, client_of, world
 from tests.http_world import FakeAgent, World
-from tests.test_http_api import get, submit
+from tests.test_http_api import get, job, submit
 
 __all__ = ["client", "world"]  # fixtures
 
@@ -58,6 +58,8 @@ async def test_answers_are_as_it_says(world: World, client: aiohttp.ClientSessio
     document = await get(client, "/openapi.json")
     await FakeAgent(world, "gw-1", "plant").join()
     await submit(client)
+    served = {"service": True, "count": 2, "replicas": {"most": 2}, "latency": [{"site": "plant", "rtt_us": 9000}]}
+    await submit(client, job("web", **served))
     names = {"job_id": "digits", "group": "train", "index": "0", "agent_id": "gw-1", "role": "default"}
     n_checked = 0
     for route in ROUTES:
@@ -65,7 +67,8 @@ async def test_answers_are_as_it_says(world: World, client: aiohttp.ClientSessio
             continue
         if not set(re.findall(r"{(\w+)", template(route.path))) <= names.keys():
             continue  # There is no shard, framework or way here to be asked for.
-        answer = await get(client, template(route.path).format(**names))
+        of = names | ({"job_id": "web"} if "/services/" in route.path else {})
+        answer = await get(client, template(route.path).format(**of))
         schema = document["paths"][template(route.path)]["get"]["responses"]["200"]["content"]["application/json"]
         jsonschema.validate(answer, resolved(document, schema["schema"]))
         n_checked += 1

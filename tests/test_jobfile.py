@@ -261,7 +261,7 @@ def test_the_examples_of_the_page_are_true(tmp_path: Path) -> None:
             load_job(path)
         except ConfigError as error:
             told.append(str(error).replace(str(path), "job.yaml"))
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     assert told == errors
     for key in (*jobfile.JOB_KEYS, *jobfile.GROUP_KEYS, *jobfile.NEEDS_KEYS):
         assert f"`{key}" in page or f"{key}:" in page

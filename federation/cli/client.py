@@ -28,6 +28,7 @@ from federation.api import (
     PlanJob,
     PlanView,
     RoleView,
+    ServiceView,
     ShardView,
     SiteNode,
     StatusView,
@@ -47,6 +48,8 @@ from federation.http.bodies import (
     ProblemDetails,
     RoleList,
     RoleSettings,
+    ServiceDemand,
+    ServiceList,
     ShardList,
 )
 from federation.jobs import Job
@@ -65,7 +68,7 @@ Progress = Callable[[int], None]  # told the bytes of each piece moved
 
 
 # How the master's sentences point to a listing; at the command line it is a command.
-_LISTING = re.compile(r"GET /api/v1/(job|task|agent|shard|role|framework)s\S*")
+_LISTING = re.compile(r"GET /api/v1/(job|task|agent|shard|role|framework|service)s\S*")
 
 
 class StreamEvent(NamedTuple):
@@ -135,6 +138,14 @@ class Client:
 
     def cancel_job(self, job_id: str) -> JobView:
         return self._send("POST", f"/jobs/{_segment(job_id)}/cancel", None, JobView)
+
+    def services(self) -> tuple[ServiceView, ...]:
+        return self._all("/services", ServiceList, "services")
+
+    def set_demand(self, service_id: str, requests_per_second: dict[str, int]) -> ServiceView:
+        job_id, _, group = service_id.partition("/")
+        path = f"/services/{_segment(job_id)}/{_segment(group)}/demand"
+        return self._send("PUT", path, ServiceDemand(requests_per_second=requests_per_second), ServiceView)
 
     # --- tasks ---
 

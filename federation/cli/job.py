@@ -122,12 +122,36 @@ def show(job_id: JobId, output: Output = Format.TABLE, master: MasterUrl = None,
             ("detail", job.detail),
         )
     )
+    if services := tuple(service for service in client.services() if service.job_id == job_id):
+        from federation.cli.service import print_services
+
+        say("")
+        print_services(services)
     if job.tasks.get("failed"):
         failed = client.task_page(job_id=job_id, state="failed", limit=WHY_MAX).tasks
         say("")
         print_table(("failed task", "agent", "reason", "detail"),
                     [(task.task_id, task.agent_id, task.reason, task.detail) for task in failed])  # fmt: skip
     return None
+
+
+@app.command()
+def demand(
+    service_id: Annotated[
+        str, typer.Argument(metavar="SERVICE", help="JOB/GROUP, as `net services` shows it.", show_default=False)
+    ],
+    asked: Annotated[
+        list[str], typer.Argument(metavar="SITE=N…", help="Requests a second from a site.", show_default=False)
+    ],
+    output: Output = Format.TABLE,
+    master: MasterUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Tell how much a service's client sites ask for; its replicas and their weights follow."""
+    from federation.cli.service import print_services, read_demand
+
+    view = connect(master, token_file).set_demand(service_id, read_demand(asked))
+    return print_json(view) if output is Format.JSON else print_services((view,))
 
 
 @app.command()

@@ -102,6 +102,15 @@ def matrix(output: Output = Format.TABLE, master: MasterUrl = None, token_file: 
     )
 
 
+@app.command()
+def services(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
+    """Services whose replicas are weighted: which part of each client site's requests goes where."""
+    from federation.cli.service import print_services
+
+    found = connect(master, token_file).services()
+    return print_json(found) if output is Format.JSON else print_services(found)
+
+
 @app.command("list")
 def list_(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
     """Every link estimate, with its confidence and age."""

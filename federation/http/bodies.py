@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from federation.api import AgentView, FrameworkView, JobView, OfferView, RoleView, ShardView
+from federation.api import AgentView, FrameworkView, JobView, OfferView, RoleView, ServiceView, ShardView
 from federation.states import TaskState
 from policies.model import Amount, Record
 
@@ -38,6 +38,12 @@ class ShardWishes(Record, frozen=True, kw_only=True):
     name: Annotated[str, msgspec.Meta(max_length=255)] = ""
     sites: tuple[Id, ...] = ()
     replicas_wanted: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+
+
+class ServiceDemand(Record, frozen=True, kw_only=True):
+    """Requests a second by client site; sites that are not named keep what they have."""
+
+    requests_per_second: dict[Id, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]]
 
 
 # --- queries ---------------------------------------------------------------------------------------------------------
@@ -105,6 +111,11 @@ class ShardList(Record, frozen=True, kw_only=True, omit_defaults=False):
 
 class RoleList(Record, frozen=True, kw_only=True, omit_defaults=False):
     roles: tuple[RoleView, ...]
+    next_after: str | None
+
+
+class ServiceList(Record, frozen=True, kw_only=True, omit_defaults=False):
+    services: tuple[ServiceView, ...]
     next_after: str | None
 
 

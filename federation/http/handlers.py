@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from federation import listing, topology, views
+from federation import listing, services, topology, views
 from federation.api import (
     AddShard,
     AgentView,
@@ -17,8 +17,10 @@ from federation.api import (
     PathView,
     PlanJob,
     RoleView,
+    ServiceView,
     SetAgentMode,
     SetRole,
+    SetServiceDemand,
     ShardView,
     StatusView,
     SubmitJob,
@@ -39,6 +41,8 @@ from federation.http.bodies import (
     PolicyList,
     RoleList,
     RoleSettings,
+    ServiceDemand,
+    ServiceList,
     ShardList,
     ShardQuery,
     ShardWishes,
@@ -116,6 +120,28 @@ async def show_job(call: Plain) -> JobView:
 async def cancel_job(call: Plain) -> Record:
     """Cancel a job and end its tasks; it is `cancelling` until the last has ended."""
     return await call.ask(CancelJob(job_id=call.path["job_id"]))
+
+
+async def list_services(call: Listing) -> ServiceList:
+    """Open services whose replicas are weighted, with who answers whom, a page at a time."""
+    found, next_after = listing.services(call.live.master, call.query.after, call.query.limit)
+    return ServiceList(services=found, next_after=next_after)
+
+
+async def show_service(call: Plain) -> ServiceView:
+    """One such service."""
+    core = call.live.master.core
+    service_id = f"{call.path['job_id']}/{call.path['group']}"
+    group = core.tasks.services.get(service_id)
+    if group is None:
+        raise not_found("service", service_id, f"{PREFIX}/services")
+    return services.service_view(core, group)
+
+
+async def set_service_demand(call: Call[Nothing, ServiceDemand]) -> Record:
+    """Tell how many requests a second come from a service's client sites; replicas and weights follow."""
+    service_id = f"{call.path['job_id']}/{call.path['group']}"
+    return await call.ask(SetServiceDemand(service_id=service_id, requests_per_second=call.body.requests_per_second))
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from federation.http.mesos import handler as mesos
 from federation.http.route import Route
 
 TASK = f"{V1}/tasks/{{job_id}}/{{group}}/{{index}}"
+SERVICE = f"{V1}/services/{{job_id}}/{{group}}"
 ROLE = f"{V1}/roles/{{role:.+}}"
 BYTES = "application/octet-stream"
 EVENTS = "text/event-stream"
@@ -23,6 +24,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/jobs", handlers.list_jobs, bodies.JobList, "jobs", query=bodies.PageQuery),
     Route("GET", f"{V1}/jobs/{{job_id}}", handlers.show_job, api.JobView, "jobs"),
     Route("POST", f"{V1}/jobs/{{job_id}}/cancel", handlers.cancel_job, api.JobView, "jobs"),
+    Route("GET", f"{V1}/services", handlers.list_services, bodies.ServiceList, "jobs", query=bodies.PageQuery),
+    Route("GET", SERVICE, handlers.show_service, api.ServiceView, "jobs"),
+    Route("PUT", f"{SERVICE}/demand", handlers.set_service_demand, api.ServiceView, "jobs", body=bodies.ServiceDemand),
     Route("GET", f"{V1}/tasks", handlers.list_tasks, api.TaskPage, "tasks", query=bodies.TaskQuery, problems=("gone",)),
     Route("GET", TASK, handlers.show_task, api.TaskView, "tasks"),
     Route("GET", f"{TASK}/why", handlers.why_task, api.WhyView, "tasks"),
