@@ -41,11 +41,11 @@ def run(
         typer.Option(help="A policy to run; give it several times to compare. [default: the file's matrix, else flow]"),
     ] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Instead of the file's; several times for several runs.")
+        list[int] | None, typer.Option(min=0, max=2**31, help="Instead of the file's; several times for several runs.")
     ] = None,
     settings: SetOption = None,
     traces: TracesOption = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, each in a process of its own.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once, each in a process of its own.")] = 1,
     on: Annotated[str, typer.Option(help="Run on a Ray cluster: ray (one here) or ray://HOST:10001.")] = "",
     faults: Annotated[
         str | None, typer.Option(help="Only these faults of the file, by number: 2,5. [default: all]")
@@ -73,6 +73,7 @@ def run(
     from scenarios.report import table, verdict_table
     from scenarios.runs import cases_of
 
+    _check_writable(json_path, junit_path, html_path)
     scenario, cases = cases_of(
         file,
         policies=policy,
@@ -108,6 +109,18 @@ def run(
             notes.print(f"  {line}", markup=False, highlight=False)
     if code := exit_code(results):
         raise typer.Exit(code)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Before anything runs: a result that cannot be kept is an hour lost."""
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            with path.open("ab"):
+                pass
+        except OSError as error:
+            raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from None
 
 
 def exit_code(results: "list[Result]") -> int:
@@ -170,7 +183,9 @@ def _run_with_progress(
 def shrink(
     file: File,
     policy: Annotated[str, typer.Option(help="The policy under which it fails.")] = "flow",
-    seed: Annotated[int | None, typer.Option(help="The seed with which it fails. [default: the file's]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31, help="The seed with which it fails. [default: the file's]")
+    ] = None,
     settings: SetOption = None,
     traces: TracesOption = None,
 ) -> None:
@@ -293,12 +308,16 @@ def validate(
 ) -> None:
     """Check scenario files without running them; the first error of each is printed with its line."""
     from federation.errors import ConfigError
-    from scenarios.format import load_scenario, read_settings
+    from scenarios.format import read_settings
+    from scenarios.runs import cases_of, read_case
 
     n_bad = 0
     for file in files:
         try:
-            world = load_scenario(file, parameters=read_settings(settings or []), traces=traces).world
+            scenario, cases = cases_of(file, parameters=read_settings(settings or []), traces=traces)
+            world = scenario.world
+            for case in {tuple(case.parameters.items()): case for case in cases if case.parameters}.values():
+                read_case(case)  # Another value of a parameter makes another world.
         except ConfigError as error:
             typer.echo(str(error), err=True)
             n_bad += 1

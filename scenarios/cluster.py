@@ -27,9 +27,13 @@ def run_on_ray(cases: "list[Case]", on: str, on_done: "Callable[[Result], None]"
         )
     worlds = [read_case(case) for case in cases]  # A mistake in a file is told before a cluster is asked for.
     try:
-        ray.init(address=None if on == LOCAL else on, log_to_driver=False, include_dashboard=False)
+        if on == LOCAL:
+            ray.init(log_to_driver=False, include_dashboard=False)
+        else:
+            ray.init(address=on, log_to_driver=False)
     except Exception as error:  # Ray raises that very class when a node does not start.
-        raise ConfigError(f"--on {on}: no cluster answers there ({error})") from None
+        token = "" if on == LOCAL else "; a cluster with a token needs RAY_AUTH_MODE=token here too"
+        raise ConfigError(f"--on {on}: no cluster answers there ({error}){token}") from None
     try:
         play = ray.remote(num_cpus=1)(play_case)
         running = {

@@ -179,9 +179,9 @@ def _decision(decision: tuple[int, str, str, int]) -> str:
 
 
 def difference_table(found: Difference) -> "Table":
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("policy", "", "before", "after", "change", "95 % margin", "runs")
+    table = Table("policy", Column("", overflow="fold"), "before", "after", "change", "95 % margin", "runs")
     for each in found.changes:
         ratio = f" ({each.change / each.before:+.1%})" if each.before else ""
         sign = "-" if each.change < 0 else "+"

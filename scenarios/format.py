@@ -76,7 +76,7 @@ def load_scenario(
     seed = own_seed if seed is None else seed
     duration_us = fields.required("duration", read_duration)
     folder = Traces(traces)
-    topology = read_topology(fields.required("topology", as_is), duration_us, folder)
+    topology = read_topology(fields.required("topology", as_is), duration_us, folder, path.parent)
     model = Fields(fields.required("model", as_is), '"model"', MODEL_KEYS) if "model" in fields else None
     scope = Scope(topology.sites, path.parent, seed, duration_us, folder)
     workload = fields.required("workload", lambda node: read_workload(node, scope))
@@ -127,7 +127,7 @@ def _of(fields: Fields | None, key: str, read: Callable[[Node], T], default: T) 
 def _notes(notes: tuple[str, ...]) -> tuple[str, ...]:
     """Each once; a world that joins sets has to say so."""
     unique = tuple(dict.fromkeys(notes))
-    sets = {note.partition(":")[0].partition(".")[0] for note in unique}
+    sets = {note.partition(":")[0] for note in unique if ", licence " in note}
     return (*unique, "real inputs, synthetic pairing") if len(sets) > 1 else unique
 
 

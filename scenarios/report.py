@@ -145,7 +145,7 @@ def verdict_table(results: "list[Result]") -> "Table":
     from rich.table import Table
 
     shown_table = Table(title="expectations", title_justify="left")
-    shown_table.add_column("")
+    shown_table.add_column("", overflow="fold")
     many_seeds = len({result.summary.seed for result in results}) > 1
     for result in results:
         shown_table.add_column(_head(result.summary, many_seeds), justify="right")

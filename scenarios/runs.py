@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,11 @@ import msgspec
 
 from federation.errors import ConfigError
 from federation.facts import TasksAssigned
+from federation.strictyaml import suggest
 from policies import registry
 from policies.model import Record
 from scenarios.expect import Slo, Verdict, judge
-from scenarios.format import Scenario, load_scenario
+from scenarios.format import SEED_MAX, Scenario, load_scenario
 from scenarios.metrics import Metrics
 from scenarios.player import START_US, Outcome, play
 from scenarios.records import Records
@@ -84,8 +86,9 @@ def cases_of(
     added = [base for base in dict.fromkeys(bases) if base not in chosen]
     for policy in (*chosen, *added):
         if policy not in known:
-            raise ConfigError(f"{path}: there is no policy {policy!r}; known are {', '.join(known)}")
-    own_seeds: list[int | None] = list(seeds) if seeds else [int(text) for text in matrix.get("seed", ())] or [None]
+            near = suggest(policy, known)
+            raise ConfigError(f"{path}: there is no policy {policy!r}{near}; known are {', '.join(known)}")
+    own_seeds: list[int | None] = list(seeds or _seeds(path, matrix)) or [None]
     axes = {name: values for name, values in matrix.items() if name not in ("policy", "seed")}
     axes |= {name: (value,) for name, value in (parameters or {}).items()}
     settings = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -107,6 +110,14 @@ def cases_of(
         if "=" in slo.baseline:
             cases += _others(cases, slo.baseline, path, scenario)
     return scenario, cases
+
+
+def _seeds(path: Path, matrix: Mapping[str, tuple[str, ...]]) -> list[int]:
+    """Raises `ConfigError` for what is no seed."""
+    for text in matrix.get("seed", ()):
+        if not re.fullmatch("[0-9]{1,10}", text, re.ASCII) or int(text) > SEED_MAX:
+            raise ConfigError(f"{path}: the matrix has the seed {text!r}; seeds are whole numbers from 0 to {SEED_MAX}")
+    return [int(text) for text in matrix.get("seed", ())]
 
 
 def _others(cases: list[Case], baseline: str, path: Path, scenario: Scenario) -> list[Case]:

@@ -138,6 +138,7 @@ def _topology() -> Schema:
         templates=_map(agents),
         sites=_map(site),
         links={"type": "array", "items": link},
+        notes={"type": "array", "items": _TEXT},
         **{"from": _object(networks.KINDS)},
     )
 

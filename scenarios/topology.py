@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from collections.abc import Mapping as Values
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import msgspec
@@ -33,7 +34,7 @@ from scenarios.traces.networks import Measured, read_measured, variations_of
 from scenarios.transport import LinkSpec
 from scenarios.world import AgentSpec, Variation
 
-TOPOLOGY_KEYS = ("master", "templates", "sites", "from", "links")
+TOPOLOGY_KEYS = ("master", "templates", "sites", "from", "links", "notes")
 SITE_KEYS = ("tier", "region", "agents", "racks", "network")
 AGENT_KEYS = (
     "like", "count", "cpu", "memory", "disk", "gpus", "speed", "price", "hardware", "uplink", "labels", "claims",
@@ -68,13 +69,14 @@ class Topology(NamedTuple):
         return tuple(spec for site in self.sites.values() for spec in site.agents)
 
 
-def read_topology(node: Node, duration_us: int, traces: Traces) -> Topology:
+def read_topology(node: Node, duration_us: int, traces: Traces, base: Path) -> Topology:
+    """`base` is the folder of the file: what it names by path lies there."""
     fields = Fields(node, '"topology"', TOPOLOGY_KEYS)
     templates = as_mapping(fields.required("templates", as_is), '"templates"') if "templates" in fields else None
     reader = _Reader(templates)
     sites: dict[str, Site] = {}
     links: list[tuple[str, str, LinkSpec]] = []
-    notes: list[str] = []
+    notes: list[str] = list(fields.optional("notes", list_of(read_text, '"notes"'), ()))
     egress: list[tuple[str, str, int]] = []
     if "from" in fields:
         for kind, value in as_mapping(fields.required("from", as_is), '"from"').entries.items():
@@ -93,9 +95,12 @@ def read_topology(node: Node, duration_us: int, traces: Traces) -> Topology:
     variations: list[Variation] = []
     if "links" in fields:
         for own in list_of(as_is, '"links"')(fields.required("links", as_is)):
-            pairs, varied = _read_link(own, sites, duration_us, traces)
+            pairs, varied = _read_link(own, sites)
             links += pairs
-            variations += varied
+            if varied is not None:
+                changes, said = variations_of(varied, pairs, duration_us, traces, base)
+                variations += changes
+                notes += said
     master_site = fields.required("master", read_identifier)
     if master_site not in sites:
         raise FileError(fields.place_of("master"), no_site(master_site, sites))
@@ -336,9 +341,8 @@ def _fat_tree_levels(node: Node) -> list[tuple[int, LinkSpec]]:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
-def _read_link(
-    node: Node, sites: dict[str, Site], duration_us: int, traces: Traces
-) -> tuple[list[tuple[str, str, LinkSpec]], list[Variation]]:
+def _read_link(node: Node, sites: dict[str, Site]) -> tuple[list[tuple[str, str, LinkSpec]], Node | None]:
+    """The directed links that it stands for, and what their bandwidth follows."""
     fields = Fields(node, "a link", LINK_KEYS)
     ways = _ways(fields, node, sites)
     bandwidths = _bandwidths(fields, ways)
@@ -356,10 +360,7 @@ def _read_link(
         )
         for first, second in ways
     ]
-    if "varies" not in fields:
-        return links, []
-    varied = variations_of(fields.required("varies", as_is), links, duration_us, traces)
-    return links, varied
+    return links, fields.node("varies")
 
 
 def _ways(fields: Fields, node: Node, sites: dict[str, Site]) -> list[tuple[str, str]]:

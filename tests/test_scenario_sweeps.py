@@ -1,7 +1,13 @@
 """Sweeps of a matrix, here and elsewhere, what is written of them, how they are compared, how a failure shrinks."""
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -9,6 +15,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from federation.broker import free_port
 from federation.errors import ConfigError
 from scenarios.cli import app, exit_code
 from scenarios.difference import compare_results
@@ -69,6 +76,45 @@ def test_runs_on_a_ray_cluster_are_the_same_runs(results: list[Result]) -> None:
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     there = run_all([each.case for each in results], (), 1, done, "ray")
     assert [each.summary.digest for each in there] == [each.summary.digest for each in results]
+
+
+@pytest.mark.slow
+def test_a_cluster_elsewhere_needs_neither_scenario_nor_traces(results: list[Result], tmp_path: Path) -> None:
+    """A Ray client server on the loopback, reached by its address as a cluster of others would be."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    port = free_port()
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = str(Path(sys.executable).with_name("ray"))
+    node = ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--ray-client-server-port={port}"]
+    small = ["--num-cpus=2", "--include-dashboard=false", "--object-store-memory=100000000"]
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", *node, *small, f"--temp-dir={tempfile.mkdtemp(prefix='of-ray-')}"],
+        env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for_port(port, 60.0)
+        case = results[0].case
+        command = [sys.executable, "-m", "federation.cli.main", "scenario", "run", case.path, "--policy", "flow"]
+        command += ["--seed", "1", "--seed", "2", "--on", f"ray://127.0.0.1:{port}", "-o", "json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 3, done.stderr  # One expectation is missed there, too.
+        there = [run["digest"] for run in json.loads(done.stdout)["runs"]]
+        assert there == [each.summary.digest for each in results if each.summary.policy == "flow"]
+    finally:
+        head.terminate()
+        head.wait(60.0)
+
+
+def wait_for_port(port: int, within_s: float) -> None:
+    until_s = time.monotonic() + within_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        except OSError:
+            assert time.monotonic() < until_s, "the cluster does not come up"
+            time.sleep(0.2)
+        else:
+            return
 
 
 def test_an_address_that_is_no_clusters_is_refused(results: list[Result]) -> None:
@@ -168,6 +214,26 @@ def test_what_does_not_fail_cannot_shrink(tmp_path: Path) -> None:
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_results_that_could_not_be_kept_are_refused_before_anything_runs(tmp_path: Path, option: str) -> None:
+    done = CliRunner().invoke(app, ["run", str(written(tmp_path, SMALL)), option, str(tmp_path / "no" / "such")])
+    assert done.exit_code == 2 and "cannot be written" in re.sub(r"[\s│]+", " ", done.output)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("matrix: {policy: [flw]}", 'no policy .flw. .did you mean "flow"'),
+        ("matrix: {seed: [1, -2]}", "has the seed .-2."),
+        ("matrix: {load: [2, no]}", '"no" is out of range|"no" is not a whole number'),
+    ],
+)
+def test_a_matrix_is_validated_with_its_file(tmp_path: Path, lines: str, reason: str) -> None:
+    text = SMALL.replace("count: 2", "count: $load").replace("duration: 60s", "duration: 60s\nparameters: {load: 2}")
+    done = CliRunner().invoke(app, ["validate", str(written(tmp_path, f"{text}{lines}\n"))])
+    assert done.exit_code == 2 and re.search(reason, done.output), done.output
 
 
 def test_exit_codes_tell_missed_from_met(tmp_path: Path) -> None:

@@ -47,7 +47,56 @@ def test_openb_pods_keep_their_units_and_rows_without_a_run_are_told(tmp_path: P
     assert found.notes[1:] == (
         "openb.jobs: 1 rows skipped: it ended before it began",
         "openb.jobs: 1 rows skipped: it has no time of creation or deletion",
+        "openb.jobs: in 1 rows any of several GPU models became any model at all",
     )
+
+
+def test_rows_that_cannot_be_read_are_skipped_and_told(tmp_path: Path) -> None:
+    head = "timestamp,duration,num_gpus,gpu_time,cluster"
+    good = "2017-10-09 07:01:55,66.5,1,1,x"
+    damaged = ["2017-10-09 07:01:55,66.5,one,1,x", "yesterday,66.5,1,1,x", "2017-10-09 07:01:55,1/0,1,1,x", "2017"]
+    put(tmp_path, "pollux", "philly.csv", "\n".join([head, good, *damaged]) + "\n")
+    found = read_set("philly.jobs", Traces(tmp_path), {})
+    assert found.facts["jobs"] == "1"
+    assert found.notes[1:] == ("philly.jobs: 4 rows skipped: it cannot be read",)
+    put(tmp_path, "pollux", "philly.csv", "when,duration,num_gpus\n")
+    with pytest.raises(ConfigError, match=r"philly\.csv has no column timestamp: it is not the published file"):
+        read_set("philly.jobs", Traces(tmp_path), {})
+
+
+def test_a_link_that_follows_a_phone_says_whose_rates_they_are(tmp_path: Path) -> None:
+    """Read from the set, or from what was imported: the same rates with the same notes, past the file's folder."""
+    put(tmp_path, "mobile_5g", "drive.csv", "DL_bitrate,UL_bitrate\n8000,1\n-,1\n4000,1\n")
+    command = ["import", "mobile_5g", str(tmp_path / "rates.csv"), "--traces", str(tmp_path), "--set", "file=drive.csv"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = []
+    for file in ("drive.csv", "./rates.csv"):
+        link = f"{{between: [plant, rack], rtt: 20ms, bandwidth: 1Mbit, varies: {{mobile_5g: {file}, device: plant}}}}"
+        old = "{between: [plant, rack], rtt: 20ms, bandwidth: 100Mbit}"
+        scenario = SMALL.replace(old, link.replace("device: plant", "device: plant, every: 1s"))
+        world = load_scenario(written(tmp_path, scenario), traces=tmp_path).world
+        down = [each.spec.bandwidth_bps for each in world.variations if each.to_site == "plant"]
+        assert down[:3] == [8_000_000, 4_000_000, 8_000_000]
+        told.append(world.notes)
+    assert told[0] == told[1]
+    assert told[0][0].endswith("licence GPL-3.0") and told[0][-1] == "mobile_5g: 1 rows skipped: it has no rate"
+
+
+@pytest.mark.parametrize(("limit", "skip"), [(2, 1), (9, 0)])
+def test_rows_that_a_file_leaves_out_are_told_too(tmp_path: Path, limit: int, skip: int) -> None:
+    rows = "".join(f"{number},{number},Other,10,1,1,2.0\n" for number in range(4))
+    head = "job_id,arrival_s,job_type,total_steps,scale_factor,priority,isolated_steps_per_s_v100\n"
+    put(tmp_path, "gavel", "small_test.csv", head + rows)
+    generate = SMALL.index("  generate:")
+    trace = f"  traces: [{{file: gavel.small, limit: {limit}, skip: {skip}}}]\n"
+    world = load_scenario(written(tmp_path, SMALL[:generate] + trace), traces=tmp_path).world
+    told = [note for note in world.notes if "skipped" in note]
+    assert len(world.arrivals) == min(limit, 4 - skip)
+    assert told == [
+        *([f"gavel.small: {skip} rows skipped: the file skips them"] if skip else []),
+        *(["gavel.small: 1 rows skipped: past the limit, or the end of the run"] if limit == 2 else []),
+    ]
 
 
 def test_large_training_jobs_become_gangs_of_machines(tmp_path: Path) -> None:
@@ -208,3 +257,14 @@ workload: {}
     world = load_scenario(written(tmp_path, scenario)).world
     assert {(a, b) for a, b, _ in world.links} >= {("aws-us-east-1", "gcp-us-east1-b")}
     assert {spec.tier for spec in world.agents} == {"cloud"}
+    assert world.notes[0].endswith("licence Apache-2.0")  # The file that is included brings it along.
+
+
+@real
+def test_a_scenario_that_joins_sets_says_so() -> None:
+    folder = Path(__file__).parents[1] / "scenarios"
+    joined = load_scenario(folder / "pulling-apart.yaml", traces=REAL).world
+    assert joined.notes[-1] == "real inputs, synthetic pairing"
+    assert {note.partition(":")[0] for note in joined.notes[:-1]} == {"skyplane", "mobile_5g"}
+    single = load_scenario(folder / "mobile-edge.yaml", traces=REAL).world
+    assert "GPL-3.0" in single.notes[0] and single.notes[-1] != joined.notes[-1]

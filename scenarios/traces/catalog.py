@@ -5,6 +5,7 @@ without agents where the set has none; a phone's measured rates become CSV for a
 """
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,9 +16,9 @@ from federation.units import about_bandwidth, about_duration, format_bandwidth, 
 from policies.model import Record
 from scenarios.metrics import quantile
 from scenarios.traces import jobs, networks
-from scenarios.traces.folder import SOURCES, Traces, note_of, skipped_note
+from scenarios.traces.folder import SOURCES, Traces
+from scenarios.traces.networks import MOBILE, RATES_HEAD
 
-MOBILE = "mobile_5g"
 NAMES = (*jobs.SETS, *networks.KINDS, MOBILE)
 # What a set cannot do without when nobody says it: a network without rates cannot be joined to anything.
 DEFAULTS: dict[str, dict[str, str]] = {
@@ -130,7 +131,7 @@ def _network(name: str, traces: Traces, options: dict[str, str]) -> Read:
         {"from": a, "to": b, "rtt": format_duration(spec.rtt_us), "bandwidth": format_bandwidth(spec.bandwidth_bps)}
         for a, b, spec in measured.links
     ]
-    topology = {"sites": sites, **({"links": links} if links else {})}
+    topology = {"notes": measured.notes, "sites": sites, **({"links": links} if links else {})}
     prices = tuple(f"egress {a} → {b}: {price / 1e6:g} dollars a GB" for a, b, price in measured.egress)
     body = msgspec.json.format(msgspec.json.encode({"topology": topology}), indent=1).decode()
     head = "".join(f"# {note}\n" for note in (*measured.notes, *prices))
@@ -145,7 +146,7 @@ def _wiring(measured: networks.Measured) -> str:
 
 def _users(traces: Traces, measured: networks.Measured) -> dict[str, str]:
     """How many of the set's users have each site as their nearest: what a load by place would follow."""
-    spots = networks.eua_spots(traces)
+    spots, _ = networks.eua_spots(traces)
     nearest: dict[str, int] = dict.fromkeys(spots, 0)
     for user in networks.eua_users(traces):
         nearest[min(spots, key=lambda name: (networks.metres(spots[name], user), name))] += 1
@@ -170,9 +171,7 @@ def _mobile(traces: Traces, options: dict[str, str]) -> Read:
     given = {**DEFAULTS[MOBILE], **options}
     if set(given) != {"file"}:
         raise ConfigError(f"{MOBILE} takes one option, file=NAME")
-    rates, n_skipped = networks.mobile_rates(traces, given["file"])
-    skipped = skipped_note(MOBILE, {"it has no rate": n_skipped})
-    notes = (note_of(MOBILE), f"{MOBILE}: {given['file']}, downloads; a second a line", *skipped)
+    rates, n_skipped, notes = networks.mobile_rates(traces, given["file"], Path())
     down = sorted(rates)
     facts = {
         "seconds": str(len(rates)),
@@ -180,5 +179,5 @@ def _mobile(traces: Traces, options: dict[str, str]) -> Read:
         "down most": about_bandwidth(down[-1] * 1000) if down else "–",
         "skipped": str(n_skipped),
     }
-    text = "".join(f"# {note}\n" for note in notes) + "down_kbit\n" + "".join(f"{rate}\n" for rate in rates)
+    text = "".join(f"# {note}\n" for note in notes) + f"{RATES_HEAD}\n" + "".join(f"{rate}\n" for rate in rates)
     return Read(name=MOBILE, notes=notes, facts=facts, text=text, suffix=".csv")

@@ -69,11 +69,18 @@ class Traces:
         folder = self._folder
         return folder is not None and all((folder / name / file).is_file() for file in SOURCES[name].files)
 
-    def rows(self, name: str, file: str) -> Iterator[tuple[int, dict[str, str]]]:
-        """(line, column → text) of a CSV file with a header."""
+    def rows(self, name: str, file: str, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+        """(line, column → text) of a CSV file with a header that has these columns; "" where a row is too short."""
         path = self.path(name, file)
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            yield from enumerate(csv.DictReader(stream), start=2)
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as stream:
+                reader = csv.DictReader(stream, restval="")
+                missing = [column for column in columns if column not in (reader.fieldnames or ())]
+                if missing:
+                    raise ConfigError(f"{path} has no column {', '.join(missing)}: it is not the published file")
+                yield from enumerate(reader, start=2)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
 def note_of(name: str) -> str:

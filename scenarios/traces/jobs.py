@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from policies.model import GpuNeed, Needs
 from scenarios.randomness import Constant
 from scenarios.topology import as_is, read_sites
 from scenarios.traces.folder import Traces, note_of, skipped_note
+from scenarios.traces.networks import DAMAGED
 from scenarios.workload import Maker, Scope, read_task
 from scenarios.world import Arrival
 
@@ -78,13 +78,17 @@ def read_options(fields: Fields) -> Options:
 
 
 class Skips:
-    """Rows that were left out, by reason."""
+    """Rows that were left out, and rows that were taken as something else, by reason."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, int] = {}
+        self.changes: dict[str, int] = {}
 
     def add(self, reason: str) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def change(self, reason: str) -> None:
+        self.changes[reason] = self.changes.get(reason, 0) + 1
 
 
 def read_trace(node: Node, number: int, scope: Scope) -> tuple[list[Arrival], tuple[str, ...]]:
@@ -109,22 +113,26 @@ def read_trace(node: Node, number: int, scope: Scope) -> tuple[list[Arrival], tu
     arrivals: list[Arrival] = []
     begin_us: int | None = None
     imported = read_imported(scope.folder / file) if file.endswith(IMPORTED) else None
-    for row in imported.rows if imported is not None else rows_of(file, scope.traces, options, skips):
-        if n_skipped:
-            n_skipped -= 1
-            continue
+    rows = imported.rows if imported is not None else tuple(rows_of(file, scope.traces, options, skips))
+    for row in rows[n_skipped:]:
         begin_us = row.at_us if begin_us is None else begin_us
         at_us = first_us + int((row.at_us - begin_us) * arrival_scale)
         if len(arrivals) == limit or at_us >= scope.duration_us:
             break
         run_us = None if row.run_us is None else max(1, int(row.run_us * run_scale))
         arrivals.append(maker.make(at_us, needs=_needs(row, spec.needs), run_us=run_us, count=row.n_tasks))
-    return arrivals, imported.notes if imported is not None else notes_of(file, skips)
+    cut = {
+        "the file skips them": min(n_skipped, len(rows)),
+        "past the limit, or the end of the run": max(0, len(rows) - n_skipped) - len(arrivals),
+    }
+    notes = imported.notes if imported is not None else notes_of(file, skips)
+    return arrivals, (*notes, *skipped_note(file, cut))
 
 
 def notes_of(file: str, skips: Skips) -> tuple[str, ...]:
     """What every result has to say that rests on it."""
-    return note_of(SETS[file]), *skipped_note(file, skips.reasons)
+    changed = (f"{file}: in {count} rows {reason}" for reason, count in skips.changes.items())
+    return note_of(SETS[file]), *skipped_note(file, skips.reasons), *changed
 
 
 def _read_file(node: Node) -> str:
@@ -203,92 +211,115 @@ def _needs(row: Row, given: Needs) -> Needs:
 
 
 def rows_of(file: str, traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
-    """In order of arrival."""
-    readers: dict[str, Callable[[Traces, Options, Skips], Iterator[Row]]] = {
-        "openb.jobs": _openb,
-        "azure_llm.requests": _azure,
-        "philly.jobs": _philly,
-        "pollux.jobs": _pollux,
-        "gavel.jobs": partial(_gavel, "phys_las.csv"),
-        "gavel.makespan": partial(_gavel, "phys_makespan.csv"),
-        "gavel.small": partial(_gavel, "small_test.csv"),
-        "deeprm.jobs": _deeprm,
-    }
-    return iter(sorted(readers[file](traces, options, skips), key=lambda row: row.at_us))
+    """In order of arrival. A row that cannot be read is one more that is skipped."""
+    if file == "deeprm.jobs":
+        found = _deeprm(traces, options, skips)
+    else:
+        found = _published(_TABLES[file], traces, options, skips)
+    return iter(sorted(found, key=lambda row: row.at_us))
+
+
+class Table(NamedTuple):
+    """A published CSV file. `read` makes a job of a row, or says why there is none in it."""
+
+    source: str
+    file: str
+    columns: tuple[str, ...]
+    read: "Callable[[dict[str, str], Options, Skips], Row | str]"
+
+
+def _published(table: Table, traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+    for _, row in traces.rows(table.source, table.file, *table.columns):
+        try:
+            found = table.read(row, options, skips)
+        except (ValueError, ArithmeticError):
+            found = DAMAGED
+        if isinstance(found, str):
+            skips.add(found)
+        else:
+            yield found
 
 
 def _seconds(text: str) -> int:
     return int(Fraction(text) * 1_000_000)
 
 
-def _openb(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
-    """Alibaba's pods. A share of a GPU becomes a whole one, which is said."""
-    for _, row in traces.rows("openb", "openb_pod_list_default.csv"):
-        if not row["deletion_time"] or not row["creation_time"]:
-            skips.add("it has no time of creation or deletion")
-            continue
-        run_us = _seconds(row["deletion_time"]) - _seconds(row["creation_time"])
-        if run_us <= 0:
-            skips.add("it ended before it began")
-            continue
-        gpus = int(row["num_gpu"])
-        models = [name for name in row["gpu_spec"].split("|") if name]
-        if len(models) > 1:
-            models = []  # Any of several models cannot be asked for; a pod that names one alone keeps it.
-        yield Row(
-            at_us=_seconds(row["creation_time"]),
-            run_us=run_us,
-            cpu_milli=int(row["cpu_milli"]),
-            memory_bytes=int(row["memory_mib"]) * 2**20,
-            gpus=gpus,
-            model=models[0] if models and gpus else None,
-        )
+def _openb(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
+    """Alibaba's pods. A share of a GPU becomes a whole one."""
+    if not row["deletion_time"] or not row["creation_time"]:
+        return "it has no time of creation or deletion"
+    at_us = _seconds(row["creation_time"])
+    run_us = _seconds(row["deletion_time"]) - at_us
+    if run_us <= 0:
+        return "it ended before it began"
+    gpus, share_milli = int(row["num_gpu"]), int(row["gpu_milli"])
+    cpu_milli, memory_bytes = int(row["cpu_milli"]), int(row["memory_mib"]) * 2**20
+    models = [name for name in row["gpu_spec"].split("|") if name] if gpus else []
+    if gpus == 1 and share_milli < 1000:
+        skips.change("a share of a GPU became a whole one")
+    if len(models) > 1:
+        skips.change("any of several GPU models became any model at all")
+    return Row(
+        at_us=at_us,
+        run_us=run_us,
+        cpu_milli=cpu_milli,
+        memory_bytes=memory_bytes,
+        gpus=gpus,
+        model=models[0] if len(models) == 1 else None,
+    )
 
 
-def _azure(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+def _azure(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
     """LLM requests: so much a token read and a token generated, on the reference machine."""
-    for _, row in traces.rows("azure_llm", "AzureLLMInferenceTrace_conv.csv"):
-        context, generated = int(row["ContextTokens"]), int(row["GeneratedTokens"])
-        run_us = context * options.per_context_us + generated * options.per_generated_us
-        if run_us <= 0:
-            skips.add("it has no tokens")
-            continue
-        yield Row(at_us=_unix_us(row["TIMESTAMP"]), run_us=run_us)
+    context, generated = int(row["ContextTokens"]), int(row["GeneratedTokens"])
+    run_us = context * options.per_context_us + generated * options.per_generated_us
+    return Row(at_us=_unix_us(row["TIMESTAMP"]), run_us=run_us) if run_us > 0 else "it has no tokens"
 
 
-def _philly(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+def _philly(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
     """Microsoft's training jobs: GPUs in tasks of at most `gpus_per_task`, a gang where that takes several."""
-    for _, row in traces.rows("pollux", "philly.csv"):
-        n_gpus, run_us = int(row["num_gpus"]), _seconds(row["duration"])
-        if n_gpus <= 0 or run_us <= 0:
-            skips.add("it has no GPU or no duration")
-            continue
-        count = -(-n_gpus // options.gpus_per_task)
-        yield Row(at_us=_unix_us(row["timestamp"]), run_us=run_us, gpus=-(-n_gpus // count), n_tasks=count)
+    n_gpus, run_us = int(row["num_gpus"]), _seconds(row["duration"])
+    if n_gpus <= 0 or run_us <= 0:
+        return "it has no GPU or no duration"
+    count = -(-n_gpus // options.gpus_per_task)
+    return Row(at_us=_unix_us(row["timestamp"]), run_us=run_us, gpus=-(-n_gpus // count), n_tasks=count)
 
 
-def _gavel(file: str, traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+def _gavel(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
     """Training jobs by steps: their time on V100s alone, as its isolated throughput says."""
-    for _, row in traces.rows("gavel", file):
-        rate = Fraction(row["isolated_steps_per_s_v100"] or "0")
-        if rate <= 0:
-            skips.add("it was not measured on a V100")
-            continue
-        run_us = int(Fraction(row["total_steps"]) / rate * 1_000_000)
-        n_gpus = int(row["scale_factor"])
-        count = -(-n_gpus // options.gpus_per_task)
-        yield Row(at_us=_seconds(row["arrival_s"]), run_us=run_us, gpus=-(-n_gpus // count), n_tasks=count)
+    rate = Fraction(row["isolated_steps_per_s_v100"] or "0")
+    if rate <= 0:
+        return "it was not measured on a V100"
+    run_us = int(Fraction(row["total_steps"]) / rate * 1_000_000)
+    n_gpus = int(row["scale_factor"])
+    count = -(-n_gpus // options.gpus_per_task)
+    return Row(at_us=_seconds(row["arrival_s"]), run_us=run_us, gpus=-(-n_gpus // count), n_tasks=count)
 
 
-def _pollux(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
+def _pollux(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
     """Training jobs of Pollux's evaluation: a gang of one GPU each. How long they run depends on what they are given,
     so the trace does not say, and the file's `run` is drawn."""
-    for _, row in traces.rows("pollux", "workload-6.csv"):
-        n_replicas = int(row["num_replicas"])
-        if n_replicas <= 0:
-            skips.add("it has no replica")
-            continue
-        yield Row(at_us=_seconds(row["time"]), run_us=None, gpus=1, n_tasks=n_replicas)
+    n_replicas = int(row["num_replicas"])
+    if n_replicas <= 0:
+        return "it has no replica"
+    return Row(at_us=_seconds(row["time"]), run_us=None, gpus=1, n_tasks=n_replicas)
+
+
+_GAVEL = ("arrival_s", "total_steps", "scale_factor", "isolated_steps_per_s_v100")
+_TABLES: dict[str, Table] = {
+    "openb.jobs": Table(
+        "openb", "openb_pod_list_default.csv",
+        ("cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec", "creation_time", "deletion_time"), _openb,
+    ),
+    "azure_llm.requests": Table(
+        "azure_llm", "AzureLLMInferenceTrace_conv.csv", ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _azure
+    ),
+    "philly.jobs": Table("pollux", "philly.csv", ("timestamp", "duration", "num_gpus"), _philly),
+    "pollux.jobs": Table("pollux", "workload-6.csv", ("time", "num_replicas"), _pollux),
+    "gavel.jobs": Table("gavel", "phys_las.csv", _GAVEL, _gavel),
+    "gavel.makespan": Table("gavel", "phys_makespan.csv", _GAVEL, _gavel),
+    "gavel.small": Table("gavel", "small_test.csv", _GAVEL, _gavel),
+}  # fmt: skip
 
 
 def _deeprm(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
@@ -298,7 +329,7 @@ def _deeprm(traces: Traces, options: Options, skips: Skips) -> Iterator[Row]:
     try:
         drawn = json.loads(path.read_bytes())
         steps, sizes = drawn["len"][options.sequence], drawn["size"][options.sequence]
-    except (ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise ConfigError(f"{path} does not hold DeepRM's sequences") from None
     for number, (n_steps, size) in enumerate(zip(steps, sizes, strict=True)):
         if not n_steps:
@@ -315,5 +346,5 @@ def _unix_us(text: str) -> int:
     try:
         moment = datetime.fromisoformat(f"{whole}+00:00")
     except ValueError:
-        raise ConfigError(f"{text!r} is no time") from None
+        raise ValueError(f"{text!r} is no time") from None
     return int(moment.timestamp()) * 1_000_000 + int(f"{decimals[:6]:0<6}" or "0")

@@ -32,6 +32,8 @@ from scenarios.transport import LinkSpec
 from scenarios.world import Variation
 
 KINDS = ("skyplane", "planetlab", "eua", "openb", "lingjun")
+MOBILE = "mobile_5g"
+RATES_HEAD = "down_kbit"  # what heads the rates that `trace import` writes
 LIGHT_US_PER_KM = 5  # in fibre, one way
 DEGREE_M = 111_195  # of latitude, on a sphere of 6,371 km
 # The cosine of Melbourne's latitude (37.8°) in thousandths: over a city centre the error is below 0.1 %.
@@ -40,6 +42,9 @@ GPU_MEMORY_BYTES = {  # published sizes; G2 and G3 are Alibaba's code names, tak
     "P100": 16 * 2**30, "T4": 16 * 2**30, "V100M16": 16 * 2**30, "V100M32": 32 * 2**30, "A10": 24 * 2**30,
     "G2": 32 * 2**30, "G3": 32 * 2**30,
 }  # fmt: skip
+
+
+DAMAGED = "it cannot be read"
 
 
 class Measured(NamedTuple):
@@ -88,15 +93,16 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
     share_ppm = fields.optional("share", quantity(units.parse_percent_ppm), 1_000_000)
     wanted = set(regions)
     rtts: dict[tuple[str, str], int] = {}
-    for _, row in traces.rows("skyplane", "latency.csv"):
+    for _, row in traces.rows("skyplane", "latency.csv", "src_region", "dst_region", "avg_rtt"):
         pair = (row["src_region"], row["dst_region"])
         if wanted.issuperset(pair) and (rtt_us := _thousandths(row["avg_rtt"])) is not None:
             rtts[pair] = rtt_us
     rates: dict[tuple[str, str], int] = {}
-    for _, row in traces.rows("skyplane", "throughput.csv"):
+    columns = ("src_region", "dst_region", "success", "throughput_received")
+    for _, row in traces.rows("skyplane", "throughput.csv", *columns):
         pair = (row["src_region"], row["dst_region"])
-        if wanted.issuperset(pair) and row["success"] == "True" and row["throughput_received"]:
-            rates[pair] = max(rates.get(pair, 0), int(Decimal(row["throughput_received"])))
+        if wanted.issuperset(pair) and row["success"] == "True":
+            rates[pair] = max(rates.get(pair, 0), _whole(row["throughput_received"]) or 0)
     links: list[tuple[str, str, LinkSpec]] = []
     skipped = {"no round trip or no throughput was measured": 0}
     for first in regions:
@@ -105,7 +111,7 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
             bps = rates.get((first, second))
             if first == second:
                 continue
-            if rtt_us is None or bps is None:
+            if rtt_us is None or not bps:
                 skipped["no round trip or no throughput was measured"] += 1
                 continue
             spec = LinkSpec(rtt_us=rtt_us, bandwidth_bps=max(1, bps * share_ppm // 1_000_000))
@@ -114,9 +120,9 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
         if not any(site_name(region) in link[:2] for link in links):
             raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{region}" among these')
     egress = []
-    for _, row in traces.rows("skyplane", "cost_all.csv"):
-        if wanted.issuperset((row["src"], row["dest"])):
-            egress.append((site_name(row["src"]), site_name(row["dest"]), int(Decimal(row["cost"]) * 1_000_000)))
+    for _, row in traces.rows("skyplane", "cost_all.csv", "src", "dest", "cost"):
+        if wanted.issuperset((row["src"], row["dest"])) and (price := _whole(row["cost"], 1_000_000)) is not None:
+            egress.append((site_name(row["src"]), site_name(row["dest"]), price))
     unpriced = len(regions) * (len(regions) - 1) - sum(first != second for first, second, _ in egress)
     skipped["the provider's price is not listed: carried for nothing"] = max(0, unpriced)
     notes = (note_of("skyplane"), *skipped_note("skyplane", skipped))
@@ -136,11 +142,16 @@ def _all_regions(traces: Traces) -> tuple[str, ...]:
 
 def _thousandths(text: str) -> int | None:
     """Milliseconds with decimals as microseconds; None for no reading."""
+    return _whole(text, 1000) or None
+
+
+def _whole(text: str, times: int = 1) -> int | None:
+    """So many times a number with decimals, cut off; None for what is none, or is below 0."""
     try:
         value = Decimal(text)
     except InvalidOperation:
         return None
-    return int(value * 1000) if value.is_finite() and value > 0 else None
+    return int(value * times) if value.is_finite() and value >= 0 else None
 
 
 def _named(fields: Fields, site: str) -> Node:
@@ -167,7 +178,7 @@ def _planetlab(node: Node, traces: Traces) -> Measured:
     n_measured = (tenths > 0).sum(axis=0) + (tenths > 0).sum(axis=1)
     chosen = sorted(sorted(range(len(tenths)), key=lambda host: (-int(n_measured[host]), host))[:n_hosts])
     links: list[tuple[str, str, LinkSpec]] = []
-    skipped = {"no round trip was measured": 0}
+    skipped = {"no round trip was measured": 0, "it is past the number of hosts asked for": len(tenths) - len(chosen)}
     for first in chosen:
         for second in chosen:
             reading = int(tenths[first][second]) or int(tenths[second][first])
@@ -193,7 +204,9 @@ def _eua(node: Node, traces: Traces) -> Measured:
     hub = fields.required("hub", read_text)
     bps = fields.required("bandwidth", quantity(units.parse_bandwidth_bps))
     base_us = fields.optional("rtt", read_duration, 2_000)
-    spots = dict(list(eua_spots(traces).items())[:n_sites])
+    every, n_damaged = eua_spots(traces)
+    spots = dict(list(every.items())[:n_sites])
+    skipped = {DAMAGED: n_damaged, "it is past the number of sites asked for": len(every) - len(spots)}
     centre = (
         sum(latitude for latitude, _ in spots.values()) // len(spots),
         sum(longitude for _, longitude in spots.values()) // len(spots),
@@ -203,23 +216,31 @@ def _eua(node: Node, traces: Traces) -> Measured:
         spec = LinkSpec(rtt_us=base_us + 2 * LIGHT_US_PER_KM * metres(spot, centre) // 1000, bandwidth_bps=bps)
         links += [(name, hub, spec), (hub, name, spec)]
     agents = {name: _named(fields, name) for name in spots}
-    notes = (note_of("eua"), "eua: positions are real; links to the hub are assumed, round trips follow distance")
+    assumed = "eua: positions are real; links to the hub are assumed, round trips follow distance"
+    notes = (note_of("eua"), assumed, *skipped_note("eua", skipped))
     return Measured("edge", agents, dict.fromkeys(spots, "melbourne"), links, notes)
 
 
-def _micro(degrees: str) -> int:
-    return int(Decimal(degrees) * 1_000_000)
+def _spot(latitude: str, longitude: str) -> tuple[int, int] | None:
+    """In millionths of a degree; None for what is none."""
+    try:
+        return int(Decimal(latitude) * 1_000_000), int(Decimal(longitude) * 1_000_000)
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
 
 
-def eua_spots(traces: Traces) -> dict[str, tuple[int, int]]:
-    """Site → latitude and longitude in millionths of a degree."""
-    rows = traces.rows("eua", "site-optus-melbCBD.csv")
-    return {f"edge-{row['SITE_ID']}": (_micro(row["LATITUDE"]), _micro(row["LONGITUDE"])) for _, row in rows}
+def eua_spots(traces: Traces) -> tuple[dict[str, tuple[int, int]], int]:
+    """Site → latitude and longitude in millionths of a degree; and how many rows have none."""
+    rows = [row for _, row in traces.rows("eua", "site-optus-melbCBD.csv", "SITE_ID", "LATITUDE", "LONGITUDE")]
+    spots = {f"edge-{row['SITE_ID']}": spot for row in rows if (spot := _spot(row["LATITUDE"], row["LONGITUDE"]))}
+    if not spots:
+        raise ConfigError("the set eua has no site with a position")
+    return spots, len(rows) - len(spots)
 
 
 def eua_users(traces: Traces) -> list[tuple[int, int]]:
-    rows = traces.rows("eua", "users-melbcbd-generated.csv")
-    return [(_micro(row["Latitude"]), _micro(row["Longitude"])) for _, row in rows]
+    rows = traces.rows("eua", "users-melbcbd-generated.csv", "Latitude", "Longitude")
+    return [spot for _, row in rows if (spot := _spot(row["Latitude"], row["Longitude"]))]
 
 
 def metres(first: tuple[int, int], second: tuple[int, int]) -> int:
@@ -237,11 +258,18 @@ def _openb(node: Node, traces: Traces) -> Measured:
     site = fields.optional("site", read_text, "cluster")
     every = fields.optional("every", integer_between(1, 1213), 1)
     entries: dict[str, Node] = {}
-    for number, (_, row) in enumerate(traces.rows("openb", "openb_node_list_gpu_node.csv")):
-        if number % every == 0:
+    skipped = {DAMAGED: 0, f"only every {every}th node was asked for": 0}
+    columns = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
+    for number, (_, row) in enumerate(traces.rows("openb", "openb_node_list_gpu_node.csv", *columns)):
+        if number % every:
+            skipped[f"only every {every}th node was asked for"] += 1
+            continue
+        try:
             entries[row["sn"]] = _openb_node(node, row)
+        except (ValueError, KeyError):
+            skipped[DAMAGED] += 1
     agents = Mapping(node.place, entries, dict.fromkeys(entries, node.place))
-    return Measured("cloud", {site: agents}, {}, [], (note_of("openb"),))
+    return Measured("cloud", {site: agents}, {}, [], (note_of("openb"), *skipped_note("openb", skipped)))
 
 
 def _openb_node(node: Node, row: dict[str, str]) -> Node:
@@ -281,7 +309,7 @@ def _lingjun(node: Node, traces: Traces) -> Measured:
     access: dict[str, LinkSpec] = {}
     paths: dict[str, tuple[str, ...]] = {}
     skipped = {"it is past the number of hosts asked for": 0}
-    for number, (_, row) in enumerate(traces.rows("lingjun", "topo.csv"), start=1):
+    for number, (_, row) in enumerate(traces.rows("lingjun", "topo.csv", "DSW", "PSW", "ASW"), start=1):
         if number > n_hosts:
             skipped["it is past the number of hosts asked for"] += 1
             continue
@@ -305,10 +333,11 @@ def _lingjun(node: Node, traces: Traces) -> Measured:
 
 
 def variations_of(
-    node: Node, links: list[tuple[str, str, LinkSpec]], duration_us: int, traces: Traces
-) -> list[Variation]:
-    """A link that follows a phone's measured download rate; the way up is a share of it, for uploads were not
-    measured. Played from `skip` on, and again from the start when the trace is over."""
+    node: Node, links: list[tuple[str, str, LinkSpec]], duration_us: int, traces: Traces, base: Path
+) -> tuple[list[Variation], tuple[str, ...]]:
+    """A link that follows a phone's measured download rate, and what results have to say of it; the way up is a share
+    of it, for uploads were not measured. Played from `skip` on, and again from the start when the trace is over. Files
+    named with a folder lie relative to `base`."""
     fields = Fields(node, '"varies"', ("mobile_5g", "device", "up", "every", "skip"))
     file = fields.required("mobile_5g", read_text)
     device = fields.required("device", read_text)
@@ -317,7 +346,7 @@ def variations_of(
     up_ppm = fields.optional("up", quantity(units.parse_percent_ppm), 200_000)
     every_us = fields.optional("every", read_duration, 5_000_000)
     skip = fields.optional("skip", read_duration, 0) // 1_000_000 if "skip" in fields else 0
-    kbits, _ = mobile_rates(traces, file)
+    kbits, _, notes = mobile_rates(traces, file, base)
     window = max(1, every_us // 1_000_000)
     means = [max(8, sum(kbits[i : i + window]) // window) for i in range(skip, len(kbits) - window + 1, window)]
     if not means:
@@ -329,17 +358,35 @@ def variations_of(
             bps = down_bps if second == device else max(8_000, down_bps * up_ppm // 1_000_000)
             varied = msgspec.structs.replace(spec, bandwidth_bps=bps)
             changes.append(Variation(at_us=at_us, from_site=first, to_site=second, spec=varied))
-    return changes
+    return changes, notes
 
 
-def mobile_rates(traces: Traces, file: str) -> tuple[list[int], int]:
-    """Downloads in kbit/s, one a second, and how many rows had none. What `trace import` wrote is read by its path."""
+class Rates(NamedTuple):
+    """Downloads in kbit/s, one a second; `notes` are source, licence and what was skipped."""
+
+    kbits: list[int]
+    n_skipped: int
+    notes: tuple[str, ...]
+
+
+def mobile_rates(traces: Traces, file: str, base: Path) -> Rates:
+    """What `trace import` wrote is named with a folder (`./rates.csv`), relative to `base`."""
     if "/" in file:
+        path = base / file
         try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} cannot be read: {error}") from None
-        return [int(line) for line in lines if line.isdigit()], 0
-    readings = [row["DL_bitrate"] for _, row in traces.rows("mobile_5g", file)]
-    rates = [int(reading) for reading in readings if reading.isdigit()]
-    return rates, len(readings) - len(rates)
+            raise ConfigError(f"{path} cannot be read: {error}") from None
+        notes = tuple(line.removeprefix("# ") for line in lines if line.startswith("#"))
+        if lines[len(notes) : len(notes) + 1] != [RATES_HEAD] or not all(map(_is_count, lines[len(notes) + 1 :])):
+            raise ConfigError(f"{path}: these are no rates that `offerflow trace import {MOBILE}` wrote")
+        return Rates([int(line) for line in lines[len(notes) + 1 :]], 0, notes)
+    readings = [row["DL_bitrate"] or "" for _, row in traces.rows(MOBILE, file, "DL_bitrate")]
+    rates = [int(reading) for reading in readings if _is_count(reading)]
+    n_skipped = len(readings) - len(rates)
+    skipped = skipped_note(MOBILE, {"it has no rate": n_skipped})
+    return Rates(rates, n_skipped, (note_of(MOBILE), f"{MOBILE}: {file}, downloads; a second a line", *skipped))
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit()
