@@ -263,6 +263,15 @@ class NetworkBook:
         track.learn_rate(max(RATE_BPS_MIN, bps), now_us, is_lower_bound=is_lower_bound)
         self._changed = True
 
+    def miss(self, from_site: str, to_site: str, now_us: int) -> None:
+        """A fetch got nothing. Where nobody has measured the way yet, it is planned with as one that brings nothing,
+        until someone does; else the source may be to blame."""
+        track = self._track(f"site:{from_site}", f"site:{to_site}")
+        if track.measured_bps() is None:
+            track.seen_us = now_us
+            track.learn_rate(RATE_BPS_MIN, now_us, is_lower_bound=True)
+            self._changed = True
+
     def _take_sample(self, agent_id: str, sample: LinkSample, now_us: int) -> bool:
         if agent_id not in (sample.from_agent, sample.to_agent) or sample.from_agent == sample.to_agent:
             return False

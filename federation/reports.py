@@ -16,6 +16,8 @@ from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskSt
 from federation.tasks import AGAIN_REASONS, SCALED, TaskEntry
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
 
+UNREACHED_MAX = 16  # agents on which a task may find that its data has no way there, before that counts as failing
+
 
 def on_statuses(core: Core, entry: AgentEntry, report: StatusReport) -> None:
     for status in report.statuses:
@@ -122,6 +124,14 @@ def fail_attempt(core: Core, task: TaskEntry, reason: str, detail: str, status: 
     if task.state is TaskState.KILLING:
         close_killed(core, task, status, reason, detail)
         return
+    if _is_unreached(task, reason):
+        core.count("attempts_unreached")
+        ends = core.transfers.ends_of(task)
+        if ends is not None:
+            core.network.miss(*ends, core.now_us)
+        _close(core, task, TaskState.PENDING, reason, detail, status, unreached=True)
+        _restart_gang(core, task)
+        return
     core.count("attempts_failed")
     if task.n_failed + 1 < task.group.spec.attempts_max:
         _close(core, task, TaskState.PENDING, reason, detail, status, attempt_failed=True)
@@ -130,6 +140,13 @@ def fail_attempt(core: Core, task: TaskEntry, reason: str, detail: str, status: 
         _close(core, task, TaskState.FAILED, reason, detail, status, attempt_failed=True)
         core.count("tasks_failed")
         _give_up_gang(core, task)
+
+
+def _is_unreached(task: TaskEntry, reason: str) -> bool:
+    """Whether only the way to its data failed, for the first time on this agent: no fault of the task. Before links are
+    measured that is how it is found out that there is no way."""
+    is_first = task.agent_id not in task.failed_on and len(task.failed_on) < UNREACHED_MAX
+    return reason == "fetch" and task.started_us is None and is_first
 
 
 def close_killed(
@@ -166,6 +183,7 @@ def _close(
     status: TaskStatus | None,
     *,
     attempt_failed: bool = False,
+    unreached: bool = False,
     outputs: tuple[HeldShard, ...] = (),
 ) -> None:
     tail_max = core.config.log_tail_bytes_max
@@ -185,6 +203,7 @@ def _close(
             stage_us=status.stage_us if status else None,
             run_us=status.run_us if status else None,
             attempt_failed=attempt_failed,
+            unreached=unreached,
         )
     )
     core.rounds.changed = True

@@ -246,8 +246,8 @@ class TaskBook:
         task, new = self.tasks[fact.task_id], TaskState(fact.state)
         if fact.attempt_failed:
             task.n_failed += 1
-            if task.agent_id and task.agent_id not in task.failed_on:
-                task.failed_on = tuple(sorted((*task.failed_on, task.agent_id)))
+        if (fact.attempt_failed or fact.unreached) and task.agent_id and task.agent_id not in task.failed_on:
+            task.failed_on = tuple(sorted((*task.failed_on, task.agent_id)))
         task.reason, task.detail = fact.reason, fact.detail
         if fact.log_tail:
             task.log_tail = fact.log_tail

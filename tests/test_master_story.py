@@ -750,3 +750,33 @@ def test_jobs_are_facts_with_all_that_replay_needs() -> None:
     assert JobAccepted in kept and JobEnded in kept
     acked = [m for m in world.agents["gw-1"].heard if isinstance(m, StatusAck)]
     assert [status_id for ack in acked for status_id in ack.status_ids] == [1, 2, 3]
+
+
+def test_an_attempt_whose_data_has_no_way_to_it_is_not_the_tasks_own() -> None:
+    world = World()
+    holder = world.agent("car", offer=False, total=resources(0))
+    shard = HeldShard(shard_id=sha(1), size_bytes=10**6, name="frame")
+    holder.shards[shard.shard_id] = shard
+    holder.connect()
+    for n in range(4):
+        world.agent(f"gw-{n}").deaf = True  # They fetch, and start nothing.
+    world.ask(SubmitJob(job=job("see", group(reads=("frame",), attempts_max=2)), submission_id="1"))
+    task = world.master.core.tasks.tasks["see/train/0"]
+
+    def miss() -> str:
+        fake = world.agents[task.agent_id]
+        fake.queue(task.task_id, task.attempt, "failed", reason="fetch")
+        fake.flush()
+        fake.outbox.clear()
+        fake.offer()
+        return fake.agent_id
+
+    assert sorted(miss() for _ in range(4)) == ["gw-0", "gw-1", "gw-2", "gw-3"], "each is tried once"
+    assert (task.n_failed, task.state) == (0, TaskState.ASSIGNED)
+    link = world.master.core.network.tracks["site:site-car", "site:site-gw-0"]
+    assert link.bandwidth_bps() == 1_000, "a way that brought nothing attracts no work"
+    miss()  # Nothing else is left: the second time on the same agent counts.
+    assert (task.n_failed, task.state) == (1, TaskState.ASSIGNED)
+    miss()
+    assert (task.n_failed, task.state) == (2, TaskState.FAILED)
+    assert world.replayed() == world.master.durable()
