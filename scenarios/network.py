@@ -14,7 +14,7 @@ import numpy as np
 from policies.kernels import maxmin
 from policies.kernels.jit import Int64s
 from policies.kernels.maxmin import CAPACITY, LEFT_MAX, NEVER, OUT, RATE, RATE_MAX
-from scenarios.transport import LV08, Transport
+from scenarios.transport import LV08, Terms, Transport, Way
 from scenarios.transport import LinkSpec as LinkSpec  # a network's callers need no other module
 
 BIT_US = 8_000_000  # one byte in bit·µs/s: rate × elapsed is then an integer
@@ -46,11 +46,9 @@ class _Path:
 
     __slots__ = ("limit_bps", "shared", "start_up_us", "weight")
 
-    def __init__(self, shared: Int64s, limit_bps: int, weight: int, start_up_us: int) -> None:
+    def __init__(self, shared: Int64s, way: Way) -> None:
         self.shared = shared  # the kernel's numbers of the links that are shared
-        self.limit_bps = limit_bps
-        self.weight = weight
-        self.start_up_us = start_up_us
+        self.start_up_us, self.limit_bps, self.weight = way
 
 
 class Network:
@@ -59,8 +57,9 @@ class Network:
 
     def __init__(self, links: dict[str, LinkSpec], transport: Transport = LV08) -> None:
         self._transport = transport
-        self._links: dict[str, LinkSpec] = {}
+        self._links: dict[str, Terms] = {}
         self._numbers: dict[str, int] = {}
+        self._shared: dict[str, int] = {}  # those of links that are
         self._paths: dict[tuple[str, ...], _Path] = {}
         self._flows: dict[int, Flow] = {}
         self._in_slot: list[Flow | None] = [None] * SLOTS
@@ -76,7 +75,7 @@ class Network:
             self._put(link_id, spec)
 
     def link(self, link_id: str) -> LinkSpec:
-        return self._links[link_id]
+        return self._links[link_id].spec
 
     def set_link(self, link_id: str, spec: LinkSpec, now_us: int) -> None:
         """Change a link, or add one, under the flows that cross it."""
@@ -169,21 +168,20 @@ class Network:
         number = self._numbers.setdefault(link_id, len(self._numbers))
         if number >= len(self._tables.links):
             self._grow(len(self._in_slot), 2 * number, self._hops_max)
-        self._links[link_id] = spec
+        self._links[link_id] = self._transport.terms(spec)
+        if spec.shared:
+            self._shared[link_id] = number
+        else:
+            self._shared.pop(link_id, None)
         self._carried.setdefault(link_id, 0)
         self._tables.links[number, CAPACITY] = self._transport.capacity_bps(spec)
 
     def _path(self, path: tuple[str, ...]) -> _Path:
         known = self._paths.get(path)
         if known is None:
-            specs = [self._links[link_id] for link_id in path]
-            shared = [self._numbers[link_id] for link_id in path if self._links[link_id].shared]
-            known = self._paths[path] = _Path(
-                np.array(shared, np.int64),
-                self._transport.limit_bps(specs),
-                self._transport.weight(specs),
-                self._transport.start_up_us(specs),
-            )
+            links = [self._links[link_id] for link_id in path]
+            shared = [self._shared[link_id] for link_id in path if link_id in self._shared]
+            known = self._paths[path] = _Path(np.array(shared, np.int64), self._transport.way(links))
             if len(shared) > self._hops_max:
                 self._grow(len(self._in_slot), len(self._tables.links), 2 * len(shared))
         return known

@@ -16,6 +16,7 @@ Jitter counts as half its width: the mean round trip is what windows, loss recov
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from policies.kernels.maxmin import ONE, RATE_MAX
 from policies.model import Record
@@ -35,6 +36,24 @@ class LinkSpec(Record, frozen=True, kw_only=True):
     shared: bool = True
 
 
+class Terms(NamedTuple):
+    """One link's part in what a path is."""
+
+    round_trip_us: int  # the mean
+    sharing_ns: int  # of `sharing_bytes`
+    limit_bps: int  # for each flow alone, where it is not shared
+    loses: bool
+    spec: LinkSpec
+
+
+class Way(NamedTuple):
+    """What a path is to a flow: until the first byte moves, the most it may move, its part in sharing (1 to ONE)."""
+
+    start_up_us: int
+    limit_bps: int
+    weight: int
+
+
 class Transport(Record, frozen=True, kw_only=True):
     """The constants of a model; thousandths and millionths so that everything stays an integer."""
 
@@ -47,24 +66,35 @@ class Transport(Record, frozen=True, kw_only=True):
     def capacity_bps(self, spec: LinkSpec) -> int:
         return min(RATE_MAX, spec.bandwidth_bps * self.bandwidth_ppm // 1_000_000)
 
-    def start_up_us(self, path: Sequence[LinkSpec]) -> int:
-        return round_trip_us(path) * self.startup_milli // 2000
+    def terms(self, spec: LinkSpec) -> Terms:
+        """What a link adds to every path over it: found once a link, not once a path."""
+        return Terms(
+            round_trip_us([spec]),
+            self.sharing_bytes * 8_000_000_000 // spec.bandwidth_bps if spec.bandwidth_bps else 0,
+            RATE_MAX if spec.shared else self.capacity_bps(spec),
+            spec.loss_ppm > 0,
+            spec,
+        )
 
-    def limit_bps(self, path: Sequence[LinkSpec]) -> int:
-        """What window, loss and links that are not shared allow one flow."""
-        limit = min([RATE_MAX, *(self.capacity_bps(spec) for spec in path if not spec.shared)])
-        rtt_us = round_trip_us(path)
+    def way(self, path: Sequence[Terms]) -> Way:
+        """What a path is to any flow over it. Window, loss and links that are not shared limit each; its part in
+        sharing is inverse to latency and `sharing_bytes` over each link."""
+        rtt_us = sharing_ns = 0
+        limit_bps, lossy = RATE_MAX, False
+        for link_rtt_us, link_sharing_ns, link_limit_bps, loses, _ in path:
+            rtt_us += link_rtt_us
+            sharing_ns += link_sharing_ns
+            if link_limit_bps < limit_bps:
+                limit_bps = link_limit_bps
+            if loses:
+                lossy = True
         if self.window_bytes is not None and rtt_us > 0:
-            limit = min(limit, self.window_bytes * 8 * self.bandwidth_ppm // rtt_us)  # headers count in it too
-        return min(limit, tcp_bound_bps(path))
-
-    def weight(self, path: Sequence[LinkSpec]) -> int:
-        """Its part in sharing, 1 to ONE: inverse to latency and `sharing_bytes` over each link."""
-        if self.is_rtt_fair:
-            return ONE
-        delay_ns = round_trip_us(path) * 500
-        delay_ns += sum(self.sharing_bytes * 8_000_000_000 // spec.bandwidth_bps for spec in path if spec.bandwidth_bps)
-        return max(1, min(ONE, ONE * FULL_WEIGHT_NS // max(1, delay_ns)))
+            limit_bps = min(limit_bps, self.window_bytes * 8 * self.bandwidth_ppm // rtt_us)  # headers count in it too
+        if lossy:
+            limit_bps = min(limit_bps, tcp_bound_bps([link.spec for link in path]))
+        delay_ns = rtt_us * 500 + sharing_ns
+        weight = ONE if self.is_rtt_fair else max(1, min(ONE, ONE * FULL_WEIGHT_NS // max(1, delay_ns)))
+        return Way(rtt_us * self.startup_milli // 2000, limit_bps, weight)
 
 
 PLAIN = Transport(startup_milli=3_000, bandwidth_ppm=1_000_000, window_bytes=None, is_rtt_fair=True)

@@ -1,5 +1,7 @@
 """The max-min kernel against the obvious filling, after any history of flows in and out."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,6 +61,27 @@ def test_rates_equal_the_obvious_filling_after_any_history(
                 under_way[slot] = change
         maxmin.share(*tables, 0)
         assert rates(tables, list(under_way)) == reference.rates(capacities, list(under_way.values()))
+
+
+def test_rates_equal_the_obvious_filling_where_many_links_fill_at_one_level() -> None:
+    """Links as wide as each other and many flows: levels tie, and one link's rise is held by another's."""
+    n_slots, n_links, hops_max = 24, 7, 4
+    for number in range(40):
+        chance = random.Random(number)
+        tables = maxmin.tables(n_slots, n_links, hops_max)
+        tables.links[:, CAPACITY] = capacities = [chance.choice((6, 7, 40, 10**6))] * n_links
+        under_way: dict[int, reference.Flow] = {}
+        for _ in range(40):
+            slot = chance.randrange(n_slots)
+            if slot in under_way:
+                maxmin.leave(*tables, slot)
+                del under_way[slot]
+            else:
+                path = chance.sample(range(n_links), chance.randint(1, hops_max))
+                under_way[slot] = (path, RATE_MAX, chance.choice((ONE, ONE // 2, 1000, 1)))
+                enter(tables, slot, under_way[slot])
+            maxmin.share(*tables, 0)
+            assert rates(tables, list(under_way)) == reference.rates(capacities, list(under_way.values())), number
 
 
 @given(some_capacities, st.lists(flows, max_size=N_SLOTS))
