@@ -38,6 +38,7 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cpu_milli: Annotated[int, msgspec.Meta(ge=0)] | None = None
     memory_bytes: Bytes | None = None  # likewise
     disk_bytes: Bytes | None = None  # likewise
+    share_gpus: bool = False  # True: tasks may have shares of one. Only MPS holds them to it, so it is yours to say.
     memory_reserved_bytes: Bytes = 256 * 2**20  # The system and this agent (40 MB) keep running beside the tasks.
     disk_reserved_bytes: Bytes = 512 * 2**20  # A full root file system breaks more than the tasks.
 

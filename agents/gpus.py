@@ -28,8 +28,9 @@ def load_nvml() -> Any | None:
     return pynvml
 
 
-def read_gpus(nvml: Any | None) -> tuple[Gpu, ...]:
-    """Every GPU, or every MIG slice of those that are sliced, sorted by UUID. `nvml` has pynvml's functions."""
+def read_gpus(nvml: Any | None, *, is_shared: bool = False) -> tuple[Gpu, ...]:
+    """Every GPU, or every MIG slice of those that are sliced, sorted by UUID. `nvml` has pynvml's functions;
+    `is_shared`: shares of whole ones are given out, of slices never."""
     if nvml is None:
         return ()
     found: list[Gpu] = []
@@ -39,7 +40,8 @@ def read_gpus(nvml: Any | None) -> tuple[Gpu, ...]:
             continue  # It has fallen off the bus.
         slices = _slices(nvml, device)
         if slices is None:
-            found += _gpu(nvml, device, "whole", _text(_ask(nvml, nvml.nvmlDeviceGetName, device)))
+            kind: Literal["whole", "shared"] = "shared" if is_shared else "whole"
+            found += _gpu(nvml, device, kind, _text(_ask(nvml, nvml.nvmlDeviceGetName, device)))
         else:
             for part in slices:
                 found += _gpu(nvml, part, "mig", _text(_ask(nvml, nvml.nvmlDeviceGetName, part)))
@@ -56,7 +58,7 @@ def _slices(nvml: Any, device: Any) -> list[Any] | None:
     return [part for part in parts if part is not None]
 
 
-def _gpu(nvml: Any, device: Any, isolation: Literal["whole", "mig"], model: str | None) -> list[Gpu]:
+def _gpu(nvml: Any, device: Any, isolation: Literal["whole", "mig", "shared"], model: str | None) -> list[Gpu]:
     uuid = _text(_ask(nvml, nvml.nvmlDeviceGetUUID, device))
     if uuid is None:
         return []  # Without a name it can be given to nobody.

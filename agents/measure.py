@@ -71,7 +71,7 @@ class Gauge:
 
     def gpus(self) -> tuple[Gpu, ...]:
         if self._gpus is None:
-            self._gpus = read_gpus(load_nvml())
+            self._gpus = read_gpus(load_nvml(), is_shared=self._config.share_gpus)
         return self._gpus
 
     def hardware(self) -> str:

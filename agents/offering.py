@@ -11,7 +11,8 @@ from agents.config import AgentConfig
 from agents.session import Batch, Session
 from agents.state import State
 from federation.wire import Launch, Offer
-from policies.model import Resources
+from policies.gpus import held, matches, memory_of, taken_bytes, without
+from policies.model import Gpu, GpuNeed, Resources
 
 # Readings jitter: free memory moves by megabytes every second. Offers are floored to these grains, so that an idle
 # machine's offer stays the same offer and starts no new round at the master.
@@ -23,17 +24,18 @@ _DISK_GRAIN_BYTES = 64 * 2**20
 def free_after(have: Resources, launches: Iterable[Launch]) -> Resources:
     """`have` less all that these launches hold; no kind goes below zero."""
     cpu_milli, memory_bytes, disk_bytes = have.cpu_milli, have.memory_bytes, have.disk_bytes
-    taken: set[str] = set()
+    taken: list[Gpu] = []
+    here = {gpu.uuid: gpu for gpu in have.gpus}
     for launch in launches:
         cpu_milli -= launch.needs.cpu_milli
         memory_bytes -= launch.needs.memory_bytes
         disk_bytes -= launch.needs.disk_bytes
-        taken.update(launch.gpus)
+        taken += [held(launch.needs.gpu, here[uuid]) for uuid in launch.gpus if uuid in here]
     return Resources(
         cpu_milli=max(0, cpu_milli),
         memory_bytes=max(0, memory_bytes),
         disk_bytes=max(0, disk_bytes),
-        gpus=tuple(gpu for gpu in have.gpus if gpu.uuid not in taken),
+        gpus=without(have.gpus, taken) if taken else have.gpus,
     )
 
 
@@ -47,8 +49,15 @@ def shortfall(launch: Launch, free: Resources) -> str:
     ):
         if need > has:
             return f"needs {need} {kind}, has {has}"
-    missing = sorted(set(launch.gpus) - {gpu.uuid for gpu in free.gpus})
-    return f"GPU {missing[0]} is not free" if missing else ""
+    here, gpu_need = {gpu.uuid: gpu for gpu in free.gpus}, needs.gpu or GpuNeed()
+    for uuid in sorted(launch.gpus):
+        gpu = here.get(uuid)
+        if gpu is None:
+            return f"GPU {uuid} is not free"
+        if not matches(gpu_need, gpu):
+            what = f"{gpu_need.milli} milli and {taken_bytes(gpu_need, gpu)} bytes of GPU {uuid}"
+            return f"needs {what}, has {gpu.milli} and {memory_of(gpu)}"
+    return ""
 
 
 class Offering:

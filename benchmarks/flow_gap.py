@@ -25,9 +25,11 @@ from scipy.optimize import linprog
 from benchmarks.comparison.__main__ import SCENARIOS, TRACES
 from policies.cost import FREE, CostModel, Costs, costs, weight
 from policies.flow import Flow
+from policies.gpus import WHOLE
 from policies.lower import KINDS, Columns, Lowerer
 from policies.model import Plan, Snapshot
 from policies.resources import amount_of, kinds, role_chain
+from policies.slots import gpus_by_node
 from scenarios.player import play
 from scenarios.runs import Case, read_case
 
@@ -93,9 +95,10 @@ def _bound(columns: Columns, priced: Costs, open_: Any, weights: Any, leaving: A
         limits.append(free[:, kind] / scale)
     for mask in np.unique(columns.gpu_mask[columns.gpu_count > 0], axis=0) if columns.gpu_count.any() else ():
         inside = ~(columns.gpu_mask & ~mask).any(axis=1)  # Needs that only these types will meet.
-        taken = np.where(inside, columns.gpu_count, 0)[needs_of]
+        taken = np.where(inside, columns.gpu_count * columns.gpu_milli / WHOLE, 0)[needs_of]
         rows.append(sp.csr_array((taken.astype(np.float64), (groups, at)), (columns.n_groups, n_arcs)))
-        limits.append(np.array([columns.gpus[nodes][:, mask].sum() for nodes in columns.members], np.float64))
+        free_gpus = gpus_by_node(columns)[:, mask].sum(axis=1)
+        limits.append(np.array([free_gpus[nodes].sum() for nodes in columns.members], np.float64))
     of_class = sp.csr_array((np.ones(n_arcs), (classes, at)), (n_classes, n_arcs))
     for row, limit in _quotas(columns):
         rows.append(sp.csr_array(row[None, :]) @ of_class)

@@ -1,12 +1,14 @@
 """The book of agents: who they are and in which state (durable), and what they last said (of this term only)."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Literal
 
 from federation.facts import AgentEnrolled, AgentForgotten, AgentModeSet, AgentStateChanged
 from federation.market.holdings import Holdings
 from federation.states import AGENT_EDGES, AgentState
 from federation.wire import Birth, Offer, Peer
+from policies.gpus import WHOLE, held, together
 from policies.model import Amount, Gpu, Needs, Node, Record, Resources
 from policies.resources import add, amount_of, subtract
 
@@ -46,14 +48,15 @@ class LiveOffer:
         self.cpu_freed = 0
         self.memory_freed = 0
         self.disk_freed = 0
-        self.gpus_freed: tuple[str, ...] = ()
+        self.gpus_freed: tuple[Gpu, ...] = ()
 
-    def give_back(self, needs: Needs, gpus: tuple[str, ...]) -> None:
-        """A task that the offer had taken off `free` has ended."""
+    def give_back(self, needs: Needs, gpus: tuple[Gpu, ...]) -> None:
+        """A task that the offer had taken off `free` has ended; `gpus` are what it held of them."""
         self.cpu_freed += needs.cpu_milli
         self.memory_freed += needs.memory_bytes
         self.disk_freed += needs.disk_bytes
-        self.gpus_freed = tuple(dict.fromkeys((*self.gpus_freed, *gpus)))
+        if gpus:
+            self.gpus_freed = tuple(together(self.gpus_freed, gpus).values())
 
 
 class SentCommand(Record, frozen=True, kw_only=True):
@@ -90,7 +93,7 @@ class AgentEntry:
         self.cpu_used = 0
         self.memory_used = 0
         self.disk_used = 0
-        self.gpus_used: set[str] = set()
+        self.gpus_used: dict[str, dict[str, Gpu]] = {}  # uuid → task → what it holds of it
         self.gpus_by_uuid: dict[str, Gpu] = {gpu.uuid: gpu for gpu in fact.total.gpus}
         self.holdings = Holdings()  # what the market has here
         # Of this term only.
@@ -113,6 +116,24 @@ class AgentEntry:
     @property
     def site(self) -> str:
         return self.enrolled.site
+
+    def held_gpus(self, needs: Needs, uuids: Iterable[str]) -> tuple[Gpu, ...]:
+        """What a task with these needs holds of the GPUs it was given; those no longer enrolled are left out."""
+        here = self.gpus_by_uuid
+        return tuple(held(needs.gpu, here[uuid]) for uuid in uuids if uuid in here)
+
+    def use_gpus(self, task_id: str, needs: Needs, uuids: tuple[str, ...]) -> None:
+        here = self.gpus_by_uuid
+        for uuid in uuids:  # One that is not enrolled now may be again while the task holds it.
+            gpu = held(needs.gpu, here[uuid]) if uuid in here else Gpu(uuid=uuid)
+            self.gpus_used.setdefault(uuid, {})[task_id] = gpu
+
+    def leave_gpus(self, task_id: str, uuids: tuple[str, ...]) -> None:
+        for uuid in uuids:
+            users = self.gpus_used.get(uuid, {})
+            users.pop(task_id, None)
+            if not users:
+                self.gpus_used.pop(uuid, None)
 
     def changed(self) -> None:
         """What a policy may see of this agent is no longer what `node` says, nor what is unused what it was."""
@@ -247,4 +268,6 @@ def impossible_total(total: Resources) -> str | None:
         return "gpus: each needs its own uuid, and there may be 1,024"
     if any(gpu.memory_bytes is not None and not 0 <= gpu.memory_bytes <= BYTES_MAX for gpu in total.gpus):
         return f"gpus: memory_bytes is not within 0 … {BYTES_MAX}"
+    if any(gpu.milli != WHOLE or gpu.memory_left_bytes is not None for gpu in total.gpus):
+        return "gpus: an agent has whole ones, in use or not"
     return None

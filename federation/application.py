@@ -147,7 +147,7 @@ class Application:
             if class_id == placement.demand_id and entry.agent_id in where.agents_avoided:
                 continue
             if may_live(where, entry.agent_id, entry.enrolled) and self._can_read(found, entry):
-                placed += self._place_class(found, entry, placement, placement.count - placed)
+                placed += self._place_class(found, entry, placement, placed)
         return placed
 
     def _can_read(self, found: DemandClass, entry: AgentEntry) -> bool:
@@ -161,18 +161,20 @@ class Application:
                 return False
         return True
 
-    def _place_class(self, found: DemandClass, entry: AgentEntry, placement: Placement, at_most: int) -> int:
+    def _place_class(self, found: DemandClass, entry: AgentEntry, placement: Placement, n_before: int) -> int:
+        """What holds of a placement of which `n_before` tasks are placed already."""
         needs, role, class_id = found.template.needs, found.template.role, found.demand_id
         free = self._free.get(entry.agent_id) or free_of(entry)
         assert free is not None, "checked by is_offered"
-        count = min(at_most, len(found.tasks) - self._taken.get(class_id, 0))
+        count = min(placement.count - n_before, len(found.tasks) - self._taken.get(class_id, 0))
         count = copies(needs, free, self._quota_left(role, needs, count)) if count > 0 else 0
         if count <= 0:
             return 0
         gpus: list[tuple[str, ...]] = []
         if needs.gpu is not None:
-            for _ in range(count):
-                free, uuids = take(needs, free)
+            width = needs.gpu.count
+            for n in range(n_before, n_before + count):
+                free, uuids = take(needs, free, placement.gpus[n * width : (n + 1) * width])
                 gpus.append(uuids)
         else:
             free = take_copies(needs, free, count)

@@ -56,6 +56,7 @@ from federation.market.protocol import (
     UpdateOperation,
     WantedOffer,
 )  # fmt: skip
+from policies.gpus import WHOLE, milli_of
 
 _PATH: Final = "/api/v1/scheduler"
 _BACKOFF_S: Final = (0.1, 15.0)  # the first pause and the longest; Mesos recommends at most 15 s
@@ -87,15 +88,21 @@ def task(
     cpus: float = 1.0,
     memory_bytes: int = 256 * 2**20,
     disk_bytes: int = 0,
-    gpus: int = 0,
+    gpus: float = 0,
     env: dict[str, str] | None = None,
     reads: Iterable[str] = (),
     writes: Iterable[Write] = (),
     artifact: Artifact | None = None,
 ) -> TaskSpec:
     """A task of unreserved resources. `reads` are shard ids; `{in}`, `{out}`, `{shard.path}` in `command` are filled in
-    by the agent. Whatever else a task can have: make a `TaskSpec`."""
-    claim = Claim(cpu_milli=round(cpus * 1000), memory_bytes=memory_bytes, disk_bytes=disk_bytes, gpus=gpus)
+    by the agent. `gpus` below 1 is a share of one. Whatever else a task can have: make a `TaskSpec`."""
+    claim = Claim(
+        cpu_milli=round(cpus * 1000),
+        memory_bytes=memory_bytes,
+        disk_bytes=disk_bytes,
+        gpus=int(gpus) if gpus >= 1 else 0,
+        gpu_milli=round(gpus * 1000) if gpus < 1 else 0,
+    )
     return TaskSpec(
         task_id=task_id,
         claims=(claim,),
@@ -112,11 +119,12 @@ def fits(offer: FrameworkOffer, tasks: Iterable[TaskSpec]) -> bool:
     left: dict[Any, list[int]] = {}
     for portion in offer.portions:
         have, sums = portion.resources, left.setdefault((portion.reservation, portion.revocable), [0] * 4)
-        amounts = (have.cpu_milli, have.memory_bytes, have.disk_bytes, len(have.gpus))
+        amounts = (have.cpu_milli, have.memory_bytes, have.disk_bytes, milli_of(have.gpus))
         sums[:] = [total + amount for total, amount in zip(sums, amounts, strict=True)]
     for claim in (claim for spec in tasks for claim in spec.claims):
         sums = left.setdefault((claim.reservation, claim.revocable), [0] * 4)
-        wanted = (claim.cpu_milli, claim.memory_bytes, claim.disk_bytes, max(claim.gpus, len(claim.gpu_uuids)))
+        gpu_milli = claim.gpu_milli or max(claim.gpus, len(claim.gpu_uuids)) * WHOLE
+        wanted = (claim.cpu_milli, claim.memory_bytes, claim.disk_bytes, gpu_milli)
         sums[:] = [total - amount for total, amount in zip(sums, wanted, strict=True)]
     return all(total >= 0 for sums in left.values() for total in sums)
 

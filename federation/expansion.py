@@ -11,6 +11,7 @@ from federation.api import Problem
 from federation.config import MasterConfig
 from federation.jobs import TASKS_MAX, Job, TaskGroup
 from federation.shards import ShardBook
+from policies.gpus import WHOLE
 from policies.model import Needs
 
 OWN_SHARD = "{shard}"
@@ -186,6 +187,10 @@ def _needs_problem(needs: Needs) -> str | None:
             return f"needs {name} {value} is not within 0 … 2^60"
     if needs.gpu is not None and not (1 <= needs.gpu.count <= 1024 and 0 <= needs.gpu.memory_bytes <= AMOUNT_MAX):
         return "needs 1 … 1,024 gpus of 0 … 2^60 bytes"
+    if needs.gpu is not None and not (
+        (1 <= needs.gpu.milli < WHOLE and needs.gpu.count == 1) or needs.gpu.milli == WHOLE
+    ):
+        return "needs whole gpus, or a share of one from 0.001 to 0.999 of it"
     for link in needs.links:
         if (link.rtt_us_max is not None and link.rtt_us_max < 0) or (
             link.bandwidth_bps_min is not None and link.bandwidth_bps_min < 0

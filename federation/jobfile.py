@@ -36,6 +36,7 @@ from federation.strictyaml import (
     read_flag,
     read_text,
 )
+from policies.gpus import WHOLE
 from policies.model import (
     TIERS,
     Communication,
@@ -229,15 +230,31 @@ def read_needs(node: Node) -> Needs:
 
 
 def read_gpu(node: Node) -> GpuNeed:
-    """`gpu: 2`, or a mapping of count, model and memory."""
+    """`gpu: 2`, `gpu: 0.5` (a share of one), or a mapping of count, model and memory."""
     if isinstance(node, Scalar):
-        return GpuNeed(count=integer_between(1, 1024)(node))
+        count, milli = _read_gpu_count(node)
+        return GpuNeed(count=count, milli=milli)
     fields = Fields(node, '"gpu"', GPU_KEYS)
+    count, milli = fields.optional("count", _read_gpu_count, (1, WHOLE))
     return GpuNeed(
-        count=fields.optional("count", integer_between(1, 1024), 1),
+        count=count,
+        milli=milli,
         model=fields.optional("model", read_text, None),
         memory_bytes=fields.optional("memory", read_size, 0),
     )
+
+
+def _read_gpu_count(node: Node) -> tuple[int, int]:
+    """How many, and how much of each in thousandths."""
+    milli = _positive(node, units.parse_gpu_milli)
+    if milli < WHOLE:
+        return 1, milli
+    if milli % WHOLE or milli > 1024 * WHOLE:
+        raise FileError(
+            node.place, f"a task has whole GPUs of one agent (1 to 1024) or a share of one, such as 0.5; "
+            f"{read_text(node)} is neither"
+        )  # fmt: skip
+    return milli // WHOLE, WHOLE
 
 
 def read_link(node: Node) -> LinkNeed:

@@ -99,7 +99,14 @@ def _group() -> Schema:
 
 def _needs() -> Schema:
     link = _object({"to": _IDENTIFIER, "rtt": _RTT, "bandwidth": _BANDWIDTH}, required=("to",))
-    gpu = _object({"count": _integer(1, 1024, "On one agent."), "model": _TEXT, "memory": _SIZE})
+    n_gpus: Schema = {
+        "description": "GPUs of one agent, or a share of one, such as 0.5.",
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": 1024},
+            {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        ],
+    }
+    gpu = _object({"count": n_gpus, "model": _TEXT, "memory": _SIZE})
     return _described(
         _object(
             {
@@ -113,7 +120,7 @@ def _needs() -> Schema:
                 },
                 "memory": {**_SIZE, "default": "256MiB"},
                 "disk": _SIZE,
-                "gpu": {"anyOf": [_integer(1, 1024, "A number of GPUs."), gpu]},
+                "gpu": {"anyOf": [n_gpus, gpu]},
                 "links": {
                     "type": "array",
                     "description": "Bounds on the measured link between the task's agent and a site.",

@@ -10,7 +10,8 @@ from federation.moves import Move
 from federation.states import TaskState
 from federation.tasks import TaskEntry
 from federation.wire import Command, DropShard, Fetch, FetchShard, Kill, Launch, Output, RedirectFetch, Source
-from policies.model import RACK_LABEL, ShardMove, Tuning
+from policies.gpus import is_share, memory_of
+from policies.model import RACK_LABEL, Needs, ShardMove, Tuning
 
 SOURCES_MAX = 4
 
@@ -57,6 +58,7 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         command=tuple(_filled(core, task, text) for text in spec.command),
         env=tuning_env(task.tuning, entry) | {key: _filled(core, task, text) for key, text in spec.env.items()},
         gpus=task.gpus,
+        gpu_memory_bytes=share_bytes(entry, spec.needs, task.gpus),
         artifact=artifact_of(core, spec.artifact) if spec.artifact is not None else None,
         reads=tuple(fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads),
         outputs=tuple(Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes),
@@ -64,6 +66,11 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         kill_grace_us=core.config.kill_grace_us,
         simulated_run_us=spec.simulated_run_us,
     )
+
+
+def share_bytes(entry: AgentEntry, needs: Needs, uuids: tuple[str, ...]) -> int:
+    """The memory that comes with a share of a GPU; 0 for whole ones."""
+    return sum(memory_of(gpu) for gpu in entry.held_gpus(needs, uuids)) if is_share(needs.gpu) else 0
 
 
 def tuning_env(tuning: Tuning | None, entry: AgentEntry) -> dict[str, str]:

@@ -204,7 +204,8 @@ def _open_tasks(entry: FrameworkEntry) -> int:
 
 def _add_amount(family: GaugeMetricFamily, labels: list[str], amount: Amount) -> None:
     for kind in _KINDS:
-        family.add_metric([*labels, kind], getattr(amount, kind))
+        more = amount.gpu_milli / 1000 if kind == "gpus" else 0
+        family.add_metric([*labels, kind], getattr(amount, kind) + more)
 
 
 def counters(part: str, counts: Mapping[str, int]) -> Iterator[Metric]:

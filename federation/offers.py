@@ -14,7 +14,8 @@ from federation.profiles import ProfileBook
 from federation.states import AgentState
 from federation.tasks import TaskEntry, running_of
 from federation.wire import Offer
-from policies.model import Needs, Node, Release, Resources, Where
+from policies.gpus import WHOLE, least, milli_of, together, without
+from policies.model import Gpu, Needs, Node, Release, Resources, Where
 
 RELEASE_STEP_US = 250_000  # Releases are told no finer: below this a round's own time hides the difference.
 
@@ -32,8 +33,13 @@ def impossible_offer(free: Resources, entry: AgentEntry) -> str | None:
         if has > most:
             return f"{name} {has} is more than the {most} it enrolled"
     for gpu in free.gpus:
-        if gpu.uuid not in entry.gpus_by_uuid:
+        known = entry.gpus_by_uuid.get(gpu.uuid)
+        if known is None:
             return f"gpu {gpu.uuid[:80]!r} was not enrolled"
+        if not 0 < gpu.milli <= (WHOLE if known.isolation == "shared" or gpu.milli == WHOLE else 0):
+            return f"gpu {gpu.uuid[:80]!r}: {gpu.milli} of {WHOLE} milli of one that is not shared, or of none"
+        if gpu.memory_left_bytes is not None and not 0 <= gpu.memory_left_bytes <= (known.memory_bytes or 0):
+            return f"gpu {gpu.uuid[:80]!r}: {gpu.memory_left_bytes} bytes are left of {known.memory_bytes}"
     if len({gpu.uuid for gpu in free.gpus}) != len(free.gpus):
         return "a gpu is offered twice"
     return None
@@ -57,7 +63,7 @@ def take_offer(entry: AgentEntry, offer: Offer, now_us: int, lease_us_max: int) 
         # Free memory breathes by pages all the time; less than 16 MiB more starts no round.
         or after.memory_bytes >> 24 > before.memory_bytes >> 24
         or after.disk_bytes >> 28 > before.disk_bytes >> 28
-        or len(after.gpus) > len(before.gpus)
+        or milli_of(after.gpus) > milli_of(before.gpus)
     )
 
 
@@ -99,10 +105,9 @@ def find_unused(entry: AgentEntry, offer: LiveOffer) -> Resources:
         disk -= needs.disk_bytes
     gpus = free.gpus
     if offer.gpus_freed:
-        offered = {gpu.uuid for gpu in gpus}
-        gpus += tuple(entry.gpus_by_uuid[uuid] for uuid in offer.gpus_freed if uuid not in offered)
+        gpus = tuple(together(gpus, offer.gpus_freed).values())
     if gpus and entry.gpus_used:
-        gpus = tuple(gpu for gpu in gpus if gpu.uuid not in entry.gpus_used)
+        gpus = _unused_gpus(entry, gpus)
     # Spelt out, for a cycle asks this of every agent: `min` and `max` would take twice as long.
     cpu_left, memory_left = total.cpu_milli - entry.cpu_used, total.memory_bytes - entry.memory_used
     disk_left = total.disk_bytes - entry.disk_used
@@ -117,6 +122,18 @@ def find_unused(entry: AgentEntry, offer: LiveOffer) -> Resources:
         disk_bytes=disk if disk > 0 else 0,
         gpus=gpus,
     )
+
+
+def _unused_gpus(entry: AgentEntry, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Of each GPU the lesser of what the offer says and what the book has left of it."""
+    found: list[Gpu] = []
+    for gpu in gpus:
+        users, known = entry.gpus_used.get(gpu.uuid), entry.gpus_by_uuid.get(gpu.uuid)
+        if not users:
+            found.append(gpu)
+        elif known is not None and (left := without((known,), users.values())):
+            found.append(least(gpu, left[0]))
+    return tuple(found)
 
 
 def is_offered(entry: AgentEntry, now_us: int) -> bool:
@@ -207,8 +224,8 @@ def _releases(
 
 def _release_order(release: Release) -> tuple[int, ...]:
     needs = release.needs
-    n_gpus = needs.gpu.count if needs.gpu is not None else 0
-    return release.in_us, needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus
+    gpu_milli = needs.gpu.count * needs.gpu.milli if needs.gpu is not None else 0
+    return release.in_us, needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, gpu_milli
 
 
 def expected_run_us(task: TaskEntry, entry: AgentEntry, profiles: ProfileBook) -> int:

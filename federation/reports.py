@@ -62,7 +62,7 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus, seq: int)
             order_kill(core, entry, status.task_id, status.attempt, "not_authorised")
         return
     entry.sent.pop(task.cmd_id, None)  # A status says more than an acknowledgement.
-    was_taken_off, gpus = task.cmd_id not in entry.unseen, task.gpus
+    was_taken_off, gpus = task.cmd_id not in entry.unseen, entry.held_gpus(task.group.spec.needs, task.gpus)
     match status.state:
         case "staging":
             if task.state in (TaskState.ASSIGNED, TaskState.UNKNOWN):

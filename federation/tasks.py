@@ -28,6 +28,7 @@ from federation.shards import ShardBook
 from federation.shares import ShareBook
 from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskState
 from federation.wire import HeldShard
+from policies.gpus import is_share
 from policies.model import Demand, Elastic, Gang, Running, Tuning, Weight, Where
 
 Read = tuple[str, str]
@@ -527,6 +528,7 @@ def running_of(task: TaskEntry) -> Running:
             communication=spec.communication,
             tuning=task.tuning,
             elastic=elastic_of(task.group),
+            gpus=task.gpus if is_share(spec.needs.gpu) else (),
         )
     return task.running
 
@@ -547,7 +549,8 @@ def attach(agent: AgentEntry, task: TaskEntry) -> None:
     agent.cpu_used += needs.cpu_milli
     agent.memory_used += needs.memory_bytes
     agent.disk_used += needs.disk_bytes
-    agent.gpus_used.update(task.gpus)
+    if task.gpus:
+        agent.use_gpus(task.task_id, needs, task.gpus)
     agent.changed()
 
 
@@ -557,6 +560,7 @@ def detach(agent: AgentEntry, task: TaskEntry) -> None:
     agent.cpu_used -= needs.cpu_milli
     agent.memory_used -= needs.memory_bytes
     agent.disk_used -= needs.disk_bytes
-    agent.gpus_used.difference_update(task.gpus)
+    if task.gpus:
+        agent.leave_gpus(task.task_id, task.gpus)
     agent.unseen.pop(task.cmd_id, None)
     agent.changed()

@@ -33,6 +33,7 @@ DURATION_FORMS = "a duration such as 50ms, 2s, 1h30m or 3d"
 BANDWIDTH_FORMS = "a bandwidth such as 100Mbit, 2.5Gbit or 12MB/s"
 FREQUENCY_FORMS = "a frequency such as 4/s, 0.5/s or 6/h"
 PERCENT_FORMS = "a percentage such as 30% or 0.2%"
+GPU_FORMS = "a number of GPUs such as 2 or 0.5 (at most three decimals)"
 CPU_FORMS = "a number of cores such as 2 or 0.5 (at most three decimals)"
 PRICE_FORMS = "a price in dollars such as 3.2/h or 0.05/h"
 COUNT_FORMS = "a whole number such as 4"
@@ -119,6 +120,16 @@ def parse_percent_ppm(text: str) -> int:
 def parse_cpu_milli(text: str) -> int:
     """`2`, `0.5` cores → thousandths of a core."""
     return _bounded(text, _whole(text, _number(text.strip(), text, CPU_FORMS) * 1000, "thousandths", CPU_FORMS))
+
+
+def parse_gpu_milli(text: str) -> int:
+    """`2`, `0.5` GPUs → thousandths of a GPU."""
+    return _bounded(text, _whole(text, _number(text.strip(), text, GPU_FORMS) * 1000, "thousandths", GPU_FORMS))
+
+
+def format_gpus(milli: int) -> str:
+    """`2`, `0.5`."""
+    return f"{milli / 1000:g}"
 
 
 def parse_price_microusd_per_hour(text: str) -> int:

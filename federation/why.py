@@ -5,8 +5,8 @@ from federation.core import Core
 from federation.offers import expected_end_us, may_live
 from federation.states import TaskState
 from federation.tasks import TaskEntry
-from policies.model import Amount, Blocker, Candidate, Demand, Miss, Reason
-from policies.resources import fits, kinds, role_chain
+from policies.model import Blocker, Candidate, Demand, Miss, Reason
+from policies.resources import amount_of, fits, kinds, role_chain
 
 
 def why_view(core: Core, task: TaskEntry, now_us: int) -> WhyView:
@@ -127,12 +127,7 @@ def _hint(core: Core, demand: Demand, blocker: Blocker, now_us: int) -> str:
 
 
 def _quota_hint(core: Core, demand: Demand) -> str:
-    needs = Amount(
-        cpu_milli=demand.needs.cpu_milli,
-        memory_bytes=demand.needs.memory_bytes,
-        disk_bytes=demand.needs.disk_bytes,
-        gpus=demand.needs.gpu.count if demand.needs.gpu is not None else 0,
-    )
+    needs = amount_of(demand.needs)
     for path in role_chain(demand.role):
         entry = core.shares.roles.get(path)
         if entry is None or entry.quota is None:
@@ -188,9 +183,7 @@ def _seconds(duration_us: int) -> str:
 
 
 def _amount(name: str, value: int) -> str:
-    if name == "cpu":
-        return f"{value / 1000:g}"
-    return str(value) if name == "gpus" else _measure(value, "bytes")
+    return f"{value / 1000:g}" if name in ("cpu", "gpus") else _measure(value, "bytes")
 
 
 def _measure(value: int, unit: str) -> str:

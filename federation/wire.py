@@ -242,7 +242,8 @@ AgentMessage = Birth | Death | Offer | StatusReport | CommandAck | NetReport | P
 
 
 class Launch(Record, frozen=True, kw_only=True, tag_field="t", tag="launch/1"):
-    """Run one attempt. The agent picks no GPUs: `gpus` names them. `expires_in_us` runs from receipt."""
+    """Run one attempt. The agent picks no GPUs: `gpus` names them, and `gpu_memory_bytes` is what a share of one has.
+    `expires_in_us` runs from receipt."""
 
     cmd_id: Count
     task_id: Name
@@ -252,6 +253,7 @@ class Launch(Record, frozen=True, kw_only=True, tag_field="t", tag="launch/1"):
     command: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=1024)]
     env: dict[Name, Text] = msgspec.field(default_factory=dict)
     gpus: tuple[Name, ...] = ()
+    gpu_memory_bytes: Count = 0
     artifact: Fetch | None = None  # unpacked into the task's folder
     reads: Annotated[tuple[Fetch, ...], msgspec.Meta(max_length=1024)] = ()
     outputs: Annotated[tuple[Output, ...], msgspec.Meta(max_length=256)] = ()

@@ -8,7 +8,8 @@ check_policy(MyPolicy, snapshots)      # raises ConformanceError naming the clau
 Clauses
   P1  the same sequence of snapshots gives the same sequence of plans
   P2  every task of every demand is answered once: placed or refused; counts are positive; ids are of the snapshot
-  P3  nothing is overcommitted in any dimension, GPUs of the right kind included, in the plan's order
+  P3  nothing is overcommitted in any dimension, GPUs of the right kind (their memory, where they are shared) included,
+      in the plan's order; GPUs that a placement names will do
   P4  hard constraints hold: tier, sites, agents, labels, agents avoided
   P5  data holds: residency of what is read, and a live replica of it
   P6  measured links meet the demand's link needs
@@ -35,7 +36,9 @@ from policies.model import (
     Amount,
     Blocker,
     Demand,
+    GpuNeed,
     Node,
+    Placement,
     Plan,
     Reason,
     Resources,
@@ -44,7 +47,7 @@ from policies.model import (
     Snapshot,
     Tuning,
 )
-from policies.resources import add, amount_of, copies, role_chain, take_copies, within_quota
+from policies.resources import add, amount_of, copies, gpus_of_tasks, role_chain, take_copies, within_quota
 
 CLAUSES = tuple(f"P{n}" for n in range(1, 16))
 PPM = 1_000_000
@@ -148,7 +151,14 @@ class _Check:
             fit = copies(needs, left, placement.count)
             if fit < placement.count:
                 _fail("P3", f"{placement.count} of {placement.demand_id} on {placement.agent_id}, only {fit} fit")
-            self.left[placement.agent_id] = take_copies(needs, left, placement.count)
+            if needs.gpu is not None and placement.gpus:
+                self._named_gpus(placement, needs.gpu, left)
+            self.left[placement.agent_id] = take_copies(needs, left, placement.count, placement.gpus)
+
+    def _named_gpus(self, placement: Placement, need: GpuNeed, left: Resources) -> None:
+        given = gpus_of_tasks(need, left.gpus, placement.count, placement.gpus)
+        if tuple(uuid for names, _ in given for uuid in names) != placement.gpus:
+            _fail("P3", f"{placement.demand_id} on {placement.agent_id}: the GPUs named will not do")
 
     def constraints(self) -> None:
         for placement in self.plan.placements:
@@ -320,5 +330,6 @@ def _grown_kinds_only(after: Amount, grown: Amount) -> Amount:
         cpu_milli=after.cpu_milli if grown.cpu_milli else 0,
         memory_bytes=after.memory_bytes if grown.memory_bytes else 0,
         disk_bytes=after.disk_bytes if grown.disk_bytes else 0,
-        gpus=after.gpus if grown.gpus else 0,
+        gpus=after.gpus if grown.gpus or grown.gpu_milli else 0,
+        gpu_milli=after.gpu_milli if grown.gpus or grown.gpu_milli else 0,
     )

@@ -8,7 +8,7 @@ says how much, and the flow says where. "A little" is one task, or as many as fi
 from collections.abc import Iterable, Mapping
 
 from policies.model import Amount, Demand, Role
-from policies.resources import PPM, add, amount_of, dominant_share_ppm, kinds, quota_copies, role_chain
+from policies.resources import PPM, add, amount_from, amount_of, dominant_share_ppm, kinds, quota_copies, role_chain
 
 GRAIN_PPM = 10_000
 
@@ -87,7 +87,5 @@ class _Filling:
             have - sum(kinds(self.held[child])[kind] for child in self._children.get(path, ()))
             for kind, have in enumerate(kinds(self.held[path]))
         ]
-        held = Amount(
-            cpu_milli=max(0, own[0]), memory_bytes=max(0, own[1]), disk_bytes=max(0, own[2]), gpus=max(0, own[3])
-        )
+        held = amount_from(*(max(0, each) for each in own))
         return dominant_share_ppm(held, self._whole) * PPM

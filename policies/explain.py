@@ -10,9 +10,11 @@ from typing import Literal
 import numpy as np
 
 from policies.cost import CODE, FREE, REASONS, time_left_us
+from policies.gpus import WHOLE, is_share
 from policies.ledger import Ledger
 from policies.lower import KINDS, UNKNOWN, Columns, Int64s
-from policies.model import Blocker, Miss, Reason
+from policies.model import Blocker, GpuNeed, Miss, Reason
+from policies.resources import share_shortfall
 
 _RESOURCES = (Reason.CPU, Reason.MEMORY, Reason.DISK, Reason.GPU)
 _UNITS: tuple[Literal["milli", "bytes", "count"], ...] = ("milli", "bytes", "bytes", "count")
@@ -78,7 +80,9 @@ class Explainer:
             out = np.full(len(columns.free), FREE, np.int64)
             out[self._ledger.slots(k) == 0] = _QUEUE
             n_gpus = columns.gpu_count[k]
-            if n_gpus:
+            if n_gpus and columns.gpu_milli[k] < WHOLE:
+                out[self._fresh.shares(k).sum(axis=1) == 0] = CODE[Reason.GPU]
+            elif n_gpus:
                 out[columns.gpus[:, columns.gpu_mask[k]].sum(axis=1) < n_gpus] = CODE[Reason.GPU]
             for kind in reversed(range(KINDS)):
                 out[columns.free[:, kind] < columns.amounts[k, kind]] = CODE[_RESOURCES[kind]]
@@ -97,6 +101,9 @@ class Explainer:
     def _nearest_resource(self, k: int, reason: Reason, short: Int64s) -> Miss:
         columns, kind = self._columns, _RESOURCES.index(reason)
         nodes = np.flatnonzero(short == CODE[reason])
+        need = columns.needs[k].gpu
+        if reason is Reason.GPU and need is not None and is_share(need):
+            return self._nearest_share(need, nodes)
         if reason is Reason.GPU:
             has, needs = columns.gpus[nodes][:, columns.gpu_mask[k]].sum(axis=1), int(columns.gpu_count[k])
         else:
@@ -104,6 +111,14 @@ class Explainer:
         best = int(has.argmax())
         agent_id = columns.snapshot.nodes[int(nodes[best])].agent_id
         return Miss(agent_id=agent_id, needs=needs, has=int(has[best]), unit=_UNITS[kind])
+
+    def _nearest_share(self, need: GpuNeed, nodes: Int64s) -> Miss:
+        """The agent with the most of one GPU, or of its memory where none is short of thousandths."""
+        snapshot = self._columns.snapshot
+        missed = [(share_shortfall(need, snapshot.nodes[n].free.gpus), n) for n in nodes.tolist()]
+        closest = [(short.unit == "bytes", short.has / max(1, short.needs), -n) for short, n in missed]
+        short, n = missed[max(range(len(missed)), key=closest.__getitem__)]
+        return Miss(agent_id=snapshot.nodes[n].agent_id, needs=short.needs, has=short.has, unit=short.unit)
 
     def _nearest_deadline(self, c: int) -> Miss:
         columns = self._columns

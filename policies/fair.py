@@ -16,7 +16,17 @@ import numpy as np
 from policies.greedy import Greedy, Parts, Round, fill, seniority
 from policies.lower import Int64s
 from policies.model import Amount, Role
-from policies.resources import PPM, add, amount_of, dominant_share_ppm, role_chain, total
+from policies.resources import (
+    PPM,
+    add,
+    amount_from,
+    amount_of,
+    dominant_share_ppm,
+    kinds,
+    role_chain,
+    subtract,
+    total,
+)  # fmt: skip
 
 GRAIN_PPM = 1000
 
@@ -89,11 +99,5 @@ class _Filling:
     def _own_share(self, path: str) -> int:
         """A role's own work competes with its children like a child of weight 1: what is held there and not below."""
         below = total(self.held[child] for child in self.children.get(path, ()))
-        held = self.held[path]
-        own = Amount(
-            cpu_milli=max(0, held.cpu_milli - below.cpu_milli),
-            memory_bytes=max(0, held.memory_bytes - below.memory_bytes),
-            disk_bytes=max(0, held.disk_bytes - below.disk_bytes),
-            gpus=max(0, held.gpus - below.gpus),
-        )
+        own = amount_from(*(max(0, each) for each in kinds(subtract(self.held[path], below))))
         return dominant_share_ppm(own, self.whole) * PPM

@@ -4,9 +4,8 @@ Each task goes where free GPU capacity that typical tasks can use shrinks least;
 now. So work without GPUs stays off agents whose GPUs would be cut off from CPU and memory by it. Ties go by best fit,
 then by id; order is first in, first out. Links and the place of data count only as hard constraints.
 
-GPUs are given out whole here: an agent says which GPUs are free, not how much of each, so `GpuNeed` has no share of
-one. The measure itself works in thousandths of a GPU, and the published experiment with shared GPUs runs on it
-(`benchmarks.truth openb`). Sharing needs `milli` in `GpuNeed` and in `Gpu`, and an executor that holds tasks to it.
+Work in thousandths of a GPU, and of GPUs that agents share the one on which the gradient is least is named in the plan.
+The measure does not look at GPU memory, as the paper does not: where the chosen GPU is short of it, best fit decides.
 """
 
 import numpy as np
@@ -37,6 +36,8 @@ class Packing(Greedy):
         typical, free, (gpu, kind) = self._typical, books.ledger.free.copy(), _gpu_slots(books)
         k = int(books.columns.needs_of[c])
         task, n_gpus = books.columns.amounts[k], int(books.columns.gpu_count[k])
+        milli, uuids = int(books.columns.gpu_milli[k]), books.ledger.devices.uuids
+        named: dict[int, tuple[str, ...]] = {}
         mask = _bits(books.columns.gpu_mask[k])
         growth = np.full(len(room), NOWHERE, np.int64)
         slot = np.full(len(room), -1, np.int64)
@@ -44,17 +45,23 @@ class Packing(Greedy):
         given: dict[int, int] = {}
         stale, step = nodes, max(1, count // STEPS_MAX)
         while count > 0:
-            gradient(stale, free, gpu, kind, task, n_gpus, WHOLE, mask, *typical.columns, growth, slot)
+            gradient(stale, free, gpu, kind, task, n_gpus, milli, mask, *typical.columns, growth, slot)
             growth[room <= 0] = NOWHERE
             best = int(nodes[np.lexsort((nodes, left[nodes], growth[nodes]))[0]])
             if growth[best] == NOWHERE:
                 break
-            part = min(step, count, int(room[best]))
-            _take(free[best], gpu[best], kind[best], task, n_gpus * part, mask, part)
+            part = min(step, count, int(room[best])) if milli == WHOLE else 1
+            if milli < WHOLE:
+                free[best] -= task
+                gpu[best, slot[best]] -= milli
+                named[best] = (*named.get(best, ()), uuids[best][slot[best]])
+            else:
+                _take(free[best], gpu[best], kind[best], task, n_gpus * part, mask, part)
             given[best] = given.get(best, 0) + part
             room[best] -= part
             count -= part
             stale = np.array([best], np.int64)
+        books.wished.update(named)
         return list(given.items())
 
 
@@ -75,7 +82,7 @@ class _Typical:
         self.columns = (
             columns.amounts,
             columns.gpu_count,
-            np.full(len(columns.needs), WHOLE, np.int64),
+            columns.gpu_milli,
             np.array([_bits(mask) for mask in columns.gpu_mask], np.int64),
             np.minimum(weight, _WEIGHT_MAX),
         )
@@ -87,9 +94,13 @@ def _bits(mask: "np.typing.NDArray[np.bool_]") -> int:
 
 
 def _gpu_slots(books: Round) -> tuple[Int64s, Int64s]:
-    """[N, D] free milli and type of each GPU, by type, those with least memory first, as they are given out."""
+    """[N, D] free milli and type of each GPU: slot by slot where some are shared, else by type, those with least memory
+    first, as they are given out."""
+    here = books.ledger.devices
+    if here.milli.shape[1]:
+        return here.milli.copy(), np.minimum(here.kind, TYPES_MAX - 1)
     counts, types = books.ledger.gpus, books.columns.gpu_types
-    order = sorted(range(len(types)), key=lambda t: (types[t][1], t))
+    order = sorted(range(len(types)), key=lambda t: (types[t].memory_bytes, t))
     width = max(1, int(counts.sum(axis=1).max(initial=0)))
     gpu, kind = np.zeros((len(counts), width), np.int64), np.full((len(counts), width), -1, np.int64)
     for n in np.flatnonzero(counts.sum(axis=1)).tolist():

@@ -320,6 +320,7 @@ class _Round:
                     count=count,
                     terms=terms,
                     alternatives=alternatives,
+                    gpus=self.ledger.named(c, node),
                 )
             )
         return tuple(out)

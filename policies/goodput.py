@@ -201,7 +201,7 @@ def _options(books: Round, job: Job, capacity: list[int], n_jobs: int) -> list[t
 
 def _capacity(books: Round, jobs: list[Job]) -> list[int]:
     """What elastic work can have in all, by kind: free now and held by it, less what others wait for."""
-    free = [int(each) for each in books.ledger.free.sum(axis=0)] + [int(books.ledger.gpus.sum())]
+    free = [int(each) for each in books.ledger.free.sum(axis=0)] + [int(books.ledger.gpu_milli().sum())]
     held = [job.needs for job in jobs for _ in job.running]
     elastic = {c for job in jobs for c in job.classes}
     for needs in held:
@@ -214,8 +214,8 @@ def _capacity(books: Round, jobs: list[Job]) -> list[int]:
 
 
 def _amounts(needs: Needs) -> list[int]:
-    n_gpus = needs.gpu.count if needs.gpu is not None else 0
-    return [needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus]
+    gpu_milli = needs.gpu.count * needs.gpu.milli if needs.gpu is not None else 0
+    return [needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, gpu_milli]
 
 
 def _agents(books: Round, needs: Needs, workers: int) -> int:

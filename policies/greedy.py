@@ -11,6 +11,7 @@ import numpy as np
 from policies.communication import tuned
 from policies.cost import FREE, CostModel, Costs, costs, obstacles
 from policies.explain import Explainer
+from policies.gpus import milli_of
 from policies.ledger import Ledger
 from policies.lower import Columns, Int64s, Lowerer
 from policies.model import Blocker, Candidate, Demand, Eviction, Miss, Placement, Plan, Reason, Refusal, Snapshot
@@ -85,6 +86,7 @@ class Round:
         self.remaining: list[int] = columns.count.tolist()
         self.evictions: list[Eviction] = []
         self.waits_for: dict[int, Candidate] = {}  # class → where room is being made for it
+        self.wished: dict[int, tuple[str, ...]] = {}  # node → the GPUs that what is chosen next should get there
         self._costs: Costs | None = None
         self._placed: dict[tuple[int, int], int] = {}  # (class, node) → tasks
         self._broken: dict[str, int] = {}  # gang → members that did fit
@@ -142,7 +144,7 @@ class Round:
             return 0
         placed = 0
         for node, part in self.policy.choose(self, c, self.room(c), count):
-            self.ledger.take(c, node, part)
+            self.ledger.take(c, node, part, self.wished.pop(node, ()))
             self._placed[c, node] = self._placed.get((c, node), 0) + part
             placed += part
         self.remaining[c] -= placed
@@ -163,7 +165,12 @@ class Round:
     def plan(self) -> Plan:
         return Plan(
             placements=tuple(
-                Placement(demand_id=self.demands[c].demand_id, agent_id=self.nodes[node].agent_id, count=count)
+                Placement(
+                    demand_id=self.demands[c].demand_id,
+                    agent_id=self.nodes[node].agent_id,
+                    count=count,
+                    gpus=self.ledger.named(c, node),
+                )
                 for (c, node), count in self._placed.items()
             ),
             refusals=self._refusals(),
@@ -194,22 +201,23 @@ class Round:
 
 
 def _totals(columns: Columns) -> Int64s:
-    """[N, KINDS + 1] what each node has in all, GPUs last."""
+    """[N, KINDS + 1] what each node has in all, thousandths of GPUs last."""
     rows = [
-        (n.total.cpu_milli, n.total.memory_bytes, n.total.disk_bytes, len(n.total.gpus)) for n in columns.snapshot.nodes
+        (n.total.cpu_milli, n.total.memory_bytes, n.total.disk_bytes, milli_of(n.total.gpus))
+        for n in columns.snapshot.nodes
     ]
     return np.clip(np.array(rows, np.int64).reshape(len(rows), 4), 0, 1 << 52)
 
 
 def free_of(books: Round) -> Int64s:
-    """[N, KINDS + 1] what is left on each node now, GPUs last."""
-    return np.column_stack([books.ledger.free, books.ledger.gpus.sum(axis=1)])
+    """[N, KINDS + 1] what is left on each node now, thousandths of GPUs last."""
+    return np.column_stack([books.ledger.free, books.ledger.gpu_milli()])
 
 
 def needs_of(books: Round, c: int) -> Int64s:
-    """[KINDS + 1] what a task of a class takes, GPUs last."""
-    k = int(books.columns.needs_of[c])
-    return np.append(books.columns.amounts[k], books.columns.gpu_count[k])
+    """[KINDS + 1] what a task of a class takes, thousandths of GPUs last."""
+    k, columns = int(books.columns.needs_of[c]), books.columns
+    return np.append(columns.amounts[k], columns.gpu_count[k] * columns.gpu_milli[k])
 
 
 def shares_ppm(amounts: Int64s, totals: Int64s) -> Int64s:

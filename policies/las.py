@@ -55,4 +55,4 @@ class Las(Greedy):
 
 def _width_milli(needs: Needs) -> int:
     """GPUs where it has any, else cores; in thousandths."""
-    return needs.gpu.count * 1000 if needs.gpu is not None and needs.gpu.count else max(1, needs.cpu_milli)
+    return needs.gpu.count * needs.gpu.milli if needs.gpu is not None and needs.gpu.count else max(1, needs.cpu_milli)

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.cost import FREE
-from policies.greedy import Greedy, Rank, Round, seniority
+from policies.greedy import Greedy, Rank, Round, free_of, needs_of, seniority
 from policies.lower import Int64s
 from policies.model import Record, Release
+from policies.resources import amount_of, kinds
 
 Floats = npt.NDArray[np.float32]
 Kind = Literal["cpu", "memory", "disk", "gpu"]
@@ -192,7 +193,7 @@ class _Window:
         self._view, self._books = view, books
         self._columns = [KINDS.index(kind) for kind in view.kinds]
         self._total = np.maximum(1, books.totals.sum(axis=0)[self._columns]).astype(np.float64)
-        free = np.column_stack([books.ledger.free, books.ledger.gpus.sum(axis=1)]).sum(axis=0)[self._columns]
+        free = free_of(books).sum(axis=0)[self._columns]
         used = np.repeat((1 - free / self._total)[:, None], view.horizon, axis=1)
         for node in books.nodes:
             for release in node.releases:
@@ -242,9 +243,7 @@ class _Window:
         books = self._books
         if books.columns.unreachable[c] or not books.ledger.quota_room(c, 1):
             return False
-        k = int(books.columns.needs_of[c])
-        enough = (books.totals[:, :3] >= books.columns.amounts[k]).all(axis=1)
-        enough &= books.totals[:, 3] >= books.columns.gpu_count[k]
+        enough = (books.totals >= needs_of(books, c)).all(axis=1)
         return bool((enough & books.allowed(c)).any())
 
     def _fastest_us(self, c: int) -> int:
@@ -252,8 +251,7 @@ class _Window:
         return max(1, int(self._books.costs.run_us[c][open_groups].min()))
 
     def _slot(self, c: int, may_start: bool) -> Slot:
-        k = int(self._books.columns.needs_of[c])
-        amounts = np.append(self._books.columns.amounts[k], self._books.columns.gpu_count[k])[self._columns]
+        amounts = needs_of(self._books, c)[self._columns]
         steps = self._run_us[c] / self._view.step_us
         return Slot(c, steps, tuple((amounts / self._total).tolist()), may_start)
 
@@ -261,8 +259,6 @@ class _Window:
         return -(-in_us // self._view.step_us)
 
     def _released(self, release: Release) -> "npt.NDArray[np.float64]":
-        needs = release.needs
-        n_gpus = needs.gpu.count if needs.gpu is not None else 0
-        amounts = np.array([needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus])
+        amounts = np.array(kinds(amount_of(release.needs)))
         out: npt.NDArray[np.float64] = amounts[self._columns] * release.count / self._total
         return out

@@ -11,12 +11,14 @@ O(C·reads + E·G). Magnitudes are cut off at the bounds below, so that no later
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.constraints import shards_by_id, unreachable
-from policies.model import Demand, GpuNeed, Link, Needs, Node, Shard, Snapshot
+from policies.gpus import WHOLE, best_first, memory_of
+from policies.model import Demand, Gpu, GpuNeed, Link, Needs, Node, Shard, Snapshot
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -33,6 +35,25 @@ UNKNOWN = -1  # a reading nobody has taken
 KINDS = 3  # cpu_milli, memory_bytes, disk_bytes; GPUs are counted by type beside them
 
 
+class GpuType(NamedTuple):
+    """GPUs that no demand can tell apart; `memory_bytes` is 0 where unknown."""
+
+    model: str | None
+    memory_bytes: int
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Free GPUs one by one, begun ones included, in the order in which they are given out at first; made only where
+    some agent shares its GPUs, else D is 0. Slots beyond an agent's own are of type UNKNOWN."""
+
+    milli: Int64s  # [N, D]
+    memory_bytes: Int64s  # [N, D] what is left of it
+    kind: Int64s  # [N, D] → T
+    uuids: tuple[tuple[str, ...], ...]  # [N] of its slots; () where all of its slots are empty
+
+
 _Key = tuple[str, str, tuple[tuple[str, str], ...], str, int, int]  # site, tier, labels, hardware, speed, price
 
 
@@ -43,8 +64,9 @@ class Columns:
     snapshot: Snapshot
     # nodes
     free: Int64s  # [N, KINDS]
-    gpus: Int64s  # [N, T] free GPUs by type
-    gpu_types: tuple[tuple[str | None, int], ...]  # (model, memory_bytes; 0 where unknown)
+    gpus: Int64s  # [N, T] free whole GPUs by type
+    gpu_types: tuple[GpuType, ...]
+    devices: Devices
     group: Int64s  # [N]
     # groups
     n_groups: int
@@ -58,6 +80,8 @@ class Columns:
     needs_of: Int64s  # [C] → K
     amounts: Int64s  # [K, KINDS]
     gpu_count: Int64s  # [K]
+    gpu_milli: Int64s  # [K] of each; less than 1000 where a share of one will do
+    gpu_bytes: Int64s  # [K, T] memory that such a share takes of a GPU
     gpu_mask: Bools  # [K, T] types that will do
     count: Int64s  # [C]
     unreachable: tuple[tuple[str, ...], ...]  # [C] shards read of which no replica is known
@@ -110,13 +134,14 @@ class Lowerer:
         first = np.array([nodes[0] for nodes in members], np.int64)
         heads = [snapshot.nodes[n] for n in first.tolist()]
         rtt_us, bandwidth_bps, age_us, same_site = _link_matrices(ends, heads, links)
-        gpu_types, gpus = _gpu_columns(snapshot.nodes)
+        gpu_types, gpus, devices = _gpu_columns(snapshot.nodes)
         needs, needs_of, amounts, gpu_count, gpu_mask = _needs_columns(snapshot.demands, gpu_types)
         return Columns(
             snapshot=snapshot,
             free=self._free,
             gpus=gpus,
             gpu_types=gpu_types,
+            devices=devices,
             group=group,
             n_groups=n_groups,
             members=members,
@@ -128,6 +153,8 @@ class Lowerer:
             needs_of=needs_of,
             amounts=amounts,
             gpu_count=gpu_count,
+            gpu_milli=np.array([need.gpu.milli if need.gpu else WHOLE for need in needs], np.int64),
+            gpu_bytes=_share_bytes(needs, gpu_types),
             gpu_mask=gpu_mask,
             count=np.array([clip(demand.count, COUNT_MAX) for demand in snapshot.demands], np.int64),
             unreachable=tuple(unreachable(demand, by_id) if demand.reads else () for demand in snapshot.demands),
@@ -394,23 +421,48 @@ def _closest(links: _Links, agent_id: str, site: str, node: Node) -> _Reading | 
 # --- resources -------------------------------------------------------------------------------------------------------
 
 
-def _gpu_columns(nodes: tuple[Node, ...]) -> tuple[tuple[tuple[str | None, int], ...], Int64s]:
+def _gpu_columns(nodes: tuple[Node, ...]) -> tuple[tuple[GpuType, ...], Int64s, Devices]:
     with_gpus = [(n, node.free.gpus) for n, node in enumerate(nodes) if node.free.gpus]
-    ids: dict[tuple[str | None, int], int] = {}
-    cells = [
-        (n, ids.setdefault((gpu.model, clip(gpu.memory_bytes or 0, AMOUNT_MAX)), len(ids)))
-        for n, gpus in with_gpus
-        for gpu in gpus
-    ]
+    ids: dict[GpuType, int] = {}
+    types = [(n, ids.setdefault(gpu_type(gpu), len(ids)), gpu.milli) for n, gpus in with_gpus for gpu in gpus]
     counts = np.zeros((len(nodes), len(ids)), np.int64)
-    if cells:
-        rows, types = np.array(cells, np.int64).T
-        np.add.at(counts, (rows, types), 1)
-    return tuple(ids), counts
+    if types:
+        rows, kinds, milli = np.array(types, np.int64).T
+        np.add.at(counts, (rows[milli >= WHOLE], kinds[milli >= WHOLE]), 1)
+    return tuple(ids), counts, _devices(len(nodes), with_gpus, ids)
+
+
+def gpu_type(gpu: Gpu) -> GpuType:
+    return GpuType(gpu.model, clip(gpu.memory_bytes or 0, AMOUNT_MAX), gpu.isolation == "shared")
+
+
+def _devices(n_nodes: int, with_gpus: list[tuple[int, tuple[Gpu, ...]]], ids: dict[GpuType, int]) -> Devices:
+    is_shared = any(each.is_shared for each in ids)
+    width = max((len(gpus) for _, gpus in with_gpus), default=0) if is_shared else 0
+    milli, memory = np.zeros((n_nodes, width), np.int64), np.zeros((n_nodes, width), np.int64)
+    kind = np.full((n_nodes, width), UNKNOWN, np.int64)
+    uuids: list[tuple[str, ...]] = [()] * n_nodes
+    for n, gpus in with_gpus if is_shared else ():
+        ordered = best_first(gpus)
+        for d, gpu in enumerate(ordered):
+            milli[n, d], memory[n, d] = gpu.milli, clip(memory_of(gpu), AMOUNT_MAX)
+            kind[n, d] = ids[gpu_type(gpu)]
+        uuids[n] = tuple(gpu.uuid for gpu in ordered)
+    return Devices(milli, memory, kind, tuple(uuids))
+
+
+def _share_bytes(needs: tuple[Needs, ...], gpu_types: tuple[GpuType, ...]) -> Int64s:
+    """As `gpus.taken_bytes`."""
+    rows = [
+        [clip(n.gpu.memory_bytes or each.memory_bytes * n.gpu.milli // WHOLE, AMOUNT_MAX) if n.gpu else 0
+         for each in gpu_types]
+        for n in needs
+    ]  # fmt: skip
+    return np.array(rows, np.int64).reshape(len(needs), len(gpu_types))
 
 
 def _needs_columns(
-    demands: tuple[Demand, ...], gpu_types: tuple[tuple[str | None, int], ...]
+    demands: tuple[Demand, ...], gpu_types: tuple[GpuType, ...]
 ) -> tuple[tuple[Needs, ...], Int64s, Int64s, Int64s, Bools]:
     ids: dict[tuple[object, ...], int] = {}
     distinct: list[Needs] = []
@@ -424,9 +476,8 @@ def _needs_columns(
         needs_of[c] = ids[key]
     amounts = amounts_of(distinct)
     counts = np.array([clip(n.gpu.count, COUNT_MAX) if n.gpu else 0 for n in distinct], np.int64)
-    mask = np.array(
-        [[_type_matches(n.gpu, model, memory) for model, memory in gpu_types] for n in distinct], np.bool_
-    ).reshape(len(distinct), len(gpu_types))
+    mask = np.array([[_type_matches(n.gpu, each) for each in gpu_types] for n in distinct], np.bool_)
+    mask = mask.reshape(len(distinct), len(gpu_types))
     return tuple(distinct), needs_of, amounts, counts, mask
 
 
@@ -436,8 +487,13 @@ def amounts_of(needs: list[Needs]) -> Int64s:
     return np.array(rows, np.int64).reshape(len(needs), KINDS)
 
 
-def _type_matches(need: GpuNeed | None, model: str | None, memory_bytes: int) -> bool:
-    return need is not None and (need.model is None or need.model == model) and need.memory_bytes <= memory_bytes
+def _type_matches(need: GpuNeed | None, kind: GpuType) -> bool:
+    return (
+        need is not None
+        and (need.model is None or need.model == kind.model)
+        and need.memory_bytes <= kind.memory_bytes
+        and (need.milli >= WHOLE or kind.is_shared)
+    )
 
 
 # --- capacity to come -------------------------------------------------------------------------------------------------
@@ -450,7 +506,7 @@ class Releases:
     node: Int64s  # [R]
     in_us: Int64s  # [R]
     amounts: Int64s  # [R, KINDS] of all tasks of the row together
-    gpus: Int64s  # [R]
+    gpu_milli: Int64s  # [R]
 
 
 def release_columns(nodes: tuple[Node, ...]) -> Releases:
@@ -461,7 +517,9 @@ def release_columns(nodes: tuple[Node, ...]) -> Releases:
             clip(release.needs.cpu_milli * release.count, AMOUNT_MAX),
             clip(release.needs.memory_bytes * release.count, AMOUNT_MAX),
             clip(release.needs.disk_bytes * release.count, AMOUNT_MAX),
-            clip(release.needs.gpu.count * release.count, COUNT_MAX) if release.needs.gpu is not None else 0,
+            clip(release.needs.gpu.count * release.count, COUNT_MAX) * release.needs.gpu.milli
+            if release.needs.gpu is not None
+            else 0,
         )
         for n, node in enumerate(nodes)
         if node.releases

@@ -26,13 +26,16 @@ TIERS: tuple[Tier, ...] = ("edge", "cloud")
 
 
 class Gpu(Record, frozen=True, kw_only=True, gc=False):
-    """One accelerator. Every reading is nullable: drivers, MIG slices and unified memory each hide some of them."""
+    """One accelerator, or what is left of it. Every reading is nullable: drivers, MIG slices and unified memory each
+    hide some of them. Only one whose `isolation` is `shared` is given out in parts; of the others all or nothing."""
 
     uuid: str
     model: str | None = None
     memory_bytes: int | None = None
     memory_kind: Literal["dedicated", "unified"] | None = None
     isolation: Literal["whole", "mig", "shared"] | None = None
+    milli: int = 1000  # thousandths of it
+    memory_left_bytes: int | None = None  # that come with them, where they are not all of `memory_bytes`
 
 
 class Resources(Record, frozen=True, kw_only=True, gc=False):
@@ -45,11 +48,16 @@ class Resources(Record, frozen=True, kw_only=True, gc=False):
 
 
 class GpuNeed(Record, frozen=True, kw_only=True):
-    """`count` GPUs of one agent, each of `model` (None: any) with at least `memory_bytes`."""
+    """`count` GPUs of one agent, each of `model` (None: any) with at least `memory_bytes`.
+
+    Below 1000 `milli` it is a share of one GPU (`count` 1) and takes `memory_bytes` of it; 0 is the same share of its
+    memory.
+    """
 
     count: int = 1
     model: str | None = None
     memory_bytes: int = 0
+    milli: int = 1000
 
 
 class LinkNeed(Record, frozen=True, kw_only=True):
@@ -74,12 +82,14 @@ class Needs(Record, frozen=True, kw_only=True):
 
 
 class Amount(Record, frozen=True, kw_only=True, gc=False):
-    """Resources summed over agents, GPUs as a count: quotas, allocations and shares are in these."""
+    """Resources summed over agents, GPUs as a count and the thousandths beyond it: quotas, allocations and shares are
+    in these."""
 
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
     gpus: int = 0
+    gpu_milli: int = 0  # 0 … 999
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -296,6 +306,7 @@ class Running(Record, frozen=True, kw_only=True):
     communication: Communication | None = None  # of its gang
     tuning: Tuning | None = None  # what the plan chose for it
     elastic: Elastic | None = None
+    gpus: tuple[str, ...] = ()  # where its share of a GPU is; whole ones are not told
 
 
 class Node(Record, frozen=True, kw_only=True):
@@ -456,7 +467,8 @@ class Candidate(Record, frozen=True, kw_only=True):
 class Placement(Record, frozen=True, kw_only=True):
     """`count` tasks of a demand go to an agent, now. `alternatives` are the next-best candidates, best first (≤ 3).
 
-    A plan's placements hold in their order: GPUs are given out best fit, one placement after the other.
+    A plan's placements hold in their order: GPUs are given out best fit, one placement after the other, but for those
+    that `gpus` names (uuids, task after task).
     """
 
     demand_id: str
@@ -464,6 +476,7 @@ class Placement(Record, frozen=True, kw_only=True):
     count: int
     terms: CostTerms = CostTerms()
     alternatives: tuple[Candidate, ...] = ()
+    gpus: tuple[str, ...] = ()
 
 
 class Miss(Record, frozen=True, kw_only=True):

@@ -138,7 +138,7 @@ class Preemption:
         self._extra[offer.node] = _kinds(left) - row
         if demand.needs.gpu is not None:
             self._gpus[offer.node] = left.gpus
-            books.ledger.gpus[offer.node] = 0
+            books.ledger.close_gpus(offer.node)
         for task in offer.victims:
             self._fall(task)
         wait = Candidate(agent_id=node.agent_id, terms=CostTerms(wait_us=END_US))
@@ -187,11 +187,15 @@ def _kinds(free: Resources) -> Int64s:
 
 
 def _freed(free: Resources, task: Running, node: Node) -> Resources:
-    """`free` once a task has ended, no more than the agent has. Which GPUs it holds is not known: any that are not
-    free and that it could have been given."""
-    taken = tuple(gpu for gpu in node.total.gpus if gpu.uuid not in {each.uuid for each in free.gpus})
-    n_gpus = task.needs.gpu.count if task.needs.gpu is not None else 0
-    grown = give(task.needs, taken[:n_gpus], free)
+    """`free` once a task has ended, no more than the agent has. Which whole GPUs it holds is not known: any that are
+    neither free nor shared out."""
+    if task.gpus:
+        taken = tuple(gpu for gpu in node.total.gpus if gpu.uuid in task.gpus)
+    else:
+        others = {each.uuid for each in free.gpus}.union(*(each.gpus for each in node.running))
+        n_gpus = task.needs.gpu.count if task.needs.gpu is not None else 0
+        taken = tuple(gpu for gpu in node.total.gpus if gpu.uuid not in others)[:n_gpus]
+    grown = give(task.needs, taken, free)
     return Resources(
         cpu_milli=min(grown.cpu_milli, node.total.cpu_milli),
         memory_bytes=min(grown.memory_bytes, node.total.memory_bytes),

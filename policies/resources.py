@@ -1,13 +1,13 @@
 """Arithmetic on resources: what fits, what is short, what is left. Pure, exact and deterministic; agents may load it.
 
 `Resources` are one agent's, with every GPU named; `Needs` are one task's; `Amount` is a sum over agents, GPUs as a
-count. GPUs are chosen best fit: of those that match, the ones with the least memory, then by uuid, so that large
-ones stay free for whom only large ones will do.
+count and thousandths. GPUs are chosen best fit (`gpus.best_first`).
 """
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from policies import gpus as parts
 from policies.model import Amount, Gpu, GpuNeed, Needs, Reason, Resources
 
 PPM = 1_000_000
@@ -25,19 +25,24 @@ class Shortfall(NamedTuple):
 # --- one task on one agent -------------------------------------------------------------------------------------------
 
 
-def gpu_matches(need: GpuNeed, gpu: Gpu) -> bool:
-    """Whether one GPU will do. Memory that cannot be read meets only a need of none."""
-    if need.model is not None and gpu.model != need.model:
-        return False
-    return need.memory_bytes <= (gpu.memory_bytes or 0)
-
-
 def choose_gpus(need: GpuNeed | None, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...] | None:
-    """The GPUs a task gets, best fit first; None when too few match."""
+    """The GPUs a task gets (or gets a share of), best fit first; None when too few match."""
     if need is None or need.count == 0:
         return ()
-    matching = sorted((g for g in gpus if gpu_matches(need, g)), key=lambda g: (g.memory_bytes or 0, g.uuid))
+    matching = parts.best_first(g for g in gpus if parts.matches(need, g))
     return tuple(matching[: need.count]) if len(matching) >= need.count else None
+
+
+def gpu_copies(need: GpuNeed, gpus: tuple[Gpu, ...]) -> int:
+    """How many equal tasks these GPUs have room for."""
+    return sum(parts.n_tasks(need, gpu) for gpu in gpus) // max(1, need.count)
+
+
+def named_gpus(need: GpuNeed, gpus: tuple[Gpu, ...], uuids: Iterable[str]) -> tuple[Gpu, ...] | None:
+    """The GPUs of these names, if they will do for one task; None when not."""
+    here = {gpu.uuid: gpu for gpu in gpus}
+    chosen = tuple(here[uuid] for uuid in uuids if uuid in here and parts.matches(need, here[uuid]))
+    return chosen if len({gpu.uuid for gpu in chosen}) == need.count == len(chosen) else None
 
 
 def fits(needs: Needs, free: Resources) -> bool:
@@ -60,30 +65,47 @@ def shortfalls(needs: Needs, free: Resources) -> tuple[Shortfall, ...]:
     if needs.disk_bytes > free.disk_bytes:
         short.append(Shortfall(Reason.DISK, needs.disk_bytes, free.disk_bytes, "bytes"))
     if needs.gpu is not None:
-        matching = sum(gpu_matches(needs.gpu, gpu) for gpu in free.gpus)
+        matching = sum(parts.matches(needs.gpu, gpu) for gpu in free.gpus)
         if matching < needs.gpu.count:
-            short.append(Shortfall(Reason.GPU, needs.gpu.count, matching, "count"))
+            is_share = parts.is_share(needs.gpu)
+            short.append(
+                share_shortfall(needs.gpu, free.gpus)
+                if is_share
+                else Shortfall(Reason.GPU, needs.gpu.count, matching, "count")
+            )
     return tuple(short)
 
 
-def take(needs: Needs, free: Resources) -> tuple[Resources, tuple[str, ...]]:
-    """What is left of `free` after one task, and the uuids it gets. Raises ValueError when it does not fit."""
+def share_shortfall(need: GpuNeed, gpus: Iterable[Gpu]) -> Shortfall:
+    """By how much a share of a GPU is missed: thousandths of the freest one, or its memory where there are enough."""
+    may = [g for g in gpus if g.isolation == "shared" and (need.model is None or g.model == need.model)]
+    milli = max((gpu.milli for gpu in may), default=0)
+    if milli < need.milli:
+        return Shortfall(Reason.GPU, need.milli, milli, "milli")
+    best = max((gpu for gpu in may if gpu.milli >= need.milli), key=parts.memory_of)
+    return Shortfall(Reason.GPU, parts.taken_bytes(need, best), parts.memory_of(best), "bytes")
+
+
+def take(needs: Needs, free: Resources, uuids: Iterable[str] = ()) -> tuple[Resources, tuple[str, ...]]:
+    """What is left of `free` after one task, and the uuids it gets: those named where they will do. Raises ValueError
+    when it does not fit."""
     chosen = choose_gpus(needs.gpu, free.gpus)
     if chosen is None or not fits(needs, free):
         raise ValueError(f"{needs} does not fit {free}")
-    uuids = tuple(gpu.uuid for gpu in chosen)
+    if uuids and needs.gpu is not None:
+        chosen = named_gpus(needs.gpu, free.gpus, uuids) or chosen
     left = Resources(
         cpu_milli=free.cpu_milli - needs.cpu_milli,
         memory_bytes=free.memory_bytes - needs.memory_bytes,
         disk_bytes=free.disk_bytes - needs.disk_bytes,
-        gpus=tuple(gpu for gpu in free.gpus if gpu.uuid not in uuids) if uuids else free.gpus,
+        gpus=parts.without(free.gpus, (parts.held(needs.gpu, gpu) for gpu in chosen)) if chosen else free.gpus,
     )
-    return left, uuids
+    return left, tuple(gpu.uuid for gpu in chosen)
 
 
 def give(needs: Needs, gpus: Iterable[Gpu], free: Resources) -> Resources:
     """`free` with one task's needs returned; `gpus` are those it had been given. GPUs come back sorted by uuid."""
-    back = {gpu.uuid: gpu for gpu in (*free.gpus, *gpus)}
+    back = parts.together(free.gpus, (parts.held(needs.gpu, gpu) for gpu in gpus))
     return Resources(
         cpu_milli=free.cpu_milli + needs.cpu_milli,
         memory_bytes=free.memory_bytes + needs.memory_bytes,
@@ -103,25 +125,19 @@ def copies(needs: Needs, free: Resources, at_most: int) -> int:
         if need > 0:
             count = min(count, max(0, have) // need)
     if needs.gpu is not None and needs.gpu.count > 0:
-        count = min(count, sum(gpu_matches(needs.gpu, gpu) for gpu in free.gpus) // needs.gpu.count)
+        count = min(count, gpu_copies(needs.gpu, free.gpus))
     return count
 
 
-def take_copies(needs: Needs, free: Resources, count: int) -> Resources:
-    """What is left of `free` after `count` equal tasks. Raises ValueError when they do not fit."""
+def take_copies(needs: Needs, free: Resources, count: int, uuids: tuple[str, ...] = ()) -> Resources:
+    """What is left of `free` after `count` equal tasks, on the GPUs named (task after task) where they will do. Raises
+    ValueError when they do not fit."""
     if copies(needs, free, count) < count:
         raise ValueError(f"{count} × {needs} does not fit {free}")
     gpus = free.gpus
-    if needs.gpu is not None and needs.gpu.count * count > 0:
-        taken = {
-            gpu.uuid
-            for gpu in choose_gpus(
-                GpuNeed(count=needs.gpu.count * count, model=needs.gpu.model, memory_bytes=needs.gpu.memory_bytes),
-                gpus,
-            )
-            or ()
-        }
-        gpus = tuple(gpu for gpu in gpus if gpu.uuid not in taken)
+    if needs.gpu is not None and needs.gpu.count:
+        for _, taken in gpus_of_tasks(needs.gpu, gpus, count, uuids):
+            gpus = parts.without(gpus, taken)
     return Resources(
         cpu_milli=free.cpu_milli - needs.cpu_milli * count,
         memory_bytes=free.memory_bytes - needs.memory_bytes * count,
@@ -130,38 +146,62 @@ def take_copies(needs: Needs, free: Resources, count: int) -> Resources:
     )
 
 
+def gpus_of_tasks(
+    need: GpuNeed, gpus: tuple[Gpu, ...], count: int, uuids: tuple[str, ...] = ()
+) -> list[tuple[tuple[str, ...], tuple[Gpu, ...]]]:
+    """For each of `count` tasks the GPUs it gets, and what it holds of them: those named where they will do, else the
+    best fit. Raises ValueError when they run out."""
+    found: list[tuple[tuple[str, ...], tuple[Gpu, ...]]] = []
+    for n in range(count):
+        named = uuids[n * need.count : (n + 1) * need.count]
+        chosen = named_gpus(need, gpus, named) if named else None
+        chosen = chosen or choose_gpus(need, gpus)
+        if chosen is None:
+            raise ValueError(f"{count} × {need} do not fit {gpus}")
+        taken = tuple(parts.held(need, gpu) for gpu in chosen)
+        gpus = parts.without(gpus, taken)
+        found.append((tuple(gpu.uuid for gpu in chosen), taken))
+    return found
+
+
 # --- sums over agents ------------------------------------------------------------------------------------------------
 
 
 def amount_of(what: Needs | Resources, count: int = 1) -> Amount:
-    """`count` times the needs of a task or an agent's resources, GPUs as a count."""
+    """`count` times the needs of a task or an agent's resources, GPUs as a count and thousandths."""
     if isinstance(what, Needs):
-        n_gpus = what.gpu.count if what.gpu is not None else 0
+        n_gpus, milli = (what.gpu.count, what.gpu.milli) if what.gpu is not None else (0, parts.WHOLE)
+        gpu_milli = n_gpus * milli * count
     else:
-        n_gpus = len(what.gpus)
+        gpu_milli = parts.milli_of(what.gpus) * count if what.gpus else 0
     return Amount(
         cpu_milli=what.cpu_milli * count,
         memory_bytes=what.memory_bytes * count,
         disk_bytes=what.disk_bytes * count,
-        gpus=n_gpus * count,
+        gpus=gpu_milli // parts.WHOLE,
+        gpu_milli=gpu_milli % parts.WHOLE,
     )
 
 
 def add(a: Amount, b: Amount) -> Amount:
+    over, milli = divmod(a.gpu_milli + b.gpu_milli, parts.WHOLE)
     return Amount(
         cpu_milli=a.cpu_milli + b.cpu_milli,
         memory_bytes=a.memory_bytes + b.memory_bytes,
         disk_bytes=a.disk_bytes + b.disk_bytes,
-        gpus=a.gpus + b.gpus,
+        gpus=a.gpus + b.gpus + over,
+        gpu_milli=milli,
     )
 
 
 def subtract(a: Amount, b: Amount) -> Amount:
+    over, milli = divmod(a.gpu_milli - b.gpu_milli, parts.WHOLE)
     return Amount(
         cpu_milli=a.cpu_milli - b.cpu_milli,
         memory_bytes=a.memory_bytes - b.memory_bytes,
         disk_bytes=a.disk_bytes - b.disk_bytes,
-        gpus=a.gpus - b.gpus,
+        gpus=a.gpus - b.gpus + over,
+        gpu_milli=milli,
     )
 
 
@@ -173,8 +213,15 @@ def total(amounts: Iterable[Amount]) -> Amount:
 
 
 def kinds(amount: Amount) -> tuple[int, int, int, int]:
-    """(cpu_milli, memory_bytes, disk_bytes, gpus)"""
-    return amount.cpu_milli, amount.memory_bytes, amount.disk_bytes, amount.gpus
+    """(cpu_milli, memory_bytes, disk_bytes, thousandths of GPUs)"""
+    gpu_milli = amount.gpus * parts.WHOLE + amount.gpu_milli
+    return amount.cpu_milli, amount.memory_bytes, amount.disk_bytes, gpu_milli
+
+
+def amount_from(cpu_milli: int, memory_bytes: int, disk_bytes: int, gpu_milli: int) -> Amount:
+    """The inverse of `kinds`."""
+    gpus, milli = divmod(gpu_milli, parts.WHOLE)
+    return Amount(cpu_milli=cpu_milli, memory_bytes=memory_bytes, disk_bytes=disk_bytes, gpus=gpus, gpu_milli=milli)
 
 
 def within_quota(allocated: Amount, quota: Amount | None) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from policies.gpus import WHOLE
 from policies.ledger import Ledger
 from policies.lower import COUNT_MAX, KINDS, TIME_US_MAX, Bools, Columns, Int64s, Releases
 
@@ -54,8 +55,8 @@ def shapes(columns: Columns) -> Shapes:
     shares = np.zeros((n_needs, KINDS + 1))
     shares[:, :KINDS] = columns.amounts / whole
     if columns.gpu_count.any():
-        matching = (columns.gpu_mask * columns.gpus.sum(axis=0)).sum(axis=1)
-        shares[:, KINDS] = columns.gpu_count / np.maximum(1, matching)
+        matching = (columns.gpu_mask * gpus_by_node(columns).sum(axis=0)).sum(axis=1)
+        shares[:, KINDS] = columns.gpu_count * (columns.gpu_milli / WHOLE) / np.maximum(1, matching)
     dominant = shares.argmax(axis=1)
     share = shares.max(axis=1, initial=0.0)
     ids: dict[tuple[int, bytes], int] = {}
@@ -68,6 +69,15 @@ def shapes(columns: Columns) -> Shapes:
     ratio = share / np.maximum(smallest[kind], 1e-300)
     size = np.clip(np.rint(ratio), 1, SIZE_MAX).astype(np.int64)
     return Shapes(kind, size, share, len(ids))
+
+
+def gpus_by_node(columns: Columns) -> npt.NDArray[np.float64]:
+    """[N, T] what is free of each type of GPU, in whole ones, parts included."""
+    out = columns.gpus.astype(np.float64)
+    here = columns.devices
+    node, slot = np.nonzero((here.milli > 0) & (here.milli < WHOLE))
+    np.add.at(out, (node, here.kind[node, slot]), here.milli[node, slot] / WHOLE)
+    return out
 
 
 def count_slots(
@@ -159,8 +169,8 @@ def _gains(
     start = np.maximum.accumulate(np.where(new, np.arange(len(node)), 0))
     amounts = releases.amounts.cumsum(axis=0)
     amounts = ledger.free[node] + amounts - amounts[start] + releases.amounts[start]
-    gpus = releases.gpus.cumsum()
-    gpus = gpus - gpus[start] + releases.gpus[start]
+    milli = releases.gpu_milli.cumsum()
+    milli = milli - milli[start] + releases.gpu_milli[start]
     group = columns.group[node]
     best, before = np.zeros(len(node), np.int64), np.zeros(len(node), np.int64)
     later = np.zeros((len(columns.needs), columns.n_groups), np.bool_)
@@ -170,8 +180,11 @@ def _gains(
             if columns.amounts[k, kind]:
                 np.minimum(room, amounts[:, kind] // columns.amounts[k, kind], out=room)
         if columns.gpu_count[k]:
-            free = ledger.gpus[node][:, columns.gpu_mask[k]].sum(axis=1)
-            np.minimum(room, (free + gpus) // columns.gpu_count[k], out=room)
+            if columns.gpu_milli[k] < WHOLE:
+                free = ledger.shares(int(k), node).sum(axis=1) * columns.gpu_milli[k]
+            else:
+                free = ledger.gpus[node][:, columns.gpu_mask[k]].sum(axis=1) * WHOLE
+            np.minimum(room, (free + milli) // (columns.gpu_count[k] * columns.gpu_milli[k]), out=room)
         room = np.minimum(room, remaining[k]) * allowed[k][group]
         later[k, group[room > 0]] = True
         np.maximum(best, room * size[k], out=best)

@@ -34,6 +34,7 @@ from policies.model import (
     Tier,
     Where,
 )
+from policies.resources import fits, take
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -100,8 +101,14 @@ def sequences(n_max: int = 3) -> "SearchStrategy[list[Snapshot]]":
 def _node(draw: "DrawFn", st: Any, n: int) -> Node:
     tier: Tier = draw(st.sampled_from(("edge", "cloud")))
     gpu_models = draw(st.lists(st.sampled_from((("a100", 40), ("a100", 80), ("t4", 16), (None, None))), max_size=3))
+    is_shared = draw(st.booleans())
     gpus = tuple(
-        Gpu(uuid=f"gpu-{n}-{m}", model=model, memory_bytes=None if size is None else size * GIB)
+        Gpu(
+            uuid=f"gpu-{n}-{m}",
+            model=model,
+            memory_bytes=None if size is None else size * GIB,
+            isolation="shared" if is_shared else None,
+        )
         for m, (model, size) in enumerate(gpu_models)
     )
     total = Resources(cpu_milli=8000, memory_bytes=16 * GIB, disk_bytes=64 * GIB, gpus=gpus)
@@ -111,6 +118,7 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
         disk_bytes=draw(st.integers(0, 8)) * 8 * GIB,
         gpus=gpus[: draw(st.integers(0, len(gpus)))],
     )
+    sharing, free = _sharing(draw, st, n, free)
     return Node(
         agent_id=f"agent-{n}",
         site=draw(st.sampled_from(SITES)),
@@ -137,7 +145,8 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
                 key=lambda release: release.in_us,
             )
         ),
-        running=tuple(
+        running=sharing
+        + tuple(
             Running(
                 task_id=f"job/running/{n}-{m}",
                 role=draw(st.sampled_from(_ROLES)),
@@ -153,6 +162,22 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
             for m in range(draw(st.integers(0, 3)))
         ),
     )
+
+
+def _sharing(draw: "DrawFn", st: Any, n: int, free: Resources) -> tuple[tuple[Running, ...], Resources]:
+    """Tasks that hold shares of some of the GPUs, and what is left beside them."""
+    running: list[Running] = []
+    for gpu in free.gpus if any(gpu.isolation == "shared" for gpu in free.gpus) else ():
+        milli = draw(st.sampled_from((0, 300, 750, 1000)))
+        if milli:
+            needs = Needs(gpu=GpuNeed(milli=milli, memory_bytes=draw(st.sampled_from((0, GIB))) if milli < 1000 else 0))
+            if milli < 1000 and not fits(needs, free):
+                continue
+            free, uuids = take(needs, free, (gpu.uuid,))
+            task_id = f"job/a-share/{n}-{gpu.uuid}"
+            running.append(Running(task_id=task_id, role=draw(st.sampled_from(_ROLES)), needs=needs, since_us=NOW_US,
+                                   gpus=uuids if milli < 1000 else ()))  # fmt: skip
+    return tuple(running), free
 
 
 def _holding(node: Node, shards: list[Shard]) -> Node:
@@ -182,6 +207,12 @@ def _demand(draw: "DrawFn", st: Any, n: int, shard_ids: list[str], agent_ids: li
             count=st.integers(1, 2),
             model=st.sampled_from((None, "a100")),
             memory_bytes=st.sampled_from((0, 40 * GIB)),
+        )
+        | st.builds(
+            GpuNeed,
+            milli=st.sampled_from((250, 400, 600)),
+            model=st.sampled_from((None, "a100")),
+            memory_bytes=st.sampled_from((0, 0, 30 * GIB)),
         )
     )
     links = draw(st.lists(_link_need(st), max_size=1))

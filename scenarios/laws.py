@@ -18,6 +18,7 @@ from federation.market.protocol import Accept, Decline, FrameworkOffer, Offers, 
 from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import Birth, CommandBatch, Launch, Offer, Welcome
+from policies.gpus import memory_of
 from policies.model import Amount, Needs, Resources, Where
 from policies.resources import amount_of, kinds, role_chain
 
@@ -65,10 +66,13 @@ class _Group:
         self.least: int | None = None  # of a service: so many run at once, more when they are needed
 
 
+GpuHeld = tuple[str, int, int]  # uuid, milli, bytes of its memory
+
+
 class _Attempt:
     __slots__ = ("agent_id", "attempt", "gpus", "needs")
 
-    def __init__(self, agent_id: str, attempt: int, needs: Needs, gpus: tuple[str, ...]) -> None:
+    def __init__(self, agent_id: str, attempt: int, needs: Needs, gpus: tuple[GpuHeld, ...]) -> None:
         self.agent_id = agent_id
         self.attempt = attempt
         self.needs = needs
@@ -83,16 +87,18 @@ class _Holding:
     def __init__(self) -> None:
         self.task_ids: set[str] = set()
         self.cpu_milli = self.memory_bytes = self.disk_bytes = 0
-        self.gpus: dict[str, int] = {}  # uuid → attempts that were given it
+        self.gpus: dict[str, list[int]] = {}  # uuid → milli and bytes of memory that attempts were given of it
 
     def change(self, attempt: _Attempt, sign: int) -> None:
         needs = attempt.needs
         self.cpu_milli += sign * needs.cpu_milli
         self.memory_bytes += sign * needs.memory_bytes
         self.disk_bytes += sign * needs.disk_bytes
-        for uuid in attempt.gpus:
-            self.gpus[uuid] = self.gpus.get(uuid, 0) + sign
-            if not self.gpus[uuid]:
+        for uuid, milli, memory_bytes in attempt.gpus:
+            of_gpu = self.gpus.setdefault(uuid, [0, 0])
+            of_gpu[0] += sign * milli
+            of_gpu[1] += sign * memory_bytes
+            if not of_gpu[0]:
                 del self.gpus[uuid]
 
 
@@ -421,7 +427,7 @@ class Laws:
         self._last_attempt[task_id] = attempt
         job_id, name = self._groups[task_id]
         group = self._jobs[job_id][name]
-        placed = self._open[task_id] = _Attempt(agent_id, attempt, group.needs, gpus)
+        placed = self._open[task_id] = _Attempt(agent_id, attempt, group.needs, self._gpus(agent_id, group.needs, gpus))
         self._take_room(placed, task_id)
         self._use(group, 1)
         over = self._over_quota(group, 0)
@@ -469,7 +475,8 @@ class Laws:
             memory_bytes=sum(part.memory_bytes for part in parts),
             disk_bytes=sum(part.disk_bytes for part in parts),
         )
-        lease = _Attempt(offer.agent_id, 0, needs, tuple(gpu.uuid for part in parts for gpu in part.gpus))
+        gpus = tuple((gpu.uuid, gpu.milli, memory_of(gpu)) for part in parts for gpu in part.gpus)
+        lease = _Attempt(offer.agent_id, 0, needs, gpus)
         self._leases.setdefault(offer.framework_id, {})[offer.offer_id] = lease
         self._take_room(lease)
 
@@ -480,7 +487,8 @@ class Laws:
             self._break(f"L3 task {task_id} was launched while an attempt of it is open")
         needs = needs_of(fact.spec, fact.gpus)
         gpus = tuple(uuid for uuids in fact.gpus for uuid in uuids)
-        self._open[task_id] = _Attempt(fact.agent_id, fact.attempt, needs, gpus)
+        held = self._gpus(fact.agent_id, needs, gpus)
+        self._open[task_id] = _Attempt(fact.agent_id, fact.attempt, needs, held)
         self._take_room(self._open[task_id], task_id)
         group = self._launched[task_id] = _Group(needs, (), (task_id,), fact.role, 1)
         self._use(group, 1)
@@ -492,7 +500,14 @@ class Laws:
         if now_us >= lapses_us:
             self._break(f"L5 work was assigned to {agent_id} at {now_us} without a live offer of it")
 
-    def _check_room(self, agent_id: str, held: _Holding, gpus: tuple[str, ...]) -> None:
+    def _gpus(self, agent_id: str, needs: Needs, uuids: tuple[str, ...]) -> tuple[GpuHeld, ...]:
+        """What an attempt has of each GPU it was given: all of it, or a share and so much memory."""
+        memory = {gpu.uuid: gpu.memory_bytes or 0 for gpu in self._totals[agent_id].gpus}
+        milli = needs.gpu.milli if needs.gpu is not None else 1000
+        named = needs.gpu.memory_bytes if needs.gpu is not None and milli < 1000 else 0
+        return tuple((uuid, milli, named or memory.get(uuid, 0) * milli // 1000) for uuid in uuids)
+
+    def _check_room(self, agent_id: str, held: _Holding, gpus: tuple[GpuHeld, ...]) -> None:
         """After `gpus` were given to one more attempt there."""
         total = self._totals[agent_id]
         for kind, used, has in (
@@ -502,11 +517,15 @@ class Laws:
         ):
             if used > has:
                 self._break(f"L4 {kind} of agent {agent_id}: {used} allocated of {has}")
-        if gpus:
-            if any(held.gpus[uuid] > 1 for uuid in gpus):
-                self._break(f"L4 a GPU of agent {agent_id} is allocated twice")
-            if not set(gpus) <= {gpu.uuid for gpu in total.gpus}:
-                self._break(f"L4 agent {agent_id} has no such GPU: {list(gpus)}")
+        has_gpus = {gpu.uuid: gpu for gpu in total.gpus} if gpus else {}
+        for uuid, _, _ in gpus:
+            gpu, (milli, memory_bytes) = has_gpus.get(uuid), held.gpus[uuid]
+            if gpu is None:
+                self._break(f"L4 agent {agent_id} has no such GPU: {uuid}")
+            elif milli > 1000 or memory_bytes > (gpu.memory_bytes or 0):
+                self._break(
+                    f"L4 of GPU {uuid} of agent {agent_id}, {milli} milli and {memory_bytes} bytes are allocated"
+                )
 
     def _move_task(self, fact: facts.TaskStateChanged) -> None:
         task_id = fact.task_id

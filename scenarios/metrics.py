@@ -224,7 +224,7 @@ class Metrics:
         total = self._records.totals[kind]
         if not total or not self._outcome.ended_us:
             return None
-        used = sum((span.gpus if kind == 3 else span.cpu_milli) * (span.ended_us - span.placed_us)
+        used = sum((span.gpu_milli if kind == 3 else span.cpu_milli) * (span.ended_us - span.placed_us)
                    for span in self._records.spans)  # fmt: skip
         return used / (total * self._outcome.ended_us)
 

@@ -28,7 +28,9 @@ from federation.units import (
     format_price,
 )
 from federation.wire import Birth, Death, LinkSample, NetReport
+from policies.gpus import is_share
 from policies.model import Needs, Resources, Where
+from policies.resources import kinds
 
 BANDWIDTH_BPS = 1_000_000_000  # of a link whose rate nobody measured
 RTT_US = 1_000
@@ -149,7 +151,7 @@ def _roles(heard: _Heard) -> dict[str, Any]:
                 ("cpu", quota and quota.cpu_milli and format_cpu(quota.cpu_milli)),
                 ("memory", quota and quota.memory_bytes and format_bytes(quota.memory_bytes)),
                 ("disk", quota and quota.disk_bytes and format_bytes(quota.disk_bytes)),
-                ("gpus", quota and quota.gpus),
+                ("gpus", quota and kinds(quota)[3] / 1000),
             )
             if value
         }
@@ -219,6 +221,8 @@ def _agent(birth: Birth) -> dict[str, Any]:
         entry["count"] += 1
         if gpu.memory_bytes:
             entry["memory"] = format_bytes(gpu.memory_bytes)
+        if gpu.isolation == "shared":
+            entry["shared"] = True
     return shown | ({"gpus": gpus} if gpus else {})
 
 
@@ -295,7 +299,7 @@ def _needs_document(needs: Needs) -> dict[str, Any]:
     if needs.disk_bytes:
         shown["disk"] = format_bytes(needs.disk_bytes)
     if needs.gpu is not None:
-        gpu: dict[str, Any] = {"count": needs.gpu.count}
+        gpu: dict[str, Any] = {"count": needs.gpu.milli / 1000 if is_share(needs.gpu) else needs.gpu.count}
         if needs.gpu.model is not None:
             gpu["model"] = needs.gpu.model
         if needs.gpu.memory_bytes:

@@ -14,6 +14,7 @@ from federation.market.book import TERMINAL as FRAMEWORK_TERMINAL
 from federation.market.facts import FrameworkSet, FrameworkTaskChanged, FrameworkTaskLaunched
 from federation.market.protocol import Update
 from federation.states import PLACED_STATES, TERMINAL_STATES, TaskState
+from policies.gpus import milli_of
 from policies.model import Needs
 from policies.resources import amount_of, kinds, role_chain
 from scenarios.player import START_US, Outcome
@@ -30,7 +31,7 @@ class Span(NamedTuple):
     ended_us: int
     state: str
     cpu_milli: int
-    gpus: int
+    gpu_milli: int
 
 
 class TaskRun:
@@ -125,13 +126,13 @@ class Records:
 
     @property
     def totals(self) -> tuple[int, int, int, int]:
-        """What all agents have, of each kind."""
+        """What all agents have, of each kind (as `kinds`)."""
         specs = self.specs.values()
         return (
             sum(spec.total.cpu_milli for spec in specs),
             sum(spec.total.memory_bytes for spec in specs),
             sum(spec.total.disk_bytes for spec in specs),
-            sum(len(spec.total.gpus) for spec in specs),
+            sum(milli_of(spec.total.gpus) for spec in specs),
         )
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -350,9 +351,18 @@ class Records:
 
     def _close_span(self, task: TaskRun, at_us: int, state: str) -> None:
         assert task.placed_us is not None, "an attempt was placed before it ended"
-        gpus = task.needs.gpu.count if task.needs.gpu is not None else 0
+        gpu_milli = kinds(amount_of(task.needs))[3]
         self.spans.append(
-            Span(task.task_id, task.agent_id, task.placed_us, task.running_us, at_us, state, task.needs.cpu_milli, gpus)
+            Span(
+                task.task_id,
+                task.agent_id,
+                task.placed_us,
+                task.running_us,
+                at_us,
+                state,
+                task.needs.cpu_milli,
+                gpu_milli,
+            )
         )
 
     def _tick(self, at_us: int) -> None:

@@ -96,7 +96,7 @@ def _law() -> Schema:
 
 
 def _topology() -> Schema:
-    gpu = _object(topology.GPU_KEYS, count=_COUNT, memory=_SIZE)
+    gpu = _object(topology.GPU_KEYS, count=_COUNT, memory=_SIZE, shared={"type": "boolean"})
     agents = _object(
         topology.AGENT_KEYS,
         like=_TEXT,
@@ -168,7 +168,7 @@ def _task() -> Schema:
 
 def _workload() -> Schema:
     task = {"$ref": "#/$defs/task"}
-    quota = _object(workload.QUOTA_KEYS, cpu=_CPU, memory=_SIZE, disk=_SIZE, gpus=_COUNT)
+    quota = _object(workload.QUOTA_KEYS, cpu=_CPU, memory=_SIZE, disk=_SIZE, gpus=_CPU)
     arrival = _object(
         workload.ARRIVAL_KEYS,
         at=_DURATION,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from collections.abc import Mapping as Values
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 
@@ -40,7 +40,7 @@ AGENT_KEYS = (
     "like", "count", "cpu", "memory", "disk", "gpus", "speed", "price", "hardware", "uplink", "labels", "claims",
 )  # fmt: skip
 CLAIM_KEYS = ("cpu", "memory")
-GPU_KEYS = ("count", "memory")
+GPU_KEYS = ("count", "memory", "shared")
 RACK_KEYS = ("count", "agents", "bandwidth", "rtt")
 TREE_KEYS = ("fanout", "bandwidth", "rtt")
 FAT_TREE_KEYS = ("k", "bandwidth", "rtt")
@@ -265,9 +265,9 @@ class _Reader:
                     model=model,
                     memory_bytes=memory_bytes,
                     memory_kind="dedicated",
-                    isolation="whole",
+                    isolation=isolation,
                 )
-                for model, n_gpus, memory_bytes in kinds
+                for model, n_gpus, memory_bytes, isolation in kinds
                 for number in range(n_gpus)
             )
             specs.append(
@@ -295,10 +295,12 @@ class _Reader:
         return merge(self._like(known[name], name, (*above, name)), bare)
 
 
-def _read_gpu(model: str, node: Node) -> tuple[int, int]:
-    """Count and bytes of memory each."""
+def _read_gpu(model: str, node: Node) -> tuple[int, int, Literal["whole", "shared"]]:
+    """Count, bytes of memory each, and whether shares of them are given out."""
     fields = Fields(node, f'GPU "{model}"', GPU_KEYS)
-    return fields.required("count", integer_between(1, 1024)), fields.required("memory", read_size)
+    is_shared = fields.optional("shared", read_flag, False)
+    count, memory_bytes = fields.required("count", integer_between(1, 1024)), fields.required("memory", read_size)
+    return count, memory_bytes, "shared" if is_shared else "whole"
 
 
 def _access_link(fields: Fields) -> LinkSpec:

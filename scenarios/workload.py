@@ -43,6 +43,7 @@ from federation.strictyaml import (
     read_text,
 )
 from policies.model import Amount, LatencyTarget, Needs, Replicas, Where
+from policies.resources import amount_from
 from scenarios.chance import read_arrivals, read_law
 from scenarios.randomness import Arrivals, Constant, Law, arrival_times_us, draw_us, median_us
 from scenarios.streams import stream
@@ -135,11 +136,11 @@ def _read_roles(fields: Fields) -> list[RoleConfig]:
 
 def _read_quota(node: Node) -> Amount:
     fields = Fields(node, '"quota"', QUOTA_KEYS)
-    return Amount(
-        cpu_milli=fields.optional("cpu", quantity(units.parse_cpu_milli), 0),
-        memory_bytes=fields.optional("memory", read_size, 0),
-        disk_bytes=fields.optional("disk", read_size, 0),
-        gpus=fields.optional("gpus", integer_between(1, 1_000_000), 0),
+    return amount_from(
+        fields.optional("cpu", quantity(units.parse_cpu_milli), 0),
+        fields.optional("memory", read_size, 0),
+        fields.optional("disk", read_size, 0),
+        fields.optional("gpus", quantity(units.parse_gpu_milli), 0),
     )
 
 

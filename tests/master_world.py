@@ -4,7 +4,7 @@ No sockets, no threads: what the master sends is handed to the agents in order, 
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from federation.api import Answer, Request
 from federation.commands import Announce, Command, Persist, Reply, Send, Solve
@@ -36,6 +36,7 @@ from federation.wire import (
 )  # fmt: skip
 from policies.api import Policy
 from policies.fifo import Fifo
+from policies.gpus import held, without
 from policies.model import Gpu, Needs, Plan, Resources
 
 SECOND = 1_000_000
@@ -47,12 +48,18 @@ def sha(n: int) -> str:
     return f"{n:064x}"
 
 
-def resources(cpu: int = 4, memory: int = 8, gpus: Iterable[str] = (), disk: int = 100) -> Resources:
+def resources(
+    cpu: int = 4,
+    memory: int = 8,
+    gpus: Iterable[str] = (),
+    disk: int = 100,
+    isolation: Literal["whole", "shared"] | None = None,
+) -> Resources:
     return Resources(
         cpu_milli=cpu * 1000,
         memory_bytes=memory * GIB,
         disk_bytes=disk * GIB,
-        gpus=tuple(Gpu(uuid=uuid, model="a100", memory_bytes=40 * GIB) for uuid in gpus),
+        gpus=tuple(Gpu(uuid=uuid, model="a100", memory_bytes=40 * GIB, isolation=isolation) for uuid in gpus),
     )
 
 
@@ -125,12 +132,13 @@ class Fake:
 
     def free(self) -> Resources:
         used = [launch.needs for launch in self.running.values()]
-        gpus = {uuid for launch in self.running.values() for uuid in launch.gpus}
+        here = {gpu.uuid: gpu for gpu in self.total.gpus}
+        taken = [held(launch.needs.gpu, here[uuid]) for launch in self.running.values() for uuid in launch.gpus]
         return Resources(
             cpu_milli=self.total.cpu_milli - sum(n.cpu_milli for n in used),
             memory_bytes=self.total.memory_bytes - sum(n.memory_bytes for n in used),
             disk_bytes=self.total.disk_bytes - sum(n.disk_bytes for n in used),
-            gpus=tuple(gpu for gpu in self.total.gpus if gpu.uuid not in gpus),
+            gpus=without(self.total.gpus, taken),
         )
 
     def offer(self, free: Resources | None = None, lease_us: int = 15 * SECOND) -> list[Command]:

@@ -12,7 +12,7 @@ ORDER = ("policies", "federation", "agents", "scenarios", "offerflow")
 # What of the master's package an agent may use: light modules only (docs/decisions/0002-light-agent.md).
 AGENT_MAY_IMPORT = {
     "federation.errors", "federation.journal", "federation.machine", "federation.mqtt", "federation.mqtt_access",
-    "federation.mqtt_parts", "federation.wire", "policies.model",
+    "federation.mqtt_parts", "federation.wire", "policies.gpus", "policies.model",
 }  # fmt: skip
 HEAVY = ("aiohttp", "amqtt", "networkx", "numba", "numpy", "prometheus_client", "ruamel", "scipy", "sklearn")
 

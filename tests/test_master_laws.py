@@ -17,6 +17,7 @@ from federation.offers import find_unused, free_of, is_offered, nodes_of, unused
 from federation.states import PLACED_STATES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import AgentMessage
 from policies.fifo import Fifo
+from policies.gpus import memory_of
 from policies.model import Amount, GpuNeed, Needs
 from tests.master_world import SECOND, Fake, World, group, job, resources
 
@@ -45,7 +46,7 @@ class MasterLaws(RuleBasedStateMachine):
             fake = Recorder(
                 self.world,
                 agent_id,
-                total=resources(gpus=["gpu-a", "gpu-b"] if agent_id == "vm-1" else []),
+                total=resources(gpus=["gpu-a", "gpu-b"] if agent_id == "vm-1" else [], isolation="shared"),
                 site="cloud" if agent_id == "vm-1" else f"plant-{agent_id}",
                 tier="cloud" if agent_id == "vm-1" else "edge",
             )
@@ -63,7 +64,7 @@ class MasterLaws(RuleBasedStateMachine):
     # --- people ---
 
     @rule(
-        kind=st.sampled_from(["plain", "chain", "gang", "gpu", "small", "reads"]),
+        kind=st.sampled_from(["plain", "chain", "gang", "gpu", "share", "small", "reads"]),
         count=st.integers(1, 6),
         attempts=st.integers(1, 3),
     )
@@ -80,6 +81,9 @@ class MasterLaws(RuleBasedStateMachine):
                 what = job("gang", group("train", count=min(count, 4), gang=True, attempts_max=attempts))
             case "gpu":
                 what = job("gpu", group("train", count=count, needs=Needs(cpu_milli=500, gpu=GpuNeed(count=1))))
+            case "share":
+                share = GpuNeed(milli=400, memory_bytes=25 * 2**30 if count % 2 else 0)
+                what = job("share", group("train", count=count, needs=Needs(cpu_milli=100, gpu=share)))
             case "small":
                 what = job("small", first, role="small")
             case _:
@@ -225,8 +229,11 @@ class MasterLaws(RuleBasedStateMachine):
             tasks = [core.tasks.tasks[task_id] for task_id in entry.tasks]
             assert sum(t.group.spec.needs.cpu_milli for t in tasks) == entry.cpu_used <= total.cpu_milli
             assert sum(t.group.spec.needs.memory_bytes for t in tasks) == entry.memory_used <= total.memory_bytes
-            gpus = [uuid for task in tasks for uuid in task.gpus]
-            assert len(gpus) == len(set(gpus)) and set(gpus) == entry.gpus_used <= set(entry.gpus_by_uuid)
+            assert {uuid for task in tasks for uuid in task.gpus} == set(entry.gpus_used) <= set(entry.gpus_by_uuid)
+            for gpu in total.gpus:
+                parts = [entry.held_gpus(t.group.spec.needs, t.gpus) for t in tasks if gpu.uuid in t.gpus]
+                assert sum(part.milli for held in parts for part in held) <= 1000
+                assert sum(memory_of(part) for held in parts for part in held) <= (gpu.memory_bytes or 0)
         for fake in self.world.agents.values():
             assert fake.free().cpu_milli >= 0 and fake.free().memory_bytes >= 0
 

@@ -230,7 +230,7 @@ COMMAND = {"value": "true"}
         {"task_id": {"value": "t"}, "command": COMMAND, "resources": [{"name": "cpus"}]},
         {"task_id": {"value": "t"}, "command": COMMAND, "resources": [{"name": "cpus", "scalar": {"value": -1}}]},
         {"task_id": {"value": "t"}, "command": COMMAND, "resources": [{"name": "cpus", "scalar": {"value": "nan"}}]},
-        {"task_id": {"value": "t"}, "command": COMMAND, "resources": [{"name": "gpus", "scalar": {"value": 0.5}}]},
+        {"task_id": {"value": "t"}, "command": COMMAND, "resources": [{"name": "gpus", "scalar": {"value": 1.5}}]},
         {"task_id": {"value": "t"}, "command": COMMAND, "resources": [{"name": "mem", "scalar": {"value": 1e18}}]},
         {"task_id": {"value": "t"}, "command": COMMAND, "offerflow": {"reads": ["no hash"]}},
     ],

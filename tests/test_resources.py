@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies import gpus as parts
 from policies import resources
 from policies.model import Amount, Gpu, GpuNeed, Needs, Reason, Resources
 
@@ -22,9 +23,9 @@ def test_the_smallest_matching_gpu_is_taken() -> None:
 
 
 def test_unreadable_memory_meets_only_a_need_of_none() -> None:
-    assert resources.gpu_matches(GpuNeed(), BLIND)
-    assert not resources.gpu_matches(GpuNeed(memory_bytes=1), BLIND)
-    assert not resources.gpu_matches(GpuNeed(model="a100"), BLIND)
+    assert parts.matches(GpuNeed(), BLIND)
+    assert not parts.matches(GpuNeed(memory_bytes=1), BLIND)
+    assert not parts.matches(GpuNeed(model="a100"), BLIND)
 
 
 def test_shortfalls_name_kind_amount_and_unit() -> None:
@@ -58,15 +59,27 @@ def test_roles_are_hierarchical_and_shares_dominant() -> None:
     assert resources.dominant_share_ppm(Amount(cpu_milli=100, memory_bytes=50, gpus=3), whole) == 500_000
 
 
-gpus = st.lists(st.sampled_from((BIG, SMALL, OTHER, BLIND)), unique=True, max_size=4).map(tuple)
+SHARED = Gpu(uuid="s-shared", model="a100", memory_bytes=40 * GIB, isolation="shared")
+BEGUN = Gpu(uuid="t-begun", model="a100", memory_bytes=40 * GIB, isolation="shared", milli=700,
+            memory_left_bytes=10 * GIB)  # fmt: skip
+gpus = st.lists(st.sampled_from((BIG, SMALL, OTHER, BLIND, SHARED, BEGUN)), unique=True, max_size=5).map(tuple)
 frees = st.builds(
     Resources, cpu_milli=st.integers(0, 9), memory_bytes=st.integers(0, 9), disk_bytes=st.integers(0, 9), gpus=gpus
 )
-gpu_needs = st.none() | st.builds(
-    GpuNeed,
-    count=st.integers(0, 2),
-    model=st.sampled_from((None, "a100")),
-    memory_bytes=st.sampled_from((0, 30 * GIB)),
+gpu_needs = (
+    st.none()
+    | st.builds(
+        GpuNeed,
+        count=st.integers(0, 2),
+        model=st.sampled_from((None, "a100")),
+        memory_bytes=st.sampled_from((0, 30 * GIB)),
+    )
+    | st.builds(
+        GpuNeed,
+        milli=st.sampled_from((1, 250, 300, 999)),
+        model=st.sampled_from((None, "a100", "t4")),
+        memory_bytes=st.sampled_from((0, 3 * GIB, 12 * GIB)),
+    )
 )
 all_needs = st.builds(
     Needs, cpu_milli=st.integers(0, 4), memory_bytes=st.integers(0, 4), disk_bytes=st.integers(0, 4), gpu=gpu_needs
@@ -95,4 +108,4 @@ def test_what_is_given_back_is_as_before(needs: Needs, free: Resources) -> None:
         taken = [gpu for gpu in free.gpus if gpu.uuid in uuids]
         again = resources.give(needs, taken, left)
         assert resources.amount_of(again) == resources.amount_of(free)
-        assert {gpu.uuid for gpu in again.gpus} == {gpu.uuid for gpu in free.gpus}
+        assert {gpu.uuid: gpu for gpu in again.gpus} == {gpu.uuid: gpu for gpu in free.gpus}

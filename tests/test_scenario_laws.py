@@ -5,7 +5,7 @@ from federation.config import MasterConfig, RoleConfig
 from federation.jobs import Job, TaskGroup
 from federation.master import Master
 from federation.wire import Offer, Welcome
-from policies.model import Amount, Needs, Resources
+from policies.model import Amount, Gpu, GpuNeed, Needs, Resources
 from scenarios.laws import ORPHAN_US, Laws
 
 AT = 1_700_000_000_000_000
@@ -138,3 +138,31 @@ def test_an_agent_that_is_there_and_not_in_service_breaks_l13() -> None:
     story.fact(facts.AgentStateChanged(at_us=AT, agent_id="a", state="disconnected"))
     story.laws.converged(master, {"a": Process()}, Connections(), AT)
     assert story.laws.broken == ["L13 agent a is disconnected long after all was mended"]
+
+
+def test_l4_no_more_of_a_gpu_than_there_is() -> None:
+    gpu = Gpu(uuid="g", memory_bytes=1000, isolation="shared")
+    total = Resources(cpu_milli=8000, gpus=(gpu,))
+
+    def broken(milli: int, memory_bytes: int = 0) -> list[str]:
+        laws = Laws(MasterConfig(roles=(RoleConfig(path="r"),)), "fifo")
+        needs = Needs(cpu_milli=1, gpu=GpuNeed(milli=milli, memory_bytes=memory_bytes))
+        assignment = facts.Assignment(
+            agent_id="a", task_ids=("j/g/0", "j/g/1"), attempts=(1, 1), cmd_ids=(1, 2), gpus=(("g",), ("g",))
+        )
+        told: list[facts.Fact] = [
+            facts.AgentEnrolled(at_us=AT, agent_id="a", boot=1, site="s", tier="edge", total=total),
+            facts.JobAccepted(
+                at_us=AT,
+                job_id="j",
+                job=Job(name="j", role="r", tasks=(TaskGroup(name="g", command=("x",), count=2, needs=needs),)),
+            ),
+            facts.TasksAssigned(at_us=AT, round_id=1, policy="fifo", assignments=(assignment,)),
+        ]
+        for fact in told:
+            laws.after_step(TICK, [commands.Persist(fact=fact)], AT)
+        return [sentence for sentence in laws.broken if sentence.startswith("L4")]
+
+    assert broken(500) == [] == broken(400, 500)
+    assert broken(501) == ["L4 of GPU g of agent a, 1002 milli and 1002 bytes are allocated"]
+    assert broken(100, 501) == ["L4 of GPU g of agent a, 200 milli and 1002 bytes are allocated"]

@@ -12,7 +12,7 @@ from scenarios.runs import Case, run_case
 from scenarios.trace_cli import app
 from scenarios.traces.catalog import NAMES, read_set, set_of
 from scenarios.traces.folder import SOURCES, Traces
-from scenarios.traces.jobs import read_imported
+from scenarios.traces.jobs import Row, read_imported
 from tests.scenario_world import SMALL, written
 
 REAL = Path(__file__).parents[1].parent / "shared" / "traces"
@@ -34,15 +34,17 @@ def test_openb_pods_keep_their_units_and_rows_without_a_run_are_told(tmp_path: P
     )
     rows = [
         "a,6000,512,1,1000,V100M16,LS,Running,100,160,101",
+        "e,500,256,1,250,,LS,Running,95,105,101",
         "b,1000,256,2,1000,V100M16|V100M32,LS,Running,90,120,101",
         "c,1000,256,0,0,,LS,Running,90,90,101",
         "d,1000,256,0,0,,LS,Running,90,,101",
     ]
     put(tmp_path, "openb", "openb_pod_list_default.csv", "\n".join([head, *rows]) + "\n")
     found = read_set("openb.jobs", Traces(tmp_path), {})
-    assert found.text.splitlines()[-2:] == [
-        "90000000,30000000,1000,268435456,2,,1",  # any of two models cannot be asked for
-        "100000000,60000000,6000,536870912,1,V100M16,1",
+    assert found.text.splitlines()[-3:] == [
+        "90000000,30000000,1000,268435456,2,,1,1000",  # any of two models cannot be asked for
+        "95000000,10000000,500,268435456,1,,1,250",  # a share of one
+        "100000000,60000000,6000,536870912,1,V100M16,1,1000",
     ]
     assert found.notes[1:] == (
         "openb.jobs: 1 rows skipped: it ended before it began",
@@ -105,7 +107,7 @@ def test_large_training_jobs_become_gangs_of_machines(tmp_path: Path) -> None:
     )
     put(tmp_path, "pollux", "philly.csv", text)
     found = read_set("philly.jobs", Traces(tmp_path), {"gpus_per_task": "4"})
-    assert found.text.splitlines()[-1].endswith(",66500000,,,4,,4")
+    assert found.text.splitlines()[-1].endswith(",66500000,,,4,,4,1000")
     assert found.facts["skipped"] == "1"
 
 
@@ -113,7 +115,7 @@ def test_gavels_steps_become_time_by_the_measured_rate(tmp_path: Path) -> None:
     head = "job_id,arrival_s,job_type,total_steps,scale_factor,priority,isolated_steps_per_s_v100"
     put(tmp_path, "gavel", "small_test.csv", f"{head}\n0,2.5,Transformer,300,2,1,2.0\n1,3,Other,10,1,1,\n")
     found = read_set("gavel.small", Traces(tmp_path), {})
-    assert found.text.splitlines()[-1] == "2500000,150000000,,,2,,1"
+    assert found.text.splitlines()[-1] == "2500000,150000000,,,2,,1,1000"
     assert found.notes[-1] == "gavel.small: 1 rows skipped: it was not measured on a V100"
 
 
@@ -121,7 +123,7 @@ def test_deeprms_steps_are_seconds_and_its_units_cores_and_gibibytes(tmp_path: P
     drawn = {"len": [[0, 3], [2, 0]], "size": [[[0, 0], [7, 1]], [[1, 8], [0, 0]]]}
     put(tmp_path, "deeprm", "seq_rate0.3.json", json.dumps(drawn))
     found = read_set("deeprm.jobs", Traces(tmp_path), {"rate": "0.3", "sequence": "1"})
-    assert found.text.splitlines()[-1] == f"0,2000000,1000,{8 * 2**30},0,,1"
+    assert found.text.splitlines()[-1] == f"0,2000000,1000,{8 * 2**30},0,,1,1000"
 
 
 def test_azures_tokens_become_time(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_azures_tokens_become_time(tmp_path: Path) -> None:
     text = f"{head}\n2023-11-16 18:15:46.6805900,100,10\n2023-11-16 18:15:50.9951690,0,0\n"
     put(tmp_path, "azure_llm", "AzureLLMInferenceTrace_conv.csv", text)
     found = read_set("azure_llm.requests", Traces(tmp_path), {"per_context_token": "1ms", "per_generated_token": "2ms"})
-    assert found.text.splitlines()[-1] == "1700158546680590,120000,,,0,,1"
+    assert found.text.splitlines()[-1] == "1700158546680590,120000,,,0,,1,1000"
     assert found.notes[-1] == "azure_llm.requests: 1 rows skipped: it has no tokens"
 
 
@@ -194,6 +196,12 @@ def test_what_is_missing_is_named_with_its_source_and_licence(tmp_path: Path) ->
         read_set("lingjun", Traces(tmp_path), {})
     with pytest.raises(ConfigError, match=r"known are openb\.jobs"):
         read_set("nothing", Traces(tmp_path), {})
+
+
+def test_an_import_of_before_there_were_shares_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.csv"
+    path.write_text("at_us,run_us,cpu_milli,memory_bytes,gpus,model,n_tasks\n5,6,,,1,t4,1\n")
+    assert read_imported(path).rows == (Row(at_us=5, run_us=6, gpus=1, model="t4"),)
 
 
 def test_an_import_is_read_by_a_scenario_with_its_notes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from agents.executors.artifact import unpack
 from federation.errors import PeerError
 from federation.wire import Fetch, Launch
+from policies.gpus import WHOLE
 from policies.model import Record
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -108,7 +109,8 @@ def default_path() -> str:
 def task_environment(folder: AttemptFolder, launch: Launch, agent_id: str, site: str, mark: str) -> dict[str, str]:
     """All that a task inherits: nothing of the agent's own environment but PATH, HOME, LANG and TZ.
 
-    `mark` is unique to the attempt's process tree. GPUs that were not assigned are hidden."""
+    `mark` is unique to the attempt's process tree. GPUs that were not assigned are hidden; what share of one it has is
+    told to the task, and to NVIDIA's MPS, which holds it to that where its daemon runs."""
     threads = str(max(1, launch.needs.cpu_milli // 1000))
     own = {key: os.environ[key] for key in ("HOME", "LANG", "TZ") if key in os.environ}
     return {
@@ -118,6 +120,7 @@ def task_environment(folder: AttemptFolder, launch: Launch, agent_id: str, site:
         "PYTHONUNBUFFERED": "1",  # so that a running task's log shows its last line
         **dict.fromkeys(_THREADS, threads),
         "CUDA_VISIBLE_DEVICES": ",".join(launch.gpus),
+        **_share(launch),
         "OFFERFLOW_IN": str(folder.inputs),
         "OFFERFLOW_OUT": str(folder.outputs),
         "OFFERFLOW_CPU_MILLI": str(launch.needs.cpu_milli),
@@ -128,6 +131,18 @@ def task_environment(folder: AttemptFolder, launch: Launch, agent_id: str, site:
         "OFFERFLOW_SITE": site,
         "OFFERFLOW_RUN": mark,
     }
+
+
+def _share(launch: Launch) -> dict[str, str]:
+    need = launch.needs.gpu
+    if need is None or need.milli >= WHOLE or not launch.gpus:
+        return {}
+    env = {"OFFERFLOW_GPU_MILLI": str(need.milli), "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": f"{need.milli / 10:g}"}
+    if launch.gpu_memory_bytes:
+        env["OFFERFLOW_GPU_MEMORY_BYTES"] = str(launch.gpu_memory_bytes)
+        # Of the visible devices, which is one.
+        env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={max(1, launch.gpu_memory_bytes >> 20)}M"
+    return env
 
 
 def _held(fetch: Fetch, path_of: Callable[[str], Path | None]) -> Path:

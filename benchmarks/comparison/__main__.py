@@ -4,8 +4,9 @@
         [--minutes N] [--only POLICY …] [--scenario NAME …] [--traces FOLDER]
 
 Each run is written to the store as it ends; called again, only what is missing is played, so it can be stopped at any
-time and policies added later. A scenario whose file changed is played anew. Runs go seed by seed over all scenarios
-and policies: when `--minutes` end, every cell has about as many seeds. The page and the table say how many each has.
+time and policies added later. A scenario whose file changed is played anew. Every scenario gets about the same time,
+by what its runs took so far: when `--minutes` end, a quick one has all its seeds and a long one a few. The page and the
+table say how many each has.
 
 Differences to `--base` (flow) are over the same seeds; one counts where its 95 % interval leaves zero out and it is
 more than 1 %. Exit code 4 when a law was broken in a run.
@@ -13,8 +14,10 @@ more than 1 %. Exit code 4 when a law was broken in a run.
 
 import argparse
 import os
+import statistics
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
@@ -47,6 +50,7 @@ def main() -> int:
         for policy in policies
         if (path.stem, policy, nth) not in known
     ]
+    missing.sort(key=lambda case: (case[2] + 1) * _cost_s(case[0].stem, known.values()))
     refused: dict[str, str] = {}
     if missing and given.minutes > 0:
         _play(missing, known, refused, given)
@@ -78,6 +82,11 @@ def _read(store: Path) -> dict[Key, Run]:
         nth, each = decoder.decode(line)
         found[each.scenario, each.policy, nth] = each
     return found
+
+
+def _cost_s(scenario: str, runs: Iterable[Run]) -> float:
+    """What a run of it takes, as far as is known."""
+    return statistics.fmean([run.cpu_s for run in runs if run.scenario == scenario] or [0.0])
 
 
 def _play(

@@ -31,7 +31,8 @@ AgentId = Annotated[
 @app.command("list")
 def list_(output: Output = Format.TABLE, master: MasterUrl = None, token_file: TokenFile = None) -> None:
     """All agents: where they are, how they are, and what is free of what they have."""
-    from federation.units import format_cpu
+    from federation.units import format_cpu, format_gpus
+    from policies.gpus import milli_of
 
     client = connect(master, token_file)
     agents = client.agents()
@@ -50,7 +51,7 @@ def list_(output: Output = Format.TABLE, master: MasterUrl = None, token_file: T
                 agent.mode,
                 f"{format_cpu(agent.free.cpu_milli)} of {format_cpu(agent.total.cpu_milli)}",
                 _memory(agent.free, agent.total),
-                f"{len(agent.free.gpus)} of {len(agent.total.gpus)}" if agent.total.gpus else "",
+                f"{format_gpus(milli_of(agent.free.gpus))} of {len(agent.total.gpus)}" if agent.total.gpus else "",
                 str(agent.n_tasks),
                 str(agent.n_shards),
             )
@@ -137,10 +138,16 @@ def _memory(free: "Resources", total: "Resources") -> str:
 def _gpus(total: "Resources", free: "Resources") -> str:
     from federation.units import about_bytes
 
-    idle = {gpu.uuid for gpu in free.gpus}
+    left = {gpu.uuid: gpu.milli for gpu in free.gpus}
     return "\n".join(
         f"{gpu.uuid}  {gpu.model or 'unknown model'}"
         f"{', ' + about_bytes(gpu.memory_bytes) if gpu.memory_bytes is not None else ''}"
-        f"{', free' if gpu.uuid in idle else ', taken'}"
+        f"{_left(left.get(gpu.uuid, 0))}{', shared' if gpu.isolation == 'shared' else ''}"
         for gpu in total.gpus
     )
+
+
+def _left(milli: int) -> str:
+    if 0 < milli < 1000:
+        return f", {milli / 10:g} % free"
+    return ", free" if milli else ", taken"

@@ -32,20 +32,21 @@ def set_(
     cpu: Annotated[str | None, typer.Option(help="Quota: cores, such as 64.", show_default="no limit")] = None,
     memory: Annotated[str | None, typer.Option(help="Quota: such as 256GiB.", show_default="no limit")] = None,
     disk: Annotated[str | None, typer.Option(help="Quota: such as 1TB.", show_default="no limit")] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="Quota: GPUs; 0 is no limit.")] = 0,
+    gpus: Annotated[str | None, typer.Option(help="Quota: GPUs, such as 8 or 0.5.", show_default="no limit")] = None,
     output: Output = Format.TABLE,
     master: MasterUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Set a role's weight and quota; what is not named is not limited."""
-    from federation.units import parse_bytes, parse_cpu_milli
+    from federation.units import parse_bytes, parse_cpu_milli, parse_gpu_milli
     from policies.model import Amount
+    from policies.resources import amount_from
 
-    quota = Amount(
-        cpu_milli=parse_cpu_milli(cpu) if cpu else 0,
-        memory_bytes=parse_bytes(memory) if memory else 0,
-        disk_bytes=parse_bytes(disk) if disk else 0,
-        gpus=gpus,
+    quota = amount_from(
+        parse_cpu_milli(cpu) if cpu else 0,
+        parse_bytes(memory) if memory else 0,
+        parse_bytes(disk) if disk else 0,
+        parse_gpu_milli(gpus) if gpus else 0,
     )
     view = connect(master, token_file).set_role(path, weight, None if quota == Amount() else quota)
     if output is Format.JSON:
@@ -75,12 +76,14 @@ def _print_roles(roles: "tuple[RoleView, ...]") -> None:
 
 def amount_text(amount: "Amount") -> str:
     """What is not zero: `64 cores, 256 GiB memory`."""
-    from federation.units import about_bytes, format_cpu
+    from federation.units import about_bytes, format_cpu, format_gpus
+    from policies.resources import kinds
 
+    gpu_milli = kinds(amount)[3]
     parts = (
         f"{format_cpu(amount.cpu_milli)} cores" if amount.cpu_milli else "",
         f"{about_bytes(amount.memory_bytes)} memory" if amount.memory_bytes else "",
         f"{about_bytes(amount.disk_bytes)} disk" if amount.disk_bytes else "",
-        f"{amount.gpus} GPUs" if amount.gpus else "",
+        f"{format_gpus(gpu_milli)} GPUs" if gpu_milli else "",
     )
     return ", ".join(part for part in parts if part)

@@ -32,9 +32,10 @@ def status(output: Output = Format.TABLE, master: MasterUrl = None, token_file: 
 
 def usage(part: "Amount", whole: "Amount") -> str:
     """`3 of 16 cores, 2 GiB of 64 GiB memory, 1 of 2 GPUs`."""
-    from federation.units import about_bytes, format_cpu
+    from federation.units import about_bytes, format_cpu, format_gpus
+    from policies.resources import kinds
 
-    gpus = f", {part.gpus} of {whole.gpus} GPUs" if whole.gpus else ""
+    gpus = f", {format_gpus(kinds(part)[3])} of {whole.gpus} GPUs" if whole.gpus else ""
     return (
         f"{format_cpu(part.cpu_milli)} of {format_cpu(whole.cpu_milli)} cores, "
         f"{about_bytes(part.memory_bytes)} of {about_bytes(whole.memory_bytes)} memory{gpus}"

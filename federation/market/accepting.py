@@ -10,10 +10,10 @@ from federation import wire
 from federation.agents_book import AgentEntry
 from federation.core import Core
 from federation.market import operations
-from federation.market.book import FrameworkEntry, resources_of
+from federation.market.book import FrameworkEntry, resources_of, share_of
 from federation.market.facts import FrameworkTaskLaunched, ResourcesReserved, ResourcesUnreserved
 from federation.market.holdings import OPEN, Bundle, Standing, by_standing, standing_of
-from federation.market.leasing import end_lease, gpu_order, refuse
+from federation.market.leasing import end_lease, refuse
 from federation.market.protocol import (
     Accept,
     Claim,
@@ -32,7 +32,9 @@ from federation.market.running import launch_of, lost_state, say
 from federation.market.subscriptions import changed
 from federation.offers import is_offered, unused_of
 from federation.wire import Command
-from policies.model import Resources
+from policies.gpus import WHOLE, milli_of
+from policies.model import GpuNeed, Resources
+from policies.resources import choose_gpus, named_gpus
 
 Left = dict[Standing, Bundle]
 
@@ -234,6 +236,9 @@ class Acceptance:
             return f"task {spec.task_id!r} is for {spec.agent_id}, the offer is of {self._entry.agent_id}"
         if not spec.command:
             return f"task {spec.task_id!r} has no command"
+        shares = sum(bool(claim.gpu_milli) for claim in spec.claims)
+        if shares > 1 or (shares and any(claim.gpus or len(claim.gpu_uuids) > 1 for claim in spec.claims)):
+            return f"task {spec.task_id!r}: a task has whole GPUs or a share of one"
         if not spec.claims or not any(claim.cpu_milli or claim.memory_bytes for claim in spec.claims):
             return f"task {spec.task_id!r} claims no resources"
         for shard_id in spec.reads:
@@ -259,7 +264,7 @@ class Acceptance:
         message = (
             f"more is claimed than the offers hold: {claim.cpu_milli} of {has.cpu_milli} milli-CPU, "
             f"{claim.memory_bytes} of {has.memory_bytes} bytes of memory, {claim.disk_bytes} of {has.disk_bytes} of "
-            f"disk, {max(claim.gpus, len(claim.gpu_uuids))} of {len(has.gpus)} GPUs"
+            f"disk, {_gpus_claimed(claim)} of {milli_of(has.gpus) / WHOLE:g} GPUs"
         )
         self._fail(specs, "TASK_ERROR", reason, message)
 
@@ -269,16 +274,15 @@ class Acceptance:
         left = self._left.get(standing)
         if left is None:
             return None
-        uuids = claim.gpu_uuids or tuple(gpu.uuid for gpu in sorted(left.gpus.values(), key=gpu_order)[: claim.gpus])
+        uuids = self._gpus_of(claim, left)
         if (
             claim.cpu_milli > left.cpu_milli
             or claim.memory_bytes > left.memory_bytes
             or claim.disk_bytes > left.disk_bytes
-            or len(set(uuids)) != max(claim.gpus, len(claim.gpu_uuids))
-            or any(uuid not in left.gpus for uuid in uuids)
+            or uuids is None
         ):
             return None
-        part = resources_of(self._entry, claim.cpu_milli, claim.memory_bytes, claim.disk_bytes, uuids)
+        part = resources_of(self._entry, claim, uuids)
         unused = unused_of(self._entry)
         if unused is None or not (
             part.cpu_milli <= unused.cpu_milli
@@ -289,6 +293,15 @@ class Acceptance:
         left.take(part)
         return standing, part
 
+    def _gpus_of(self, claim: Claim, left: Bundle) -> tuple[str, ...] | None:
+        """The GPUs a claim names, or the best fit; None where they are not there, or not in one piece."""
+        need = share_of(claim) or GpuNeed(count=max(claim.gpus, len(claim.gpu_uuids)))
+        if not need.count:
+            return ()
+        here = tuple(left.gpus.values())
+        chosen = named_gpus(need, here, claim.gpu_uuids) if claim.gpu_uuids else choose_gpus(need, here)
+        return None if chosen is None else tuple(gpu.uuid for gpu in chosen)
+
     # --- reservations ------------------------------------------------------------------------------------------------
 
     def _reserve(self, operation: Reserve) -> None:
@@ -296,6 +309,11 @@ class Acceptance:
         wanted: list[tuple[Reservation, Resources]] = []
         for claim in operation.claims:
             reservation = claim.reservation
+            if claim.gpu_milli:
+                self._undo(wanted)
+                message = "GPUs are reserved as whole ones"
+                operations.refuse(core, framework, operation.operation_id, entry.agent_id, message, is_stale=False)
+                return
             if reservation is None or reservation.kind != "dynamic" or reservation.role != self._role:
                 self._undo(wanted)
                 message = f"a dynamic reservation for the offer's role {self._role!r} is needed"
@@ -351,3 +369,7 @@ class Acceptance:
             )
             self._left.setdefault(OPEN, Bundle()).add(resources)
         operations.finish(core, framework, operation.operation_id, entry.agent_id, "OPERATION_FINISHED")
+
+
+def _gpus_claimed(claim: Claim) -> str:
+    return f"{claim.gpu_milli / WHOLE:g}" if claim.gpu_milli else str(max(claim.gpus, len(claim.gpu_uuids)))

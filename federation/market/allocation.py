@@ -21,10 +21,11 @@ from federation.market.leasing import Grant, emit, gpu_order, lease, links_at, l
 from federation.market.protocol import FrameworkOffer, Offers, Portion
 from federation.market.running import kill_task
 from federation.offers import free_of, is_offered, unused_of
+from policies.gpus import WHOLE, milli_of
 from policies.kernels import drf
 from policies.kernels.jit import Int64s
 from policies.model import Amount, Gpu, Resources
-from policies.resources import kinds
+from policies.resources import amount_from, amount_of, kinds
 
 allocate_kernel: Callable[[drf.Market], int] = drf.allocate
 NO_AMOUNTS = (0, 0, 0, 0)
@@ -162,9 +163,10 @@ def make_tree(core: Core) -> Tree:
             roles[role] = n
             row[drf.WEIGHT] = entry.weight
             if entry.quota is not None:  # A kind of which the quota names 0 is not limited.
-                amounts[drf.LIMIT, n] = [limit or drf.UNLIMITED for limit in kinds(entry.quota)]
+                unlimited = [limit == 0 for limit in kinds(entry.quota)]
+                amounts[drf.LIMIT, n] = np.where(unlimited, drf.UNLIMITED, _whole_gpus(entry.quota, is_up=False))
             if entry.guarantee is not None:
-                amounts[drf.GUARANTEE, n] = kinds(entry.guarantee)
+                amounts[drf.GUARANTEE, n] = _whole_gpus(entry.guarantee)
     children: list[int] = []
     for n, of_node in enumerate(below):
         nodes[n, drf.FIRST], nodes[n, drf.N_CHILDREN] = len(children), len(of_node)
@@ -218,7 +220,7 @@ def _lower(
         nodes=nodes,
         children=tree.children,
         amounts=amounts,
-        whole=np.array(kinds(core.agents.total), np.int64),
+        whole=np.array(_whole_gpus(core.agents.total), np.int64),
         items=rows,
         free=_amounts_of(items),
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
@@ -240,24 +242,26 @@ def _amounts_of(items: list[Item]) -> Int64s:
 def _fill_allocated(core: Core, tree: Tree, nodes: Int64s, amounts: Int64s) -> None:
     allocated = amounts[drf.ALLOCATED]
     for path, n in tree.roles.items():
-        allocated[n] = kinds(core.shares.roles[path].allocated)
+        allocated[n] = _whole_gpus(core.shares.roles[path].allocated)
     if tree.who:
         at = np.fromiter(tree.who, np.int64, len(tree.who))
         allocated[at] = [framework.role_allocated.get(role, NO_AMOUNTS) for framework, role in tree.who.values()]
+        allocated[at, 3] = -(-allocated[at, 3] // WHOLE)
         nodes[at, drf.N_GRANTS] = [framework.n_allocated.get(role, 0) for framework, role in tree.who.values()]
     for found in core.tasks.demands.classes.values():
-        needs, role = found.template.needs, found.template.role
-        n_gpus = needs.gpu.count if needs.gpu is not None else 0
-        count = len(found.tasks)
-        one = np.array((needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus), np.int64)
+        role = found.template.role
         if role in tree.built_in:
-            amounts[drf.LEFT, tree.built_in[role]] += one * count
+            amounts[drf.LEFT, tree.built_in[role]] += _whole_gpus(amount_of(found.template.needs, len(found.tasks)))
     for want in core.market.wants.values():
         if want.left and want.wanted.role in tree.built_in:
-            needs = wants.needs_of(want)
-            n_gpus = needs.gpu.count if needs.gpu is not None else 0
-            one = np.array((needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, n_gpus), np.int64)
-            amounts[drf.LEFT, tree.built_in[want.wanted.role]] += one * want.left
+            left = amount_of(wants.needs_of(want), want.left)
+            amounts[drf.LEFT, tree.built_in[want.wanted.role]] += _whole_gpus(left)
+
+
+def _whole_gpus(amount: Amount, *, is_up: bool = True) -> tuple[int, int, int, int]:
+    """In the kernel's kinds: a cycle gives out GPUs, or what is left of one, in one piece each."""
+    cpu_milli, memory_bytes, disk_bytes, gpu_milli = kinds(amount)
+    return cpu_milli, memory_bytes, disk_bytes, -(-gpu_milli // WHOLE) if is_up else gpu_milli // WHOLE
 
 
 def _parts(core: Core, tree: Tree, entry: AgentEntry) -> Sequence[tuple[Standing, int, Resources]]:
@@ -362,22 +366,23 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: I
             of_framework.append(offer)
         if market.left_since:
             market.left_since.pop(offer.agent_id, None)
-    for node, amount in _by_client(grants).items():
+    gpu_milli: dict[int, int] = {}
+    for key, grant in leases.items():
+        node = key // len(items)
+        gpu_milli[node] = gpu_milli.get(node, 0) + sum(milli_of(part.resources.gpus) for part in grant.portions)
+    for node, (cpu, memory, disk) in _by_client(grants).items():
         if node in tree.who:
-            market.charge(*tree.who[node], amount, 1)
+            market.charge(*tree.who[node], amount_from(cpu, memory, disk, gpu_milli[node]), 1)
     for framework_id, made in offers.items():
         core.count("framework_offers", len(made))
         emit(core, market.frameworks[framework_id], Offers(offers=tuple(made)))
 
 
-def _by_client(grants: Int64s) -> dict[int, Amount]:
+def _by_client(grants: Int64s) -> dict[int, tuple[int, int, int]]:
     nodes, which = np.unique(grants[:, 1], return_inverse=True)
-    sums = np.zeros((len(nodes), drf.KINDS), np.int64)
-    np.add.at(sums, which, grants[:, 2:])
-    return {
-        node: Amount(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
-        for node, (cpu, memory, disk, gpus) in zip(nodes.tolist(), sums.tolist(), strict=True)
-    }
+    sums = np.zeros((len(nodes), 3), np.int64)
+    np.add.at(sums, which, grants[:, 2:5])
+    return {node: (cpu, memory, disk) for node, (cpu, memory, disk) in zip(nodes.tolist(), sums.tolist(), strict=True)}
 
 
 def _note_idle(core: Core, entries: tuple[AgentEntry, ...], items: list[Item], arrays: drf.Market) -> None:

@@ -19,9 +19,9 @@ from federation.market.facts import (
     UpdateAcknowledged,
 )
 from federation.market.holdings import Bundle, Lease, Pool, Standing
-from federation.market.protocol import Call, InverseOffer, Reservation, TaskSpec, Update, WantedOffer
+from federation.market.protocol import Call, Claim, InverseOffer, Reservation, TaskSpec, Update, WantedOffer
 from policies.model import Amount, GpuNeed, Needs, Resources
-from policies.resources import amount_of
+from policies.resources import amount_of, kinds
 
 if TYPE_CHECKING:
     from federation.agents_book import AgentBook, AgentEntry
@@ -81,11 +81,12 @@ class FrameworkTask:
 
 def needs_of(spec: TaskSpec, gpus: tuple[tuple[str, ...], ...]) -> Needs:
     n_gpus = sum(len(uuids) for uuids in gpus)
+    share = next((share for claim in spec.claims if (share := share_of(claim)) is not None), None)
     return Needs(
         cpu_milli=sum(claim.cpu_milli for claim in spec.claims),
         memory_bytes=sum(claim.memory_bytes for claim in spec.claims),
         disk_bytes=sum(claim.disk_bytes for claim in spec.claims),
-        gpu=GpuNeed(count=n_gpus) if n_gpus else None,
+        gpu=(share or GpuNeed(count=n_gpus)) if n_gpus else None,
     )
 
 
@@ -149,7 +150,7 @@ class FrameworkEntry:
         self.n_launched = 0  # attempts ever: each has a number of its own
         self.tasks: dict[str, FrameworkTask] = {}
         self.operations: dict[str, OperationEntry] = {}
-        self.role_allocated: dict[str, list[int]] = {}  # role → cpu, memory, disk, gpus of its tasks and leases
+        self.role_allocated: dict[str, list[int]] = {}  # role → `kinds` of its tasks and leases
         # Of this term only.
         self.stream_id = ""
         self.gone_us: int | None = None
@@ -247,7 +248,7 @@ class MarketBook:
         agent.cpu_used += task.needs.cpu_milli
         agent.memory_used += task.needs.memory_bytes
         agent.disk_used += task.needs.disk_bytes
-        agent.gpus_used.update(task.all_gpus())
+        agent.use_gpus(task.wire_id, task.needs, task.all_gpus())
         agent.holdings.tasks[task.wire_id] = task
         for bundle, resources in self._booked(agent, task):
             bundle.add(resources)
@@ -259,7 +260,7 @@ class MarketBook:
         agent.cpu_used -= task.needs.cpu_milli
         agent.memory_used -= task.needs.memory_bytes
         agent.disk_used -= task.needs.disk_bytes
-        agent.gpus_used.difference_update(task.all_gpus())
+        agent.leave_gpus(task.wire_id, task.all_gpus())
         agent.unseen.pop(task.cmd_id, None)
         del agent.holdings.tasks[task.wire_id]
         for bundle, resources in self._booked(agent, task):
@@ -273,9 +274,7 @@ class MarketBook:
             bundle = agent.holdings.bundle_used(Standing(claim.reservation, claim.revocable))
             if bundle is not None:
                 uuids = task.gpus[n] if n < len(task.gpus) else ()
-                found.append(
-                    (bundle, resources_of(agent, claim.cpu_milli, claim.memory_bytes, claim.disk_bytes, uuids))
-                )
+                found.append((bundle, resources_of(agent, claim, uuids)))
         return found
 
     def change_task(self, fact: FrameworkTaskChanged) -> None:
@@ -350,7 +349,7 @@ class MarketBook:
         sums[0] += sign * amount.cpu_milli
         sums[1] += sign * amount.memory_bytes
         sums[2] += sign * amount.disk_bytes
-        sums[3] += sign * amount.gpus
+        sums[3] += sign * kinds(amount)[3]
         self._shares.charge(role, amount, sign)
 
     def drop_want(self, framework: FrameworkEntry, request_id: str) -> None:
@@ -368,6 +367,16 @@ class MarketBook:
         return framework.tasks.get(task_id) if framework is not None else None
 
 
-def resources_of(agent: AgentEntry, cpu: int, memory: int, disk: int, uuids: tuple[str, ...]) -> Resources:
-    gpus = tuple(agent.gpus_by_uuid[uuid] for uuid in uuids if uuid in agent.gpus_by_uuid)
-    return Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
+def resources_of(agent: AgentEntry, claim: Claim, uuids: tuple[str, ...]) -> Resources:
+    """What a claim is of its agent, once it got these GPUs."""
+    return Resources(
+        cpu_milli=claim.cpu_milli,
+        memory_bytes=claim.memory_bytes,
+        disk_bytes=claim.disk_bytes,
+        gpus=agent.held_gpus(Needs(gpu=share_of(claim)), uuids),
+    )
+
+
+def share_of(claim: Claim) -> GpuNeed | None:
+    """The share of a GPU that is claimed; None for whole ones."""
+    return GpuNeed(milli=claim.gpu_milli, memory_bytes=claim.gpu_memory_bytes) if claim.gpu_milli else None

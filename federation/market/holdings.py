@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from federation.market.protocol import FrameworkOffer, Portion, Reservation
+from policies.gpus import least, minus, plus, without
 from policies.model import Amount, Gpu, Resources
 from policies.resources import amount_of, total
 
@@ -43,14 +44,18 @@ class Bundle:
         self.memory_bytes += other.memory_bytes
         self.disk_bytes += other.disk_bytes
         for gpu in other.gpus:
-            self.gpus[gpu.uuid] = gpu
+            here = self.gpus.get(gpu.uuid)
+            self.gpus[gpu.uuid] = gpu if here is None else plus(here, gpu)
 
     def take(self, other: Resources) -> None:
         self.cpu_milli -= other.cpu_milli
         self.memory_bytes -= other.memory_bytes
         self.disk_bytes -= other.disk_bytes
         for gpu in other.gpus:
-            self.gpus.pop(gpu.uuid, None)
+            here = self.gpus.pop(gpu.uuid, None)
+            left = minus(here, gpu) if here is not None else None
+            if left is not None:
+                self.gpus[gpu.uuid] = left
 
     def frozen(self) -> Resources:
         return Resources(
@@ -78,15 +83,15 @@ class Pool:
         self.leased = Bundle()
         self.lent_leased = Bundle()
 
-    def unused(self, *taken: Bundle) -> tuple[int, int, int, list[str]]:
+    def unused(self, *taken: Bundle) -> tuple[int, int, int, tuple[Gpu, ...]]:
         """The size less what is used, lent, and in the other bundles named."""
         cpu, memory, disk = self.size.cpu_milli, self.size.memory_bytes, self.size.disk_bytes
         for bundle in (self.used, self.lent, *taken):
             cpu -= bundle.cpu_milli
             memory -= bundle.memory_bytes
             disk -= bundle.disk_bytes
-        gone = {uuid for bundle in (self.used, self.lent, *taken) for uuid in bundle.gpus}
-        return cpu, memory, disk, [uuid for uuid in self.size.gpus if uuid not in gone]
+        gone = (gpu for bundle in (self.used, self.lent, *taken) for gpu in bundle.gpus.values())
+        return cpu, memory, disk, without(tuple(self.size.gpus.values()), gone)
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -124,17 +129,17 @@ class Holdings:
     def open_part(self, free: Resources) -> Resources:
         """What of an agent's free resources is neither reserved nor leased."""
         cpu, memory, disk = free.cpu_milli, free.memory_bytes, free.disk_bytes
-        gone = set(self.leased.gpus) if self.leased.gpus else set()
+        gone = list(self.leased.gpus.values()) if self.leased.gpus else []
         cpu -= self.leased.cpu_milli
         memory -= self.leased.memory_bytes
         disk -= self.leased.disk_bytes
         for pool in self.pools.values():
-            pool_cpu, pool_memory, pool_disk, uuids = pool.unused()
+            pool_cpu, pool_memory, pool_disk, unused = pool.unused()
             cpu, memory, disk = cpu - max(0, pool_cpu), memory - max(0, pool_memory), disk - max(0, pool_disk)
-            gone.update(uuids)
+            gone += unused
         gpus = free.gpus
         if gone and gpus:
-            gpus = tuple(gpu for gpu in gpus if gpu.uuid not in gone)
+            gpus = without(gpus, gone)
         return Resources(
             cpu_milli=cpu if cpu > 0 else 0,
             memory_bytes=memory if memory > 0 else 0,
@@ -144,13 +149,13 @@ class Holdings:
 
     def pool_part(self, pool: Pool, free: Resources) -> Resources:
         """What of a pool may be leased to its role now (or, revocably, to anyone)."""
-        cpu, memory, disk, uuids = pool.unused(pool.leased, pool.lent_leased)
+        cpu, memory, disk, unused = pool.unused(pool.leased, pool.lent_leased)
         here = {gpu.uuid: gpu for gpu in free.gpus}
         return Resources(
             cpu_milli=max(0, min(cpu, free.cpu_milli)),
             memory_bytes=max(0, min(memory, free.memory_bytes)),
             disk_bytes=max(0, min(disk, free.disk_bytes)),
-            gpus=tuple(here[uuid] for uuid in uuids if uuid in here),
+            gpus=tuple(least(gpu, here[gpu.uuid]) for gpu in unused if gpu.uuid in here),
         )
 
     def bundle_leased(self, standing: Standing) -> Bundle:

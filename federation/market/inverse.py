@@ -8,7 +8,8 @@ from federation.core import Core
 from federation.market.book import FrameworkEntry
 from federation.market.leasing import emit
 from federation.market.protocol import AcceptInverse, DeclineInverse, InverseOffer, InverseOffers, RescindInverse
-from policies.model import Link, Resources
+from policies.gpus import together
+from policies.model import Gpu, Link, Resources
 
 ACCEPTED = 2**62  # `expires_us` of one that was accepted: it is not made again
 
@@ -16,12 +17,13 @@ ACCEPTED = 2**62  # `expires_us` of one that was accepted: it is not made again
 def ask_back(core: Core, entry: AgentEntry, reason: str, link: Link | None = None) -> None:
     """Ask every framework with tasks on the agent; those asked already are left alone."""
     by_framework: dict[str, list[int]] = {}
-    gpus: dict[str, list[str]] = {}
+    gpus: dict[str, dict[str, Gpu]] = {}
     for task in entry.holdings.tasks.values():
         sums = by_framework.setdefault(task.framework_id, [0, 0, 0])
         for n, amount in enumerate((task.needs.cpu_milli, task.needs.memory_bytes, task.needs.disk_bytes)):
             sums[n] += amount
-        gpus.setdefault(task.framework_id, []).extend(task.all_gpus())
+        held = entry.held_gpus(task.needs, task.all_gpus())
+        gpus[task.framework_id] = together(gpus.get(task.framework_id, {}).values(), held)
     for framework_id, (cpu, memory, disk) in by_framework.items():
         framework = core.market.frameworks[framework_id]
         if not framework.stream_id or entry.agent_id in framework.inverse:
@@ -37,7 +39,7 @@ def ask_back(core: Core, entry: AgentEntry, reason: str, link: Link | None = Non
                 cpu_milli=cpu,
                 memory_bytes=memory,
                 disk_bytes=disk,
-                gpus=tuple(entry.gpus_by_uuid[uuid] for uuid in gpus[framework_id] if uuid in entry.gpus_by_uuid),
+                gpus=tuple(gpus[framework_id].values()),
             ),
             expires_us=core.now_us + core.config.inverse_offer_us,
             link=link,

@@ -67,7 +67,11 @@ class Portion(Record, frozen=True, kw_only=True, gc=False):
 
 
 class Claim(Record, frozen=True, kw_only=True):
-    """What is taken from a portion of the same standing. GPUs may be named; else `gpus` of them, best fit."""
+    """What is taken from a portion of the same standing. GPUs may be named; else `gpus` of them, best fit.
+
+    `gpu_milli` instead is a share of one GPU that its agent shares, with so much of its memory; 0: the same share of
+    it. A task has whole GPUs or one share.
+    """
 
     cpu_milli: Amounts = 0
     memory_bytes: Amounts = 0
@@ -76,6 +80,8 @@ class Claim(Record, frozen=True, kw_only=True):
     gpu_uuids: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ()
     reservation: Reservation | None = None
     revocable: bool = False
+    gpu_milli: Annotated[int, msgspec.Meta(ge=0, lt=1000)] = 0
+    gpu_memory_bytes: Amounts = 0
 
 
 Claims = Annotated[tuple[Claim, ...], msgspec.Meta(max_length=64)]

@@ -6,7 +6,7 @@ import msgspec
 
 from federation.agents_book import AgentEntry, SentCommand
 from federation.core import Core
-from federation.launches import artifact_of, fetch_of, kill_of
+from federation.launches import artifact_of, fetch_of, kill_of, share_bytes
 from federation.market.book import PREFIX, FrameworkEntry, FrameworkTask
 from federation.market.facts import FrameworkTaskChanged
 from federation.market.leasing import emit
@@ -56,6 +56,7 @@ def launch_of(core: Core, entry: AgentEntry, task: FrameworkTask) -> Launch:
         command=spec.command,
         env=spec.env,
         gpus=task.all_gpus(),
+        gpu_memory_bytes=share_bytes(entry, task.needs, task.all_gpus()),
         artifact=artifact_of(core, spec.artifact) if spec.artifact is not None else None,
         reads=tuple(fetch_of(core, entry, shard_id) for shard_id in spec.reads),
         outputs=tuple(Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes),
@@ -169,7 +170,7 @@ def on_status(core: Core, entry: AgentEntry, status: TaskStatus, report: StatusR
         return status.state not in ("staging", "running")
     framework = core.market.frameworks[task.framework_id]
     entry.sent.pop(task.cmd_id, None)
-    was_taken_off, gpus = task.cmd_id not in entry.unseen, task.all_gpus()
+    was_taken_off, gpus = task.cmd_id not in entry.unseen, entry.held_gpus(task.needs, task.all_gpus())
     source = "SOURCE_AGENT"
     reason = _REASONS.get(status.reason, "")
     match status.state:

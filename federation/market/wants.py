@@ -23,11 +23,10 @@ from federation.market.subscriptions import changed, refusal
 from federation.offers import free_of, is_offered, may_live
 from federation.states import AgentState
 from policies.entitlements import entitlements
+from policies.gpus import together
 from policies.model import (
-    Amount,
     Demand,
     Gang,
-    Gpu,
     Link,
     LinkNeed,
     Needs,
@@ -37,7 +36,7 @@ from policies.model import (
     Role,
     Where,
 )
-from policies.resources import amount_of, copies, fits, quota_copies, role_chain, take, total
+from policies.resources import add, amount_of, copies, fits, gpus_of_tasks, quota_copies, role_chain, total
 
 HOLD_DOUBLINGS_MAX = 10
 
@@ -270,17 +269,12 @@ def _take(want: Want, entry: AgentEntry, count: int) -> tuple[int, Resources]:
     free, needs = free_of(entry), needs_of(want)
     assert free is not None, "checked by is_offered"
     count = copies(needs, free, count) if count > 0 else 0
-    gpus: list[Gpu] = []
-    by_uuid = {gpu.uuid: gpu for gpu in free.gpus}
-    if needs.gpu is not None:
-        for _ in range(count):
-            free, uuids = take(needs, free)
-            gpus += [by_uuid[uuid] for uuid in uuids]
+    pieces = gpus_of_tasks(needs.gpu, free.gpus, count) if needs.gpu is not None else []
     return count, Resources(
         cpu_milli=needs.cpu_milli * count,
         memory_bytes=needs.memory_bytes * count,
         disk_bytes=needs.disk_bytes * count,
-        gpus=tuple(gpus),
+        gpus=tuple(together(*(taken for _, taken in pieces)).values()),
     )
 
 
@@ -291,14 +285,7 @@ def _quota_left(core: Core, want: Want, taken: int, at_most: int) -> int:
     for above in role_chain(want.wanted.role):
         entry = core.shares.roles[above]
         if entry.quota is not None:
-            have = entry.allocated
-            allocated = Amount(
-                cpu_milli=have.cpu_milli + used.cpu_milli,
-                memory_bytes=have.memory_bytes + used.memory_bytes,
-                disk_bytes=have.disk_bytes + used.disk_bytes,
-                gpus=have.gpus + used.gpus,
-            )
-            at_most = quota_copies(needs, allocated, entry.quota, at_most)
+            at_most = quota_copies(needs, add(entry.allocated, used), entry.quota, at_most)
     return at_most
 
 

@@ -22,6 +22,7 @@ from federation.strictyaml import (
     read_number,
     read_text,
 )
+from policies.gpus import WHOLE
 from policies.model import GpuNeed, Needs
 from scenarios.randomness import Constant
 from scenarios.topology import as_is, read_sites
@@ -40,7 +41,7 @@ SETS = {  # what can be read → the set it belongs to
     "gavel.jobs": "gavel", "gavel.makespan": "gavel", "gavel.small": "gavel", "deeprm.jobs": "deeprm",
 }  # fmt: skip
 IMPORTED = ".csv"  # what `offerflow trace import` wrote, named by its path
-COLUMNS = ("at_us", "run_us", "cpu_milli", "memory_bytes", "gpus", "model", "n_tasks")
+COLUMNS = ("at_us", "run_us", "cpu_milli", "memory_bytes", "gpus", "model", "n_tasks", "gpu_milli")
 
 
 class Row(NamedTuple):
@@ -54,6 +55,7 @@ class Row(NamedTuple):
     gpus: int = 0
     model: str | None = None
     n_tasks: int = 1
+    gpu_milli: int = WHOLE  # of each
 
 
 class Options(NamedTuple):
@@ -168,12 +170,12 @@ def read_imported(path: Path) -> Imported:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     notes = tuple(line.removeprefix("# ") for line in lines if line.startswith("#"))
     body = lines[len(notes) :]
-    if not body or tuple(body[0].split(",")) != COLUMNS:
+    if not body or tuple(body[0].split(",")) not in (COLUMNS, COLUMNS[:-1]):  # Without shares, as it once was.
         raise ConfigError(f"{path}:{len(notes) + 1}: this is no trace that `offerflow trace import` wrote")
     rows = []
     for number, line in enumerate(body[1:], start=len(notes) + 2):
         try:
-            at_us, run_us, cpu_milli, memory_bytes, gpus, model, n_tasks = line.split(",")
+            at_us, run_us, cpu_milli, memory_bytes, gpus, model, n_tasks, *gpu_milli = line.split(",")
             rows.append(
                 Row(
                     at_us=int(at_us),
@@ -183,6 +185,7 @@ def read_imported(path: Path) -> Imported:
                     gpus=int(gpus),
                     model=model or None,
                     n_tasks=int(n_tasks),
+                    gpu_milli=int(*gpu_milli) if gpu_milli else WHOLE,
                 )
             )
         except ValueError:
@@ -200,7 +203,7 @@ def _read_scale(node: Node) -> Fraction:
 
 def _needs(row: Row, given: Needs) -> Needs:
     """The row's demand, and the file's where the row has none."""
-    gpu = GpuNeed(count=row.gpus, model=row.model) if row.gpus else given.gpu
+    gpu = GpuNeed(count=row.gpus, model=row.model, milli=row.gpu_milli) if row.gpus else given.gpu
     return Needs(
         cpu_milli=given.cpu_milli if row.cpu_milli is None else row.cpu_milli,
         memory_bytes=given.memory_bytes if row.memory_bytes is None else row.memory_bytes,
@@ -245,18 +248,16 @@ def _seconds(text: str) -> int:
 
 
 def _openb(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
-    """Alibaba's pods. A share of a GPU becomes a whole one."""
+    """Alibaba's pods, some of which ask for a share of a GPU."""
     if not row["deletion_time"] or not row["creation_time"]:
         return "it has no time of creation or deletion"
     at_us = _seconds(row["creation_time"])
     run_us = _seconds(row["deletion_time"]) - at_us
     if run_us <= 0:
         return "it ended before it began"
-    gpus, share_milli = int(row["num_gpu"]), int(row["gpu_milli"])
+    gpus = int(row["num_gpu"])
     cpu_milli, memory_bytes = int(row["cpu_milli"]), int(row["memory_mib"]) * 2**20
     models = [name for name in row["gpu_spec"].split("|") if name] if gpus else []
-    if gpus == 1 and share_milli < 1000:
-        skips.change("a share of a GPU became a whole one")
     if len(models) > 1:
         skips.change("any of several GPU models became any model at all")
     return Row(
@@ -266,6 +267,7 @@ def _openb(row: dict[str, str], options: Options, skips: Skips) -> Row | str:
         memory_bytes=memory_bytes,
         gpus=gpus,
         model=models[0] if len(models) == 1 else None,
+        gpu_milli=int(row["gpu_milli"]) if gpus == 1 else WHOLE,
     )
 
 

@@ -286,7 +286,8 @@ def _openb_node(node: Node, row: dict[str, str]) -> Node:
     }
     if int(row["gpu"]):
         memory = units.format_bytes(GPU_MEMORY_BYTES[row["model"]])
-        entries["gpus"] = mapping({row["model"]: mapping({"count": scalar(row["gpu"]), "memory": scalar(memory)})})
+        gpus: dict[str, Node] = {"count": scalar(row["gpu"]), "memory": scalar(memory), "shared": scalar("true")}
+        entries["gpus"] = mapping({row["model"]: mapping(gpus)})
     return mapping(entries)
 
 

@@ -1,4 +1,4 @@
-"""Resources of Mesos ↔ ours: CPUs in thousandths, memory and disk in MiB with three decimals, GPUs counted.
+"""Resources of Mesos ↔ ours: CPUs and GPUs in thousandths, memory and disk in MiB with three decimals.
 
 Mesos keeps three decimals of every scalar. What is said of an offer is rounded down, so that a client that takes all
 of it takes no more than there is.
@@ -11,6 +11,7 @@ from typing import Any
 from federation.errors import PeerError
 from federation.http.mesos.messages import Resource
 from federation.market.protocol import Claim, FrameworkInfo, Portion, Reservation
+from policies.gpus import WHOLE, milli_of
 from policies.model import Record, Resources
 
 MIB = 2**20
@@ -78,9 +79,9 @@ def amount_of(resource: Resource) -> tuple[str, int]:
         raise PeerError("invalid", f"resource {resource.name!r} is no amount")
     milli = round(value * 1000)
     if resource.name == "gpus":
-        if milli % 1000:
-            raise PeerError("invalid", "gpus are whole ones")
-        return "gpus", milli // 1000
+        if milli % WHOLE and milli > WHOLE:
+            raise PeerError("invalid", "gpus are whole ones, or a share of one")
+        return ("gpu_milli", milli) if 0 < milli < WHOLE else ("gpus", milli // WHOLE)
     amount = milli if resource.name == "cpus" else milli * MIB // 1000
     if amount > _AMOUNT_MAX:
         raise PeerError("invalid", f"resource {resource.name!r} exceeds all that can be")
@@ -126,7 +127,7 @@ def resources_of(resources: Resources) -> list[tuple[str, int | float]]:
         ("cpus", milli_text(resources.cpu_milli)),
         ("mem", mib(resources.memory_bytes)),
         ("disk", mib(resources.disk_bytes)),
-        ("gpus", len(resources.gpus)),
+        ("gpus", milli_text(milli_of(resources.gpus))),
     ]
     return [(name, amount) for name, amount in amounts if amount]
 
@@ -137,7 +138,7 @@ def claim_amounts(claim: Claim) -> list[tuple[str, int | float]]:
         ("cpus", milli_text(claim.cpu_milli)),
         ("mem", milli_text(-(-claim.memory_bytes * 1000 // MIB))),
         ("disk", milli_text(-(-claim.disk_bytes * 1000 // MIB))),
-        ("gpus", claim.gpus),
+        ("gpus", milli_text(claim.gpu_milli) if claim.gpu_milli else claim.gpus),
     ]
     return [(name, amount) for name, amount in amounts if amount]
 

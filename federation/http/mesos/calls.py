@@ -12,6 +12,7 @@ from federation.http.mesos import messages as m
 from federation.http.mesos.amounts import ANY_ROLE, claims_of, our_role
 from federation.http.mesos.constraints import predicates_of
 from federation.http.mesos.operations import grace_us_of, labels_of, operations_of
+from federation.market.book import share_of
 from federation.market.protocol import (
     REFUSE_US,
     Accept,
@@ -226,7 +227,8 @@ def _request(part: m.RequestPart) -> Request:
 def _wanted(part: m.WantedPart, index: int) -> WantedOffer:
     claims, extension = claims_of(part.resources), part.offerflow
     n_gpus = sum(claim.gpus for claim in claims)
-    gpu = extension.gpu if extension.gpu is not None else GpuNeed(count=n_gpus) if n_gpus else None
+    share = next((share for claim in claims if (share := share_of(claim)) is not None), None)
+    gpu = extension.gpu or share or (GpuNeed(count=n_gpus) if n_gpus else None)
     where = extension.where
     if part.agent_id is not None:
         where = msgspec.structs.replace(where, agents=(part.agent_id.value,))
