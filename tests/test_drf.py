@@ -38,7 +38,9 @@ def worlds(draw: st.DrawFn) -> tuple[Node, list[Item], list[int]]:
                     (draw(st.integers(0, n_agents - 1)), list(draw(kinds))) for _ in range(draw(st.integers(0, 2)))
                 ]
                 before = list(draw(kinds))
+                n_large = draw(st.integers(0, before[3]))
                 for above in client.chain():
+                    above.gpus = [above.gpus[0] + before[3] - n_large, above.gpus[1] + n_large]
                     above.allocated = [have + more for have, more in zip(above.allocated, before, strict=True)]
                 node.children.append(client)
     inner = [node for node in nodes_below(root) if not node.is_client and (node is root or node.children)]
@@ -49,8 +51,10 @@ def worlds(draw: st.DrawFn) -> tuple[Node, list[Item], list[int]]:
              draw(st.booleans()), draw(st.integers(0, 4)) == 0)
         for n in range(draw(st.integers(0, 8)))
     ]  # fmt: skip
+    for item in items:
+        item.gpus = draw(st.lists(st.integers(0, 1), min_size=item.free[3], max_size=item.free[3]))
     scale = draw(st.sampled_from([1, 1, 2**40]))
-    return root, items, [20_000 * scale, 9_000, 300, 9 if draw(st.booleans()) else 0]
+    return root, items, [20_000 * scale, 9_000, 300, draw(st.integers(1, 40)), draw(st.integers(1, 4))]
 
 
 def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, list[Node]]:
@@ -81,18 +85,22 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
     for n, item in enumerate(items):
         first = len(filters)
         filters += [[index[id(node)], *no] for node in nodes for agent, no in node.refused if agent == item.agent]
-        table[n] = (item.agent, index[id(item.root)], item.has_gpus, item.revocable, first, len(filters), 0)
+        gpu_from = sum(len(earlier.gpus) for earlier in items[:n])
+        table[n] = (item.agent, index[id(item.root)], item.has_gpus, item.revocable, first, len(filters), 0, gpu_from)
     market = drf.Market(
         nodes=rows,
         children=np.array(children, np.int64),
         amounts=amounts,
-        whole=np.array(whole, np.int64),
+        whole=np.array([*whole[:3], sum(whole[3:])], np.int64),
         items=table,
         free=np.array([item.free for item in items], np.int64).reshape(-1, 4),
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
         masks=np.array(masks, np.int64).reshape(-1, n_agents),
         least=np.array(LEAST, np.int64),
         grants=np.zeros((512, drf.GRANT_ROW), np.int64),
+        gpus=np.array([gpu for item in items for gpu in item.gpus], np.int64),
+        gpus_whole=np.array(whole[3:], np.int64),
+        gpus_allocated=np.array([node.gpus for node in nodes], np.int64),
     )
     return market, nodes
 

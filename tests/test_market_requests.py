@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from federation.api import SetRole, SubmitJob
 from federation.config import MasterConfig
 from federation.market import protocol as p
+from federation.wire import HeldShard, LinkSample, NetReport
 from policies.entitlements import GRAIN_PPM, entitlements
 from policies.flow import Flow
 from policies.model import Amount, Demand, Needs, Role
 from policies.resources import dominant_share_ppm, kinds
 from tests.market_world import Client, MarketWorld, claim, cpus, spec
-from tests.master_world import GIB, SECOND, group, job
+from tests.master_world import GIB, SECOND, group, job, sha
 
 
 def world(**config: Any) -> MarketWorld:
@@ -228,3 +229,77 @@ def test_a_hoarder_is_passed_over_for_longer_each_time() -> None:
             w.advance(SECOND)
         worker.accept(worker.offer(), operations=(p.Launch(tasks=(spec(f"t{n}", claims=(claim(4, 4),)),)),))
     assert w.master.counters["framework_offers_expired"] <= 3
+
+
+def test_others_go_on_beside_what_is_kept() -> None:
+    """Nothing new starts where an agent is kept for a gang; everywhere else the small ones are served."""
+    w = world(starve_after_us=20 * SECOND)
+    agents = [w.agent(f"gw-{n}") for n in range(3)]
+    small = w.client("small")
+    for n, offer in enumerate(list(small.offers.values())):
+        small.launch(offer, names=(f"t{n}",), cpu=3)
+    gang = w.client("gang", roles=("gang",))
+    gang.call(p.Request(wants=(want("g", cpu=4, role="gang", count=2, gang=True),)))
+    gang.decline(*gang.offers.values(), refuse_us=0)
+    w.advance(25 * SECOND)
+    held = set(w.master.core.market.held)
+    assert len(held) == 2
+    small.decline(*small.offers.values(), refuse_us=0)
+    for agent in agents:
+        agent.end(next(task_id for task_id, _ in agent.running))
+        agent.offer()
+    small.call(p.Revive())
+    w.advance(SECOND)
+    assert {offer.agent_id for offer in small.offers.values() if cpus(offer)} == {f"gw-{n}" for n in range(3)} - held
+    whole = [offer for offer in gang.offers.values() if offer.request_id == "g"]
+    assert {offer.agent_id for offer in whole} == held and shaped(gang) == 8000
+
+
+def test_what_starves_is_kept_room_where_its_data_is() -> None:
+    """Not where least is in use: there it would hold what it took and wait for its data."""
+    w = world(starve_after_us=20 * SECOND, round_idle_us=3600 * SECOND)
+    holder, busy, idler = (w.agent(name) for name in ("gw-1", "gw-2", "gw-3"))
+    shard = HeldShard(shard_id=sha(7), size_bytes=GIB, name="s")
+    holder.shards[shard.shard_id] = shard
+    holder.queue_shard(shard, "held")
+    holder.flush()
+    for agent in (busy, idler):
+        slow = LinkSample(
+            from_agent="gw-1", to_agent=agent.agent_id, method="transfer", bandwidth_bps=8_000_000, bytes=2**24,
+            duration_us=16 * SECOND,
+        )  # fmt: skip
+        agent.say(NetReport, samples=(slow,))
+    other = w.client("other")
+    for n, offer in enumerate(sorted(other.offers.values(), key=lambda offer: offer.agent_id)):
+        other.launch(offer, names=(f"t{n}",), cpu=(4, 3, 2)[n])
+    client = w.client("reader", roles=("reader",))
+    client.call(p.Request(wants=(want("r", cpu=3, role="reader", reads=(shard.shard_id,)),)))
+    w.advance(25 * SECOND)
+    assert list(w.master.core.market.held) == ["gw-1"], "gw-3 has less in use"
+    holder.end(next(task_id for task_id, _ in holder.running))
+    w.advance(6 * SECOND)
+    assert client.offer().agent_id == "gw-1" and not w.master.core.market.held
+
+
+def test_small_wishes_wait_for_their_turn_and_are_kept_nothing() -> None:
+    w = world(starve_after_us=20 * SECOND)
+    w.agent("gw-1")
+    other = w.client("other")
+    other.launch(other.offer(), names=("t",), cpu=4)
+    w.client("small").call(p.Request(wants=(want("r", cpu=1, count=9),)))
+    w.advance(60 * SECOND)
+    assert not w.master.core.market.held
+
+
+def test_a_wish_that_is_served_piece_by_piece_does_not_starve() -> None:
+    w = world(starve_after_us=20 * SECOND)
+    agent = w.agent("gw-1")
+    client = w.client("many")
+    client.call(p.Request(wants=(want("r", cpu=4, count=4),)))
+    for n in range(3):
+        w.advance(SECOND)
+        client.launch(client.offer(), names=(f"t{n}",), cpu=4)
+        w.advance(15 * SECOND)
+        assert not w.master.core.market.held
+        agent.end(next(task_id for task_id, _ in agent.running))
+        agent.offer()

@@ -6,7 +6,8 @@ from federation.api import Problem, SetAgentMode, SetRole, SubmitJob
 from federation.config import MasterConfig, ReservationConfig
 from federation.market import protocol as p
 from federation.views import offers as agent_offers
-from policies.model import Amount
+from federation.wire import LinkSample, NetReport
+from policies.model import Amount, Gpu, Resources
 from tests.market_world import MarketWorld, claim, cpus, spec
 from tests.master_world import GIB, SECOND, group, job, resources
 
@@ -72,6 +73,29 @@ def test_gpu_nodes_go_only_to_frameworks_that_want_gpus() -> None:
     wants.launch(wants.offer(), claims=(claim(gpus=1),))
     (launch,) = w.agents["vm-1"].running.values()
     assert launch.gpus == ("gpu-a",)
+
+
+def test_half_of_the_large_gpus_is_half_however_many_small_ones_there_are() -> None:
+    """Counted alike, the first would have 1 of 10 and the second 3; by model and memory they have 1 of 2 and 3 of 8."""
+    w = world()
+
+    def join(agent_id: str, model: str, count: int, offer: bool = True) -> None:
+        gpus = tuple(Gpu(uuid=f"{agent_id}-{n}", model=model, memory_bytes=GIB) for n in range(count))
+        w.agent(agent_id, offer=offer, total=Resources(cpu_milli=1000, memory_bytes=GIB, disk_bytes=GIB, gpus=gpus))
+
+    w.agent("big", offer=False, total=resources(cpu=400, memory=800))  # CPU and memory are nobody's dominant share.
+    join("l-2", "h200", 1, offer=False)
+    capable = ("GPU_RESOURCES", "PARTITION_AWARE")
+    first = w.client("first", roles=("a",), capabilities=capable)
+    join("l-1", "h200", 1)
+    first.launch(first.offer(), claims=(claim(gpus=1),))
+    first.call(p.Suppress())
+    second = w.client("second", roles=("b",), capabilities=capable)
+    join("s-1", "t4", 3)
+    second.launch(second.offer(), claims=(claim(gpus=3),))
+    first.call(p.Revive())
+    join("s-2", "t4", 5)
+    assert second.offer().agent_id == "s-2" and not first.offers
 
 
 # --- filters ---------------------------------------------------------------------------------------------------------
@@ -495,3 +519,27 @@ def test_calls_wait_for_their_turn_and_the_queue_is_bounded() -> None:
     assert isinstance(refused, Problem) and refused.status == 429
     w.advance(SECOND)
     assert sum(isinstance(answer, p.CallTaken) for answer in w.replies.values()) == 4
+
+
+def test_a_principal_waits_for_its_own_calls_only() -> None:
+    w = world(calls_per_s=1, calls_waiting_max=1)
+    loud, quiet = w.client("loud", principal="p"), w.client("quiet", principal="q")
+    w.advance(SECOND)
+    answers = [loud.call(p.Revive()) for _ in range(3)]
+    assert isinstance(answers[0], p.CallTaken) and answers[1] is None and isinstance(answers[2], Problem)
+    assert isinstance(quiet.call(p.Revive()), p.CallTaken)
+
+
+def test_offers_go_only_where_the_measured_link_and_the_gpus_suffice() -> None:
+    w = world()
+    near, far, small = w.agent("near"), w.agent("far"), w.agent("small", total=resources(gpus=["a"]))
+    for agent, rtt_us in ((near, 5_000), (far, 50_000)):
+        echo = LinkSample(from_agent=agent.agent_id, to_agent="small", method="echo", rtt_us=rtt_us)
+        agent.say(NetReport, samples=(echo,))
+    close = w.client("close", constraints={"": ("link.rtt_us{to=site:site-small} < 20000",)})
+    assert close.offer().agent_id == "near"
+    capable = ("GPU_RESOURCES", "PARTITION_AWARE")
+    large = w.client("large", capabilities=capable, constraints={"": ("gpu.memory_bytes >= 80GiB",)})
+    assert not large.offers
+    enough = w.client("enough", capabilities=capable, constraints={"": ("gpu.memory_bytes >= 24GiB",)})
+    assert enough.offer().agent_id == small.agent_id

@@ -9,6 +9,7 @@ import pytest
 
 from federation.api import Problem
 from federation.http.mesos.recordio import frame
+from federation.http.settings import HttpConfig
 from federation.market.protocol import Error, ExecutorMessage, Heartbeat, Subscribe
 from tests.mesos_world import FRAMEWORK, Desk, Wire, call, serving, subscribe, subscribed
 
@@ -132,6 +133,11 @@ async def test_calls_share_a_connection_of_their_own_and_are_answered_202_withou
         assert "keep-alive" not in wire.headers and wire.headers.get("connection") != "close"
         wire.close()
         stream.close()
+
+
+def test_an_idle_connection_for_calls_stays_open() -> None:
+    """Clients of Mesos keep one and take its end for the end of the master."""
+    assert HttpConfig().keep_alive_us >= 600_000_000 > HttpConfig().stall_us
 
 
 async def test_an_acknowledgement_is_never_refused_by_the_core_but_other_calls_are() -> None:

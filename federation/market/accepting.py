@@ -95,6 +95,7 @@ def accept(core: Core, framework: FrameworkEntry, call: Accept) -> None:
             if lease.request_id and (want := framework.wants.get(lease.request_id)) is not None:
                 acceptance.expect(want.wanted.run_us)
                 want.n_taken += lease.pieces
+                want.served_us = core.now_us
                 if want.is_met:
                     core.market.drop_want(framework, lease.request_id)
                     changed(core)

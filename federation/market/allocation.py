@@ -16,6 +16,7 @@ from federation.core import Core
 from federation.market import wants
 from federation.market.book import Filter, FrameworkEntry
 from federation.market.constraints import admits
+from federation.market.gpu_classes import class_of, gpu_classes_of, gpus_allocated
 from federation.market.holdings import OPEN, Pool, Standing
 from federation.market.leasing import Grant, emit, gpu_order, lease, links_at, links_of, rescind
 from federation.market.protocol import FrameworkOffer, Offers, Portion
@@ -183,6 +184,7 @@ def _lower(
     agent_of: list[int] = []  # by item
     odd: list[tuple[int, ...]] = []  # items of which more than the agent is to be said: which, and the rest of its row
     filters: list[tuple[int, int, int, int, int]] = []
+    classes, gpu_classes = gpu_classes_of(core), list[int]()
     least_cpu, least_memory = config.offer_cpu_milli_min, config.offer_memory_bytes_min
     for entry in entries:
         agent_id = entry.agent_id
@@ -201,7 +203,9 @@ def _lower(
             if of_agent is not None:
                 filters += _filter_rows(tree, of_agent, standing, gpus)
             if root or has_gpus or had_turn or standing.revocable or len(filters) > n_filters:
-                odd.append((len(items), root, has_gpus, standing.revocable, n_filters, len(filters), had_turn))
+                row = (root, has_gpus, standing.revocable, n_filters, len(filters), had_turn, len(gpu_classes))
+                odd.append((len(items), *row))
+                gpu_classes += [classes.number[class_of(gpu)] for gpu in gpus]
             items.append(Item(entry, standing, free, gpus, first))
             agent_of.append(len(agents))
         agents.append(entry)
@@ -227,6 +231,9 @@ def _lower(
         masks=np.array(masks, np.int64).reshape(-1, len(agents)),
         least=np.array((least_cpu, least_memory), np.int64),
         grants=np.zeros((room or 4 * len(items) + 64, drf.GRANT_ROW), np.int64),
+        gpus=np.array(gpu_classes, np.int64),
+        gpus_whole=np.array(classes.whole, np.int64),
+        gpus_allocated=gpus_allocated(core, classes, tree.roles, tree.clients, nodes[:, drf.PARENT].tolist()),
     )
 
 

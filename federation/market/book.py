@@ -103,12 +103,15 @@ class Filter:
 class Want:
     """A piece of REQUEST as it stands: how many of its pieces are offered or taken. A SUPPRESS after it pauses it."""
 
-    __slots__ = ("demand_id", "framework_id", "is_paused", "n_holds", "n_leased", "n_taken", "since_us", "wanted")
+    __slots__ = (
+        "demand_id", "framework_id", "is_paused", "n_holds", "n_leased", "n_taken", "served_us", "since_us",
+        "wanted",
+    )  # fmt: skip
 
     def __init__(self, framework_id: str, wanted: WantedOffer, since_us: int) -> None:
         self.framework_id = framework_id
         self.wanted = wanted
-        self.since_us = since_us
+        self.since_us = self.served_us = since_us  # the latter: when a piece of it was last taken
         self.is_paused = False
         self.n_holds = 0  # reservations ahead that ended in nothing
         self.n_leased = 0
@@ -217,6 +220,7 @@ class MarketBook:
         self.tree: Any = None  # the roles and clients as the allocation lays them out; None when to be made anew
         self.held: dict[str, str] = {}  # agent id → demand id of the starving wish it is kept for
         self.held_until_us = 0
+        self.gpu_classes: Any = None  # of the agents as they are; made anew when one comes, goes or changes
         self.left_since: dict[str, int] = {}  # agents left to the rounds, and since when
         self.wants: dict[str, Want] = {}  # by demand id
         self.n_uuids = 0

@@ -1,10 +1,10 @@
 """REQUEST: what frameworks wish for goes into the placement rounds, and where the optimum puts it becomes an offer.
 
 A wish is a demand like a pending task's. A gang is leased whole or not at all, so nothing is hoarded while it waits.
-A wish that nothing free has met for long gets agents kept for it (reserve-ahead): nothing new starts there, and as soon
-as what runs there has ended the wish is served. One wish has its turn at a time, the longest-waiting first, for a
-bounded while that doubles from turn to turn, so that in the end it outlasts whatever runs there. Others go on
-everywhere else meanwhile (backfill).
+A large wish of which nothing free has met a piece for long gets agents kept for it (reserve-ahead), where its data is
+or soon would be: nothing new starts there, and as soon as what runs there has ended the wish is served. One wish has
+its turn at a time, the longest-waiting first, for a bounded while that doubles from turn to turn, so that in the end it
+outlasts whatever runs there. Others go on everywhere else meanwhile (backfill).
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from federation.market.holdings import OPEN
 from federation.market.leasing import Grant, emit, lease, links_at, links_of
 from federation.market.protocol import CallTaken, FrameworkOffer, Offers, Portion, Request, WantedOffer
 from federation.market.subscriptions import changed, refusal
-from federation.offers import free_of, is_offered, may_live
+from federation.offers import FOREVER_US, free_of, is_offered, may_live
 from federation.states import AgentState
 from policies.entitlements import entitlements
 from policies.gpus import together
@@ -34,11 +34,14 @@ from policies.model import (
     Placement,
     Resources,
     Role,
+    Transfer,
     Where,
 )
 from policies.resources import add, amount_of, copies, fits, gpus_of_tasks, quota_copies, role_chain, total
 
 HOLD_DOUBLINGS_MAX = 10
+SMALL_COPIES = 4
+DATA_GRAIN_US = 5_000_000  # Data that comes sooner than another's by less is no reason to wait for a fuller agent.
 
 
 def request(core: Core, framework: FrameworkEntry, call: Request) -> Answer:
@@ -319,7 +322,9 @@ def look_at_holds(core: Core) -> None:
         starving = [
             want
             for want in market.wants.values()
-            if _is_open(core, want) and core.now_us - want.since_us >= config.starve_after_us
+            if _is_open(core, want)
+            and core.now_us - max(want.since_us, want.served_us) >= config.starve_after_us
+            and _may_starve(core, want)
         ]
         for want in sorted(starving, key=lambda want: (want.since_us, want.demand_id)):
             if _hold_for(core, want):
@@ -330,16 +335,32 @@ def look_at_holds(core: Core) -> None:
         core.deadlines.set_earlier(("market", "holds"), core.now_us + config.starve_after_us)
 
 
+def _may_starve(core: Core, want: Want) -> bool:
+    """Whether room that frees up piece by piece may never do: for a gang, and for a piece of which no agent could hold
+    four. Smaller ones only wait for their turn, and the price of waiting brings it."""
+    if want.wanted.gang:
+        return True
+    needs = needs_of(want)
+    return not any(
+        copies(needs, entry.enrolled.total, SMALL_COPIES) == SMALL_COPIES and _suits(core, want, entry)
+        for entry in core.agents.sorted()
+    )
+
+
 def _hold_for(core: Core, want: Want) -> bool:
-    """Keep the agents that can hold it soonest: those with the least in use. False when none ever could."""
+    """Keep the agents that can begin it soonest: those to which its data comes first, of these those with the least in
+    use. False when none ever could."""
+    crossing = {(way.from_site, way.to_site): way for way in core.transfers.snapshot(core.tasks.tasks, core.moves)}
     needs, left = needs_of(want), want.left if want.wanted.gang else 1
-    found: list[tuple[int, str, int]] = []
+    found: list[tuple[int, int, str, int]] = []
     for entry in core.agents.sorted():
         here = entry.state is AgentState.ONLINE and entry.mode == "active"
         if here and fits(needs, entry.enrolled.total) and _suits(core, want, entry):
             most = copies(needs, entry.enrolled.total, left)
-            found.append((entry.cpu_used * 1000 // max(1, entry.enrolled.total.cpu_milli), entry.agent_id, most))
-    for _, agent_id, most in sorted(found):
+            used_milli = entry.cpu_used * 1000 // max(1, entry.enrolled.total.cpu_milli)
+            grains = _data_us(core, want, entry, crossing) // DATA_GRAIN_US
+            found.append((grains, used_milli, entry.agent_id, most))
+    for _, _, agent_id, most in sorted(found):
         if left <= 0:
             break
         core.market.held[agent_id] = want.demand_id
@@ -352,6 +373,28 @@ def _hold_for(core: Core, want: Want) -> bool:
     core.rounds.changed = True
     serve_held(core)
     return True
+
+
+def _data_us(core: Core, want: Want, entry: AgentEntry, crossing: dict[tuple[str, str], Transfer]) -> int:
+    """How long what it reads would take to an agent, after all that is on the same ways already."""
+    data_us = 0
+    for shard_id in want.wanted.reads:
+        shard = core.shards.entries.get(shard_id)
+        if shard is None or shard_id in entry.shards:
+            continue
+        best_us = FOREVER_US
+        for agent_id in core.shards.live_replicas(shard):
+            site = core.agents[agent_id].site
+            if site == entry.site:
+                best_us = 0
+                break
+            bps = core.network.bandwidth_bps(agent_id, entry.agent_id)
+            if bps:
+                way = crossing.get((site, entry.site))
+                n_bytes = shard.size_bytes + (way.left_bytes if way is not None else 0)
+                best_us = min(best_us, n_bytes * 8_000_000 // bps)
+        data_us += best_us
+    return data_us
 
 
 def serve_held(core: Core) -> None:

@@ -1,14 +1,15 @@
 """One allocation cycle of weighted, hierarchical dominant resource fairness: which client is offered which item.
 
 Axes: V nodes of the tree of roles and clients, I items (what of one agent is free and has one standing), K = 4 kinds
-(milli-CPU, bytes of memory, bytes of disk, GPUs), F filters, M masks.
+(milli-CPU, bytes of memory, bytes of disk, GPUs), G classes of GPUs (of one model and memory), F filters, M masks.
 
 Items are given in their order, each in whole to one client as far as limits allow, and what is left of it to the next.
 For each, the tree is walked from its root (an item that is reserved: from the node of its role), at every node to the
 child that has the least weighted dominant share, of equal ones to that with fewer allocations, then to the first (nodes
 are numbered by path). Offered counts as allocated: shares move with every grant (Ghodsi et al., NSDI 2011, §4; Mesos
 `DRFSorter`). A share is the largest over the kinds of ⌊allocated·2³⁰ / whole⌋, both shifted right until the whole is
-below 2³¹, then times 2²⁰ and divided by the weight.
+below 2³¹, then times 2²⁰ and divided by the weight. Each class of GPUs is a kind of its own here: half of the few large
+ones is half, whatever else there is. Limits, guarantees and filters count GPUs.
 
 A first pass serves only clients of roles below their guarantee, up to it; the second all, but never from what the
 guarantees still want. Cost O(grants · (depth + children + clients that refuse)).
@@ -27,9 +28,10 @@ KINDS = 4
 PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, SHARE, STAMP = range(12)
 NODE_ROW = 12
 # Columns of `items`. AGENT: index of its agent, for masks; ROOT: the node it may go below; HAS_GPUS: of its agent;
-# IS_REVOCABLE: it must be given back; NOT_TODO: built-in work had its turn; FILTER_FROM/FILTER_TO: rows of `filters`.
-AGENT, ROOT, HAS_GPUS, IS_REVOCABLE, FILTER_FROM, FILTER_TO, NOT_TODO = range(7)
-ITEM_ROW = 7
+# IS_REVOCABLE: it must be given back; NOT_TODO: built-in work had its turn; FILTER_FROM/FILTER_TO: rows of `filters`;
+# GPU_FROM: where in `gpus` its next free one stands.
+AGENT, ROOT, HAS_GPUS, IS_REVOCABLE, FILTER_FROM, FILTER_TO, NOT_TODO, GPU_FROM = range(8)
+ITEM_ROW = 8
 # Rows of `filters`: the client's node, then what it refused, by kind.
 FILTER_ROW = 1 + KINDS
 # Rows of `grants`: item, node, then how much, by kind.
@@ -52,21 +54,24 @@ class Market(NamedTuple):
     filters: Int64s  # [F, FILTER_ROW]
     masks: Int64s  # [M, agents]: 1 where the client's constraints admit the agent
     least: Int64s  # [2]: less CPU and less memory than this is not worth an offer
-    grants: Int64s  # [G, GRANT_ROW], out
+    grants: Int64s  # [room, GRANT_ROW], out
+    gpus: Int64s  # the class of every free GPU, item by item in the order in which they are given
+    gpus_whole: Int64s  # [G]
+    gpus_allocated: Int64s  # [V, G]
 
 
 _named_tuple: Any = types.NamedTuple  # numba's stubs do not know it
 _i2 = types.Array(types.int64, 2, "C")
 _i3 = types.Array(types.int64, 3, "C")
 _i1 = types.Array(types.int64, 1, "C")
-_market: Any = _named_tuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2), Market)
+_market: Any = _named_tuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2, _i1, _i1, _i2), Market)
 
 
 @kernel(types.int64(_market, types.int64))
 def share_of(m: Market, v: int) -> int:
     """The weighted dominant share of a node, as the module says."""
     best = 0
-    for k in range(KINDS):
+    for k in range(KINDS - 1):
         whole = m.whole[k]
         if whole > 0:
             shift = 0
@@ -74,6 +79,8 @@ def share_of(m: Market, v: int) -> int:
                 shift += 1
             part = ((m.amounts[ALLOCATED, v, k] >> shift) << SHARE_BITS) // (whole >> shift)
             best = max(best, part)
+    for g in range(m.gpus_whole.shape[0]):
+        best = max(best, (m.gpus_allocated[v, g] << SHARE_BITS) // m.gpus_whole[g])
     share: int = (best << WEIGHT_BITS) // m.nodes[v, WEIGHT]
     return share
 
@@ -203,10 +210,14 @@ def allocate(m: Market) -> int:
                     if m.nodes[v, TODO]:
                         m.amounts[LEFT, v, k] = max(0, m.amounts[LEFT, v, k] - out[k])
                 n += 1
+                first_gpu = m.items[i, GPU_FROM]
+                m.items[i, GPU_FROM] += out[KINDS - 1]
                 above = v
                 while above >= 0:
                     for k in range(KINDS):
                         m.amounts[ALLOCATED, above, k] += out[k]
+                    for j in range(first_gpu, first_gpu + out[KINDS - 1]):
+                        m.gpus_allocated[above, m.gpus[j]] += 1
                     m.nodes[above, N_GRANTS] += 1
                     m.nodes[above, SHARE] = share_of(m, above)
                     above = m.nodes[above, PARENT]

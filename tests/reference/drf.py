@@ -15,6 +15,7 @@ class Node:
     parent: "Node | None" = None
     allocated: Amounts = field(default_factory=lambda: [0, 0, 0, 0])
     grants: int = 0
+    gpus: Amounts = field(default_factory=lambda: [0, 0])  # of them, by class
     is_client: bool = False
     takes_gpus: bool = True
     takes_revocable: bool = True
@@ -32,11 +33,13 @@ class Item:
     root: Node
     has_gpus: bool = False
     revocable: bool = False
+    gpus: Amounts = field(default_factory=list)  # the class of each free one, as they are given
 
 
 def share(node: Node, whole: Amounts) -> int:
+    """`whole`: CPU, memory, disk, then the GPUs of each class."""
     parts = [0]
-    for have, total in zip(node.allocated, whole, strict=True):
+    for have, total in zip([*node.allocated[:3], *node.gpus], whole, strict=True):
         if total > 0:
             shift = max(0, total.bit_length() - 31)
             parts.append(((have >> shift) << 30) // (total >> shift))
@@ -109,7 +112,9 @@ def allocate(root: Node, items: list[Item], whole: Amounts, least: tuple[int, in
                 item.free = [have - gone for have, gone in zip(item.free, out, strict=True)]
                 if spare is not None and item.root is root:
                     spare = [have - gone for have, gone in zip(spare, out, strict=True)]
+                given, item.gpus = item.gpus[: out[3]], item.gpus[out[3] :]
                 for node in client.chain():
                     node.allocated = [have + gone for have, gone in zip(node.allocated, out, strict=True)]
+                    node.gpus = [have + given.count(g) for g, have in enumerate(node.gpus)]
                     node.grants += 1
     return grants
