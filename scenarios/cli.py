@@ -50,6 +50,9 @@ def run(
     faults: Annotated[
         str | None, typer.Option(help="Only these faults of the file, by number: 2,5. [default: all]")
     ] = None,
+    solve_times: Annotated[
+        Path | None, typer.Option(help="Results (--json) of a run with `solve: measured`: its rounds' times again.")
+    ] = None,
     live: Annotated[bool, typer.Option(help="Run real processes and a real broker, in real time.")] = False,
     keep: Annotated[
         Path | None, typer.Option(help="With --live: keep logs, journal and recordings here (a new folder).")
@@ -67,6 +70,7 @@ def run(
     from rich.console import Console
 
     from policies.kernels.cache import warm_up
+    from scenarios.difference import with_solve_times
     from scenarios.format import read_settings
     from scenarios.junit import junit
     from scenarios.page import page
@@ -82,6 +86,8 @@ def run(
         traces=traces,
         faults=_numbers(faults),
     )
+    if solve_times is not None:
+        cases = with_solve_times(cases, solve_times, scenario.world.seed)
     warm_up()
     results = _run_with_progress(scenario, cases, jobs, on, live, keep)
     summaries = [result.summary for result in results]

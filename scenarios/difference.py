@@ -9,7 +9,7 @@ import msgspec
 from federation.errors import ConfigError
 from policies.model import Record
 from scenarios.expect import shown
-from scenarios.runs import Result
+from scenarios.runs import Case, Result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,6 +94,20 @@ def compare_results(before: list[Result], after: list[Result]) -> Difference:
         n_equal=sum(first.summary.digest == second.summary.digest for first, second in pairs),
         unpaired=tuple(unpaired),
     )
+
+
+def with_solve_times(cases: list[Case], path: Path, file_seed: int) -> list[Case]:
+    """The cases with the solve times of their runs in a file of results. Raises `ConfigError` where one has none."""
+    known = {_key(each, True)[1:]: each.solve_us for each in _load(path)}
+    found: list[Case] = []
+    for case in cases:
+        seed = file_seed if case.seed is None else case.seed
+        solve_us = known.get((case.policy, seed, tuple(sorted(case.parameters.items()))))
+        if not solve_us:
+            settings = "".join(f" {name}={value}" for name, value in case.parameters.items())
+            raise ConfigError(f"{path} has no measured solve times of {case.policy} seed {seed}{settings}")
+        found.append(msgspec.structs.replace(case, solve_us=solve_us))
+    return found
 
 
 def _key(result: Result, by_policy: bool) -> Key:

@@ -15,6 +15,7 @@ from federation.strictyaml import (
     Fields,
     FileError,
     Node,
+    Scalar,
     as_mapping,
     choice,
     integer_between,
@@ -40,6 +41,9 @@ ROOT_KEYS = (
 )  # fmt: skip
 DATA_KEYS = ("at", "count", "size")
 MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end", "moves")
+SOLVE_US = 5_000
+MEASURED = "measured"
+MEASURED_NOTE = "rounds take what this machine's processor takes: --solve-times RESULTS plays a run's times again"
 SEED_MAX = 2**31
 
 T = TypeVar("T")
@@ -81,6 +85,7 @@ def load_scenario(
     scope = Scope(topology.sites, path.parent, seed, duration_us, folder)
     workload = fields.required("workload", lambda node: read_workload(node, scope))
     frameworks, works = fields.optional("frameworks", lambda node: read_frameworks(node, scope), ((), ()))
+    solve_us, is_measured = _of(model, "solve", _read_solve, (SOLVE_US, False))
     faults = None
     if "faults" in fields:
         faults = read_faults(fields.required("faults", as_is), topology, seed, duration_us)
@@ -103,11 +108,19 @@ def load_scenario(
         egress=topology.egress,
         quiet_tail_us=faults.quiet_tail_us if faults is not None else 0,
         to_the_end=_of(model, "to_the_end", read_flag, False),
-        solve_us=_of(model, "solve", read_duration, 5_000),
+        solve_us=solve_us,
+        solve_measured=is_measured,
         commit_us=_of(model, "commit", read_duration, 1_000),
         moves_per_minute=_of(model, "moves", integer_between(0, 1_000_000), None),
         noise_ppm=_of(model, "measurement_noise", quantity(units.parse_percent_ppm), 30_000),
-        notes=_notes((*topology.notes, *workload.notes, *(note for work in works for note in work.notes))),
+        notes=_notes(
+            (
+                *([MEASURED_NOTE] if is_measured else []),
+                *topology.notes,
+                *workload.notes,
+                *(note for work in works for note in work.notes),
+            )
+        ),
     )
     arrivals = [*world.arrivals, *(each for framework in frameworks for each in framework.arrivals)]
     roles = {each.job.role for each in arrivals} | {role.path for role in world.roles}
@@ -122,6 +135,11 @@ def load_scenario(
 
 def _of(fields: Fields | None, key: str, read: Callable[[Node], T], default: T) -> T:
     return default if fields is None else fields.optional(key, read, default)
+
+
+def _read_solve(node: Node) -> tuple[int, bool]:
+    """How long a round takes, and whether it is measured instead."""
+    return (SOLVE_US, True) if isinstance(node, Scalar) and node.text == MEASURED else (read_duration(node), False)
 
 
 def _notes(notes: tuple[str, ...]) -> tuple[str, ...]:

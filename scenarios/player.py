@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -35,6 +35,7 @@ from scenarios.laws import Laws
 from scenarios.simulated_agent import Overseer, SimulatedAgent
 from scenarios.simulated_data import SimulatedData, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
+from scenarios.solving import SolveTimes
 from scenarios.world import START_US as START_US
 from scenarios.world import Arrival, Behaviour, Clients, World
 
@@ -78,6 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     asking: dict[str, tuple[Asking, ...]] = {}  # by origin: what clients of weighted services got, second by second
     link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
     live: bool = False  # real processes did it, in real time
+    solve_us: tuple[int, ...] = ()  # of each round, where it was measured or played again
 
 
 def play(
@@ -88,10 +90,12 @@ def play(
     config: MasterConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     stop_at_breach: bool = True,
+    solve_us: Sequence[int] = (),
 ) -> Outcome:
     """Run `world` until all its jobs have ended and all its faults are over (or its duration is). `on_progress(at_us,
-    duration_us)` is called about once every simulated second. The first broken law ends the run."""
-    return Player(world, policy, policy_name, config or MasterConfig(), on_progress, stop_at_breach).run()
+    duration_us)` is called about once every simulated second. The first broken law ends the run. `solve_us` are the
+    rounds' times of a run before, played again."""
+    return Player(world, policy, policy_name, config or MasterConfig(), on_progress, stop_at_breach, solve_us).run()
 
 
 class Player(Overseer):
@@ -103,6 +107,7 @@ class Player(Overseer):
         config: MasterConfig,
         on_progress: Callable[[int, int], None] | None,
         stop_at_breach: bool = True,
+        solve_us: Sequence[int] = (),
     ) -> None:
         if world.roles:
             named = {role.path for role in world.roles}
@@ -124,7 +129,10 @@ class Player(Overseer):
         self._talks: dict[str, dict[str, Talk]] = {}  # by job id
         self._laws = Laws(config, policy_name)
         self._broker = Broker(world.seed, self._fabric, self)
-        self._master = SimulatedMaster(config, policy, policy_name, world, self._broker, self, self._laws, self._note)
+        self._solving = SolveTimes(world.solve_us, world.solve_measured, solve_us)
+        self._master = SimulatedMaster(
+            config, policy, policy_name, world, self._broker, self, self._laws, self._solving, self._note
+        )
         self._agents: dict[str, SimulatedAgent] = {}
         peers: dict[str, SimulatedData] = {}
         for spec in world.agents:
@@ -194,6 +202,7 @@ class Player(Overseer):
             n_redirected=self._master.last.counters.get("transfers_redirected", 0),
             offers={name: each.offer_counts() for name, each in self._frameworks.all.items()},
             link_bytes=tuple(self._link_bytes),
+            solve_us=tuple(self._solving.taken_us),
             asking={origin: tuple(clients.seconds) for origin, clients in self._clients.items()},
         )
 

@@ -40,6 +40,7 @@ class Case(Record, frozen=True, kw_only=True):
     parameters: dict[str, str] = msgspec.field(default_factory=dict)
     traces: str | None = None
     faults: tuple[int, ...] | None = None  # of the world's, by number from 1; None: all
+    solve_us: tuple[int, ...] = ()  # the rounds' times of a run before, played again
     is_baseline: bool = False  # it runs only for others to be compared with; nothing is expected of it
 
 
@@ -66,6 +67,7 @@ class Result(Record, frozen=True, kw_only=True):
     curves: Curves
     decisions: tuple[tuple[int, str, str, int], ...] = ()  # at, task, agent, attempt
     wall_s: float = 0.0
+    solve_us: tuple[int, ...] = ()  # of each round, where it was measured or played again
 
 
 def cases_of(
@@ -158,7 +160,8 @@ def run_case(case: Case, on_progress: Callable[[int, int], None] | None = None) 
 def play_case(case: Case, scenario: Scenario, on_progress: Callable[[int, int], None] | None = None) -> Result:
     """Play and measure a case that was read."""
     started = time.perf_counter()
-    outcome = play(scenario.world, registry.load(case.policy), case.policy, on_progress=on_progress)
+    policy = registry.load(case.policy)
+    outcome = play(scenario.world, policy, case.policy, on_progress=on_progress, solve_us=case.solve_us)
     return measured(case, scenario, outcome, time.perf_counter() - started)
 
 
@@ -193,6 +196,7 @@ def measured(case: Case, scenario: Scenario, outcome: Outcome, wall_s: float) ->
         curves=curves_of(outcome, records, metrics),
         decisions=_decisions(outcome),
         wall_s=wall_s,
+        solve_us=outcome.solve_us,
     )
 
 

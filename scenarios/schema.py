@@ -62,7 +62,12 @@ def scenario_schema() -> Schema:
             faults={"type": "array", "items": _fault()},
             expect=_object(("laws", "slo"), slo={"type": "array", "items": _TEXT}),
             matrix=_map({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]}),
-            model=_object(scenario_format.MODEL_KEYS, solve=_DURATION, commit=_DURATION, measurement_noise=_PERCENT),
+            model=_object(
+                scenario_format.MODEL_KEYS,
+                solve={"anyOf": [_DURATION, {"const": scenario_format.MEASURED}]},
+                commit=_DURATION,
+                measurement_noise=_PERCENT,
+            ),
         ),
         "required": ["schema", "name", "purpose", "seed", "duration", "topology", "workload"],
         "$defs": {**job["$defs"], "job": own, "law": _law(), "task": _task()},

@@ -23,6 +23,7 @@ from scenarios.clock import Clock
 from scenarios.faults import KillPoint
 from scenarios.frameworks import Frameworks
 from scenarios.laws import Laws
+from scenarios.solving import SolveTimes
 from scenarios.world import World
 
 RETRY_US = 1_000_000  # The command line asks again this soon while a master is away.
@@ -54,6 +55,7 @@ class SimulatedMaster:
         broker: Broker,
         timetable: Timetable,
         laws: Laws,
+        solving: SolveTimes,
         note: Callable[[int, events.Event | Fact], None],
     ) -> None:
         self._config = config
@@ -65,6 +67,7 @@ class SimulatedMaster:
         self._broker = broker
         self._timetable = timetable
         self._laws = laws
+        self._solving = solving
         self._note = note
         self.core: Master | None = None
         self.last: Master = Master(config, policy_name)  # the newest core, also when its process is gone
@@ -279,9 +282,8 @@ class SimulatedMaster:
             case commands.Solve(round_id=round_id, snapshot=snapshot):
                 self.n_rounds += 1
                 self._n_solving += 1
-                plan = self._policy.plan(snapshot)
-                ready = events.PlanReady(round_id=round_id, plan=plan, solve_us=self._world.solve_us)
-                self.post(now_us + self._world.solve_us, ready)
+                plan, solve_us = self._solving.solve(self._policy, snapshot)
+                self.post(now_us + solve_us, events.PlanReady(round_id=round_id, plan=plan, solve_us=solve_us))
             case commands.Reply(request_id=request_id, answer=answer):
                 self._answer(request_id, answer, now_us)
             case commands.Emit():

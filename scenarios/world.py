@@ -117,6 +117,7 @@ class World(Record, frozen=True, kw_only=True):
     quiet_tail_us: int = 0  # the end of the run in which nothing breaks, for L13
     to_the_end: bool = False  # run for the whole duration, even when all jobs have ended
     solve_us: int = 5_000  # how long a round is taken to compute; declared, because a replay must not depend on our CPU
+    solve_measured: bool = False  # or as long as this machine's processor takes
     commit_us: int = 1_000  # journal commit before anything is sent
     moves_per_minute: int | None = None  # the master's budget of moves because a link changed; None: its default
     noise_ppm: int = 30_000  # standard deviation of a bandwidth measurement

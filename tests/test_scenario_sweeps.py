@@ -261,3 +261,20 @@ def test_results_are_written_and_compared(tmp_path: Path) -> None:
     told = run(app, ["diff", str(files["a.json"]), str(files["b.json"]), "-o", "json"])
     assert told.exit_code == 0
     assert {each["policy"] for each in json.loads(told.stdout)["changes"]} == {"flow → fifo"}
+
+
+def test_measured_solve_times_are_played_again_to_the_same_digest(tmp_path: Path) -> None:
+    path = str(written(tmp_path, f"{SMALL}model: {{solve: measured}}\n"))
+    run = CliRunner().invoke
+    first, again = tmp_path / "first.json", tmp_path / "again.json"
+    assert run(app, ["run", path, "--json", str(first)]).exit_code == 0
+    assert run(app, ["run", path, "--json", str(again), "--solve-times", str(first)]).exit_code == 0
+    before, after = (json.loads(file.read_text())["results"][0] for file in (first, again))
+    assert before["summary"]["digest"] == after["summary"]["digest"]
+    assert before["solve_us"] == after["solve_us"] and len(before["solve_us"]) == before["summary"]["rounds"] > 0
+    slower = [each + 40_000 for each in before["solve_us"]]
+    late = run_case(Case(path=path, policy="flow", solve_us=tuple(slower)))
+    assert late.summary.digest != before["summary"]["digest"]  # They are what a round takes, and not only told.
+    assert late.summary.task_p50_s is not None and late.summary.task_p50_s > before["summary"]["task_p50_s"]
+    done = run(app, ["run", path, "--policy", "fifo", "--solve-times", str(first)])
+    assert done.exit_code != 0 and "no measured solve times of fifo seed 3" in str(done.exception)
