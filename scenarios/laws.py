@@ -19,15 +19,14 @@ from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import Birth, CommandBatch, Launch, Offer, Welcome
 from policies.gpus import memory_of
-from policies.model import Amount, Needs, Resources, Where
-from policies.resources import amount_of, kinds, role_chain
+from policies.model import Needs, Where
+from scenarios.ledger import Attempt, Group, Ledger
 
 BROKEN_MAX = 100  # A master that breaks a law at every step need not fill the memory.
 # A running task that nobody authorised is found by the next birth and killed: a connection, a reconciliation, a lost
 # message or two and the kill's grace take less than this.
 ORPHAN_US = 60_000_000
 SETTLED_US = 60_000_000  # An assignment that nobody acknowledged was re-sent five times by then.
-KINDS = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
 Key = tuple[str, int]
 
 
@@ -48,60 +47,6 @@ class Connections(Protocol):
     def is_connected(self, agent_id: str) -> bool: ...
 
 
-class _Group:
-    """Tasks of one group: how many there are, how many finished, and whom they come after."""
-
-    __slots__ = ("after", "attempts_max", "chain", "kinds", "least", "n_finished", "needs", "task_ids")
-
-    def __init__(
-        self, needs: Needs, after: tuple[str, ...], task_ids: tuple[str, ...], role: str, attempts_max: int
-    ) -> None:
-        self.needs = needs
-        self.kinds = kinds(amount_of(needs))
-        self.after = after
-        self.task_ids = task_ids
-        self.chain = tuple(role_chain(role))
-        self.attempts_max = attempts_max
-        self.n_finished = 0
-        self.least: int | None = None  # of a service: so many run at once, more when they are needed
-
-
-GpuHeld = tuple[str, int, int]  # uuid, milli, bytes of its memory
-
-
-class _Attempt:
-    __slots__ = ("agent_id", "attempt", "gpus", "needs")
-
-    def __init__(self, agent_id: str, attempt: int, needs: Needs, gpus: tuple[GpuHeld, ...]) -> None:
-        self.agent_id = agent_id
-        self.attempt = attempt
-        self.needs = needs
-        self.gpus = gpus
-
-
-class _Holding:
-    """What the open attempts on one agent hold together: a sum is compared, not all attempts added up at each."""
-
-    __slots__ = ("cpu_milli", "disk_bytes", "gpus", "memory_bytes", "task_ids")
-
-    def __init__(self) -> None:
-        self.task_ids: set[str] = set()
-        self.cpu_milli = self.memory_bytes = self.disk_bytes = 0
-        self.gpus: dict[str, list[int]] = {}  # uuid → milli and bytes of memory that attempts were given of it
-
-    def change(self, attempt: _Attempt, sign: int) -> None:
-        needs = attempt.needs
-        self.cpu_milli += sign * needs.cpu_milli
-        self.memory_bytes += sign * needs.memory_bytes
-        self.disk_bytes += sign * needs.disk_bytes
-        for uuid, milli, memory_bytes in attempt.gpus:
-            of_gpu = self.gpus.setdefault(uuid, [0, 0])
-            of_gpu[0] += sign * milli
-            of_gpu[1] += sign * memory_bytes
-            if not of_gpu[0]:
-                del self.gpus[uuid]
-
-
 class Laws:
     """Attach one to a master: call `after_step` with each event and the commands it led to, and `at_end` once."""
 
@@ -109,14 +54,13 @@ class Laws:
         self.broken: list[str] = []
         self._config = config
         self._policy_name = policy_name
+        self._ledger = Ledger(config.roles, self._break)
         self._facts: list[facts.Fact] = []
-        self._jobs: dict[str, dict[str, _Group]] = {}
+        self._jobs: dict[str, dict[str, Group]] = {}
         self._tasks: dict[str, TaskState] = {}
         self._groups: dict[str, tuple[str, str]] = {}  # task id → job id, group
         self._last_attempt: dict[str, int] = {}
-        self._open: dict[str, _Attempt] = {}  # task id → the attempt that may run
-        self._held: dict[str, _Holding] = {}  # by agent
-        self._totals: dict[str, Resources] = {}
+        self._open: dict[str, Attempt] = {}  # task id → the attempt that may run
         self._agents: dict[str, AgentState] = {}
         self._offers: dict[str, tuple[Offer, int]] = {}  # agent id → last offer, when it lapses
         self._leases_us: dict[str, int] = {}  # what agents were told: longer in a large fleet, which renews less often
@@ -125,14 +69,10 @@ class Laws:
         self._ended_jobs: set[str] = set()
         self._acknowledged: set[str] = set()
         self._n_failed: dict[str, int] = {}  # attempts of a task that failed
-        self._quotas: dict[str, Amount | None] = {role.path: role.quota for role in config.roles}
-        self._used: dict[
-            str, list[int]
-        ] = {}  # role → cpu, memory, disk, GPUs of its open attempts, and of its children
         self._processes: dict[Key, str] = {}  # (task id, attempt) → the agent on which its process runs
         self._orphans: dict[tuple[str, Key], int] = {}  # unauthorised processes: seen since
-        self._leases: dict[str, dict[str, _Attempt]] = {}  # framework → its live offers, held like attempts
-        self._launched: dict[str, _Group] = {}  # open tasks of frameworks
+        self._leases: dict[str, dict[str, Attempt]] = {}  # framework → its live offers, held like attempts
+        self._launched: dict[str, Group] = {}  # open tasks of frameworks
 
     def after_step(self, event: events.Event, wanted: list[commands.Command], now_us: int) -> None:
         if isinstance(event, events.AgentSpoke):
@@ -260,11 +200,17 @@ class Laws:
                 continue
             job_id, name = self._groups[task_id]
             spec, group = task.group.spec, self._jobs[job_id][name]
-            if spec.gang or spec.needs.links or spec.where != Where() or self._over_quota(group) or task.failed_on:
+            if (
+                spec.gang
+                or spec.needs.links
+                or spec.where != Where()
+                or self._ledger.over_quota(group)
+                or task.failed_on
+            ):
                 continue
             room = [
                 agent_id
-                for agent_id, total in self._totals.items()
+                for agent_id, total in self._ledger.totals.items()
                 if self._agents.get(agent_id) is AgentState.ONLINE
                 and spec.needs.gpu is None
                 and core.agents[agent_id].mode == "active"
@@ -332,17 +278,17 @@ class Laws:
             case FrameworkTaskChanged(framework_id=framework_id, update=update):
                 task_id = wire_id(framework_id, update.task_id)
                 if update.state in FRAMEWORK_TERMINAL and task_id in self._open:
-                    self._release_room(self._open.pop(task_id), task_id)
-                    self._use(self._launched.pop(task_id), -1)
+                    self._ledger.release(self._open.pop(task_id), task_id)
+                    self._ledger.use(self._launched.pop(task_id), -1)
             case facts.TermBegun(term=term):
                 self._check(term > self._term, f"L3 term {term} began after term {self._term}")
                 self._term = term
             case facts.RoleSet(path=path, quota=quota):
-                self._quotas[path] = quota
+                self._ledger.quotas[path] = quota
             case facts.AgentForgotten(agent_id=agent_id):
                 self._agents.pop(agent_id, None)
             case facts.AgentEnrolled(agent_id=agent_id, total=total):
-                self._totals[agent_id] = total
+                self._ledger.totals[agent_id] = total
                 self._agents.setdefault(agent_id, AgentState.ONLINE)
             case facts.AgentStateChanged(agent_id=agent_id, state=state):
                 self._move_agent(agent_id, AgentState(state))
@@ -363,7 +309,7 @@ class Laws:
         for spec in fact.job.tasks:
             count = len(fact.each[spec.name]) if spec.for_each is not None else spec.count
             task_ids = tuple(f"{fact.job_id}/{spec.name}/{index}" for index in range(count))
-            groups[spec.name] = _Group(spec.needs, spec.after, task_ids, fact.job.role, spec.attempts_max)
+            groups[spec.name] = Group(spec.needs, spec.after, task_ids, fact.job.role, spec.attempts_max)
             self._groups |= dict.fromkeys(task_ids, (fact.job_id, spec.name))
             self._tasks |= dict.fromkeys(task_ids, TaskState.WAITING if spec.after else TaskState.PENDING)
             if spec.replicas is not None:
@@ -398,8 +344,7 @@ class Laws:
         return [task_id for group in self._jobs[job_id].values() for task_id in group.task_ids]
 
     def _lose_sight(self, agent_id: str) -> None:
-        held = self._held.get(agent_id)
-        for task_id in () if held is None else sorted(held.task_ids):
+        for task_id in self._ledger.tasks_on(agent_id):
             if task_id in self._tasks and self._tasks[task_id] is not TaskState.KILLING:
                 self._tasks[task_id] = TaskState.UNKNOWN
 
@@ -427,27 +372,14 @@ class Laws:
         self._last_attempt[task_id] = attempt
         job_id, name = self._groups[task_id]
         group = self._jobs[job_id][name]
-        placed = self._open[task_id] = _Attempt(agent_id, attempt, group.needs, self._gpus(agent_id, group.needs, gpus))
-        self._take_room(placed, task_id)
-        self._use(group, 1)
-        over = self._over_quota(group, 0)
+        placed = self._open[task_id] = Attempt(
+            agent_id, attempt, group.needs, self._ledger.gpus(agent_id, group.needs, gpus)
+        )
+        self._ledger.take(placed, task_id)
+        self._ledger.use(group, 1)
+        over = self._ledger.over_quota(group, 0)
         if over:
             self._break(f"L6 {over} after {task_id} was assigned")
-
-    def _take_room(self, attempt: _Attempt, task_id: str = "") -> None:
-        """`task_id` "" is a lease's."""
-        held = self._held.get(attempt.agent_id)
-        if held is None:
-            held = self._held[attempt.agent_id] = _Holding()
-        if task_id:
-            held.task_ids.add(task_id)
-        held.change(attempt, 1)
-        self._check_room(attempt.agent_id, held, attempt.gpus)
-
-    def _release_room(self, attempt: _Attempt, task_id: str = "") -> None:
-        held = self._held[attempt.agent_id]
-        held.task_ids.discard(task_id)
-        held.change(attempt, -1)
 
     # --- the market --------------------------------------------------------------------------------------------------
 
@@ -463,7 +395,7 @@ class Laws:
         leases = self._leases.get(framework_id, {})
         for offer_id in offer_ids:
             if offer_id in leases:
-                self._release_room(leases.pop(offer_id))
+                self._ledger.release(leases.pop(offer_id))
 
     def _lease(self, offer: FrameworkOffer, now_us: int) -> None:
         """A unit is in one live offer, and nothing that is used is offered; what is lent may be both."""
@@ -476,9 +408,9 @@ class Laws:
             disk_bytes=sum(part.disk_bytes for part in parts),
         )
         gpus = tuple((gpu.uuid, gpu.milli, memory_of(gpu)) for part in parts for gpu in part.gpus)
-        lease = _Attempt(offer.agent_id, 0, needs, gpus)
+        lease = Attempt(offer.agent_id, 0, needs, gpus)
         self._leases.setdefault(offer.framework_id, {})[offer.offer_id] = lease
-        self._take_room(lease)
+        self._ledger.take(lease)
 
     def _launch(self, fact: FrameworkTaskLaunched) -> None:
         task_id = wire_id(fact.framework_id, fact.spec.task_id)
@@ -487,45 +419,18 @@ class Laws:
             self._break(f"L3 task {task_id} was launched while an attempt of it is open")
         needs = needs_of(fact.spec, fact.gpus)
         gpus = tuple(uuid for uuids in fact.gpus for uuid in uuids)
-        held = self._gpus(fact.agent_id, needs, gpus)
-        self._open[task_id] = _Attempt(fact.agent_id, fact.attempt, needs, held)
-        self._take_room(self._open[task_id], task_id)
-        group = self._launched[task_id] = _Group(needs, (), (task_id,), fact.role, 1)
-        self._use(group, 1)
-        if over := self._over_quota(group, 0):
+        held = self._ledger.gpus(fact.agent_id, needs, gpus)
+        self._open[task_id] = Attempt(fact.agent_id, fact.attempt, needs, held)
+        self._ledger.take(self._open[task_id], task_id)
+        group = self._launched[task_id] = Group(needs, (), (task_id,), fact.role, 1)
+        self._ledger.use(group, 1)
+        if over := self._ledger.over_quota(group, 0):
             self._break(f"L6 {over} after {task_id} was launched")
 
     def _check_offer(self, agent_id: str, now_us: int) -> None:
         _, lapses_us = self._offers.get(agent_id, (None, 0))
         if now_us >= lapses_us:
             self._break(f"L5 work was assigned to {agent_id} at {now_us} without a live offer of it")
-
-    def _gpus(self, agent_id: str, needs: Needs, uuids: tuple[str, ...]) -> tuple[GpuHeld, ...]:
-        """What an attempt has of each GPU it was given: all of it, or a share and so much memory."""
-        memory = {gpu.uuid: gpu.memory_bytes or 0 for gpu in self._totals[agent_id].gpus}
-        milli = needs.gpu.milli if needs.gpu is not None else 1000
-        named = needs.gpu.memory_bytes if needs.gpu is not None and milli < 1000 else 0
-        return tuple((uuid, milli, named or memory.get(uuid, 0) * milli // 1000) for uuid in uuids)
-
-    def _check_room(self, agent_id: str, held: _Holding, gpus: tuple[GpuHeld, ...]) -> None:
-        """After `gpus` were given to one more attempt there."""
-        total = self._totals[agent_id]
-        for kind, used, has in (
-            ("cpu", held.cpu_milli, total.cpu_milli),
-            ("memory", held.memory_bytes, total.memory_bytes),
-            ("disk", held.disk_bytes, total.disk_bytes),
-        ):
-            if used > has:
-                self._break(f"L4 {kind} of agent {agent_id}: {used} allocated of {has}")
-        has_gpus = {gpu.uuid: gpu for gpu in total.gpus} if gpus else {}
-        for uuid, _, _ in gpus:
-            gpu, (milli, memory_bytes) = has_gpus.get(uuid), held.gpus[uuid]
-            if gpu is None:
-                self._break(f"L4 agent {agent_id} has no such GPU: {uuid}")
-            elif milli > 1000 or memory_bytes > (gpu.memory_bytes or 0):
-                self._break(
-                    f"L4 of GPU {uuid} of agent {agent_id}, {milli} milli and {memory_bytes} bytes are allocated"
-                )
 
     def _move_task(self, fact: facts.TaskStateChanged) -> None:
         task_id = fact.task_id
@@ -535,8 +440,8 @@ class Laws:
         self._tasks[task_id] = after
         job_id, name = self._groups[task_id]
         if after not in PLACED_STATES and task_id in self._open:
-            self._release_room(self._open.pop(task_id), task_id)
-            self._use(self._jobs[job_id][name], -1)
+            self._ledger.release(self._open.pop(task_id), task_id)
+            self._ledger.use(self._jobs[job_id][name], -1)
         if fact.attempt_failed:
             self._count_failure(task_id)
         if after is TaskState.FINISHED:
@@ -548,26 +453,6 @@ class Laws:
         most = self._jobs[job_id][name].attempts_max
         n_failed = self._n_failed[task_id] = self._n_failed.get(task_id, 0) + 1
         self._check(n_failed <= most, f"L11 task {task_id} failed {n_failed} times; {most} attempts were allowed")
-
-    def _use(self, group: _Group, sign: int) -> None:
-        for path in group.chain:
-            amounts = self._used.get(path)
-            if amounts is None:
-                amounts = self._used[path] = [0, 0, 0, 0]
-            for kind, amount in enumerate(group.kinds):
-                amounts[kind] += sign * amount
-
-    def _over_quota(self, group: _Group, more: int = 1) -> str:
-        """What is past a quota with so many tasks more of this group; "" where all fits."""
-        for path in group.chain:
-            quota = self._quotas.get(path)
-            if quota is None:
-                continue
-            used = self._used.get(path, [0, 0, 0, 0])
-            for kind, limit in enumerate(kinds(quota)):
-                if limit and used[kind] + more * group.kinds[kind] > limit:
-                    return f"role {path} uses {used[kind]} {KINDS[kind]} of {limit}"
-        return ""
 
     def _check_launch(self, agent_id: str, launch: Launch) -> None:
         attempt = self._open.get(launch.task_id)
