@@ -53,7 +53,10 @@ FLAP_KEYS = ("every", "down")
 PICK_KEYS = ("agents", "site", "pick")
 MESSAGE_KEYS = ("from", "to", "drop", "duplicate", "reorder", "corrupt", "delay", "by")
 RANDOM_KEYS = ("rate", "of", "down", "from", "quiet_tail")
+# What `random` draws from where a file says nothing, and what it may name besides.
 KINDS = ("kill", "power_off", "kill-master", "kill-broker", "pause", "partition", "degrade", "messages")
+NAMED_KINDS = ("pause-master", "disk_full", "disk_full-master", "clock", "flap", "lie")
+CLOCK_JUMP_US = 3_600_000_000  # by chance: up to an hour either way
 FLAPS_MAX = 10_000
 
 Way = tuple[str, str]
@@ -334,7 +337,7 @@ class _Reader:
         node = fields.required("random", as_is)
         inner = Fields(node, '"random"', RANDOM_KEYS)
         rate = inner.required("rate", quantity(units.parse_frequency))
-        kinds = inner.optional("of", list_of(choice(*KINDS), '"of"'), KINDS)
+        kinds = inner.optional("of", list_of(choice(*KINDS, *NAMED_KINDS), '"of"'), KINDS)
         down = inner.optional("down", read_law, Uniform(low_us=5_000_000, high_us=60_000_000))
         tail_us = inner.optional("quiet_tail", read_duration, 0)
         first_us = inner.optional("from", quantity(units.parse_duration_us), 0)
@@ -368,6 +371,18 @@ class _Reader:
                 return [KillFault(at_us=at_us, target="broker", restarts_us=(until_us,))]
             case "pause":
                 return [PauseFault(at_us=at_us, until_us=until_us, target="agents", agents=agents)]
+            case "pause-master":
+                return [PauseFault(at_us=at_us, until_us=until_us, target="master")]
+            case "disk_full":
+                return [DiskFault(at_us=at_us, until_us=until_us, target="agents", agents=agents)]
+            case "disk_full-master":
+                return [DiskFault(at_us=at_us, until_us=until_us, target="master")]
+            case "clock":
+                jump_us = self._chance.randrange(-CLOCK_JUMP_US, CLOCK_JUMP_US)
+                return [ClockFault(at_us=at_us, target="agents", agents=agents, jump_us=jump_us)]
+            case "lie":
+                times_ppm = self._chance.randrange(2, 11) * 1_000_000
+                return [LieFault(at_us=at_us, until_us=until_us, agents=agents, bandwidth_ppm=times_ppm)]
             case "messages":
                 return [
                     MessageFault(
@@ -387,6 +402,10 @@ class _Reader:
         ways = tuple(way for way in both if way in self._ways)
         if kind == "partition":
             return [CutFault(at_us=at_us, until_us=until_us, ways=ways)]
+        if kind == "flap":  # Down for a third of each of ten periods.
+            every_us = max(3, (until_us - at_us) // 10)
+            starts_us = range(at_us, until_us, every_us)
+            return [CutFault(at_us=start, until_us=start + every_us // 3, ways=ways) for start in starts_us]
         truth = {(a, b): spec for a, b, spec in self._topology.links}[first, second]
         bps = max(1_000, truth.bandwidth_bps // 20)
         return [LinkFault(at_us=at_us, until_us=until_us, ways=ways, bandwidth_bps=bps, loss_ppm=30_000)]

@@ -52,6 +52,9 @@ def refusals(scenario: Scenario) -> tuple[str, ...]:
     found += [f"what {spec.agent_id} falsely claims" for spec in world.agents if spec.real_cpu_milli is not None]
     if world.variations:
         found.append("links that vary")
+    found += [f"the framework {spec.name}" for spec in world.frameworks]
+    jobs = {arrival.job.name: arrival.job for arrival in world.arrivals}
+    found += [f"what the gang of {name} says to each other" for name, job in jobs.items() if _talks(job)]
     if any(arrival.behaviours for arrival in world.arrivals):
         found.append("tasks that fail or crash their agent by chance")
     n_bytes = sum(shard.size_bytes for shard in world.shards)
@@ -59,6 +62,10 @@ def refusals(scenario: Scenario) -> tuple[str, ...]:
     if n_bytes > SHARDS_BYTES_MAX:
         found.append(f"{n_bytes / 2**30:.1f} GiB of shards; 1 GiB is the most")
     return tuple(found)
+
+
+def _talks(job: Job) -> bool:
+    return any(group.gang and group.communication is not None for group in job.tasks)
 
 
 def _can(fault: Fault) -> bool:

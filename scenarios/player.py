@@ -36,12 +36,12 @@ from scenarios.simulated_agent import Overseer, SimulatedAgent
 from scenarios.simulated_data import SimulatedData, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
 from scenarios.solving import SolveTimes
+from scenarios.tail import RECENT_EVENTS, tail
 from scenarios.world import START_US as START_US
 from scenarios.world import Arrival, Behaviour, Clients, World
 
 EVENTS_MAX = 50_000_000  # A run that needs more has a loop in it.
 CHECK_US = 10_000_000  # How often the laws look at what only the whole world shows.
-TAIL_EVENTS = 40  # what is kept to show how a law came to be broken
 LINKS_SHOWN_MAX = 512  # of a world with more links nobody looks at each
 CALL = "!"  # the target of what is no agent's and not the master's
 
@@ -148,7 +148,7 @@ class Player(Overseer):
         self._clients: dict[str, ServiceClients] = {}  # by origin, of weighted services
         self._services: dict[str, ServiceClients] = {}  # the same by service id
         self._running: dict[str, dict[str, str]] = {}  # service id → task → site, of processes that run
-        self._recent: deque[tuple[int, events.Event | Fact]] = deque(maxlen=TAIL_EVENTS)
+        self._recent: deque[tuple[int, events.Event | Fact]] = deque(maxlen=RECENT_EVENTS)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Player(Overseer):
             submissions=tuple(self._submissions),
             incidents=self._injector.incidents(),
             bytes_by_link=self._fabric.bytes_by_link(),
-            tail=self._tail() if self._laws.broken else (),
+            tail=tail(self._recent, self._laws.broken[0], self._agents) if self._laws.broken else (),
             n_messages_harmed=self._broker.n_harmed,
             n_redirected=self._master.last.counters.get("transfers_redirected", 0),
             offers={name: each.offer_counts() for name, each in self._frameworks.all.items()},
@@ -394,15 +394,6 @@ class Player(Overseer):
             clients = self._services.get(f"{value.job_id}/{value.group}")
             if clients is not None:
                 clients.hear(value)
-
-    def _tail(self) -> tuple[str, ...]:
-        """The last events before the first broken law, for people."""
-        shown = []
-        for at_us, value in self._recent:
-            text = msgspec.json.encode(value).decode()
-            cut = f"{text[:400]}…" if len(text) > 400 else text
-            shown.append(f"{(at_us - START_US) / 1e6:.6f} s {type(value).__name__} {cut}")
-        return tuple(shown)
 
 
 @contextlib.contextmanager

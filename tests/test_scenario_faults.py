@@ -119,6 +119,13 @@ def test_random_faults_break_no_law(tmp_path: Path, seed: int) -> None:
     assert len(outcome.incidents) > 50
 
 
+def test_kinds_that_chance_takes_only_when_they_are_named_break_no_law_either(tmp_path: Path) -> None:
+    kinds = "[pause-master, disk_full, disk_full-master, clock, flap, lie]"
+    outcome = run(tmp_path, f"random: {{rate: 0.3/s, of: {kinds}, from: 20s, quiet_tail: 6m, down: 10s}}")
+    began = {each.what.split()[0] for each in outcome.incidents if each.struck}
+    assert began >= {"pause", "disk", "clock", "cut"} and any("report false" in each.what for each in outcome.incidents)
+
+
 def test_the_same_faults_give_the_same_digest(tmp_path: Path) -> None:
     faults = ("random: {rate: 0.2/s, quiet_tail: 5m}",)
     assert run(tmp_path, *faults).digest == run(tmp_path, *faults).digest

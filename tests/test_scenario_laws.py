@@ -7,6 +7,8 @@ from federation.master import Master
 from federation.wire import Offer, Welcome
 from policies.model import Amount, Gpu, GpuNeed, Needs, Resources
 from scenarios.laws import ORPHAN_US, Laws
+from scenarios.tail import UNNAMED_MAX, tail
+from scenarios.world import START_US
 
 AT = 1_700_000_000_000_000
 TICK = events.DeadlinePassed()
@@ -63,6 +65,28 @@ def test_a_job_that_ends_before_its_tasks_breaks_l2() -> None:
     story = Story()
     story.fact(facts.JobEnded(at_us=AT, job_id="j", state="finished"))
     assert story.broken == ["L2", "L2"]  # one for each task
+
+
+def test_facts_that_no_book_takes_are_told_and_not_raised() -> None:
+    """A finished task runs again: L8 at that step, and at the end a journal that cannot be replayed."""
+    story, master = Story(), Master(MasterConfig(), "fifo")
+    story.assign()
+    for state in ("running", "finished", "running"):
+        story.change(state)
+    assert story.broken == ["L8"]
+    story.laws.at_end(master, AT)
+    assert story.laws.broken[-1].startswith("L7 the journal cannot be replayed: ")
+
+
+def test_the_tail_holds_what_the_broken_law_names_and_the_last_event() -> None:
+    def state(task_id: str, state: str) -> facts.TaskStateChanged:
+        return facts.TaskStateChanged(at_us=START_US, task_id=task_id, state=state, attempt=1)
+
+    noise = [(START_US + n, state(f"other/g/{n}", "running")) for n in range(100)]
+    recent = [(START_US, state("j/g/0", "finished")), *noise, (START_US + 10**6, state("j/g/0", "running"))]
+    shown = tail(recent, "L8 task j/g/0 went from finished to running", {"a"})
+    assert [line.split()[0] for line in shown] == ["0.000000", "1.000000"]
+    assert len(tail(recent, "L7 the replayed journal differs from the live state", {"a"})) == UNNAMED_MAX
 
 
 def test_a_lease_is_as_long_as_the_agent_was_told_and_no_longer() -> None:

@@ -124,6 +124,8 @@ def test_what_cannot_be_done_live_is_named(tmp_path: Path) -> None:
     assert any("harm messages" in line for line in named)
     assert not any("the GPUs" in line for line in named)
     assert refusals(load_scenario(written(tmp_path, SMALL))) == ()
+    starving = refusals(load_scenario(ROOT / "scenarios" / "starvation.yaml"))
+    assert {"the framework silent", "the framework small", "the framework left"} <= set(starving)
 
 
 def test_a_live_task_sleeps_and_writes_what_the_file_says() -> None:
