@@ -140,7 +140,6 @@ class TaskStateChanged(Record, frozen=True, kw_only=True, tag="task_state"):
     stage_us: int | None = None
     run_us: int | None = None
     attempt_failed: bool = False  # counts towards attempts_max
-    unreached: bool = False  # its data had no way there: the agent is avoided, and the attempt counts for nothing
 
 
 class JobEnded(Record, frozen=True, kw_only=True, tag="job_ended"):

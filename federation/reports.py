@@ -13,7 +13,7 @@ from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
 from federation.replicas import acceptable, hold, unhold
 from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskState
-from federation.tasks import AGAIN_REASONS, SCALED, TaskEntry
+from federation.tasks import AGAIN_REASONS, SCALED, UNREACHED, TaskEntry
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
 
 UNREACHED_MAX = 16  # agents on which a task may find that its data has no way there, before that counts as failing
@@ -129,7 +129,7 @@ def fail_attempt(core: Core, task: TaskEntry, reason: str, detail: str, status: 
         ends = core.transfers.ends_of(task)
         if ends is not None:
             core.network.miss(*ends, core.now_us)
-        _close(core, task, TaskState.PENDING, reason, detail, status, unreached=True)
+        _close(core, task, TaskState.PENDING, UNREACHED, detail, status)
         _restart_gang(core, task)
         return
     core.count("attempts_failed")
@@ -146,7 +146,7 @@ def _is_unreached(task: TaskEntry, reason: str) -> bool:
     """Whether only the way to its data failed, for the first time on this agent: no fault of the task. Before links are
     measured that is how it is found out that there is no way."""
     is_first = task.agent_id not in task.failed_on and len(task.failed_on) < UNREACHED_MAX
-    return reason == "fetch" and task.started_us is None and is_first
+    return reason == UNREACHED and task.started_us is None and is_first
 
 
 def close_killed(
@@ -183,7 +183,6 @@ def _close(
     status: TaskStatus | None,
     *,
     attempt_failed: bool = False,
-    unreached: bool = False,
     outputs: tuple[HeldShard, ...] = (),
 ) -> None:
     tail_max = core.config.log_tail_bytes_max
@@ -203,7 +202,6 @@ def _close(
             stage_us=status.stage_us if status else None,
             run_us=status.run_us if status else None,
             attempt_failed=attempt_failed,
-            unreached=unreached,
         )
     )
     core.rounds.changed = True

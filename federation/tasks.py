@@ -37,6 +37,9 @@ Read = tuple[str, str]
 AGAIN_REASONS = frozenset({"drain", "evicted", "gang", "moved"})
 """Why an attempt is killed whose task is to run again; any other reason but `SCALED` cancels the task."""
 
+UNREACHED = "fetch"
+"""Why an attempt ends whose data did not come: it goes elsewhere, whether or not that counts as its failure."""
+
 SCALED = "scaled"
 """Why a replica starts or stops: its service needs more of them, or fewer. One that stops waits to be needed again."""
 
@@ -247,7 +250,8 @@ class TaskBook:
         task, new = self.tasks[fact.task_id], TaskState(fact.state)
         if fact.attempt_failed:
             task.n_failed += 1
-        if (fact.attempt_failed or fact.unreached) and task.agent_id and task.agent_id not in task.failed_on:
+        is_unreached = fact.reason == UNREACHED and new is TaskState.PENDING
+        if (fact.attempt_failed or is_unreached) and task.agent_id and task.agent_id not in task.failed_on:
             task.failed_on = tuple(sorted((*task.failed_on, task.agent_id)))
         task.reason, task.detail = fact.reason, fact.detail
         if fact.log_tail:

@@ -25,6 +25,7 @@ from policies.shard_placement import ShardPlacer
 from policies.slots import count_slots, shapes
 from policies.targets import Offered, Targets
 from policies.terms import WeightedTerm, with_terms
+from policies.together import got_no_room, kept_together
 
 ATTEMPTS_MAX = 4  # times what the flow promised and packing did not find room for is solved again in one round
 GANGS_MAX = 16  # gangs left out one by one in a round; past that, all that are not whole at once
@@ -46,9 +47,23 @@ class Flow:
 
     def plan(self, snapshot: Snapshot) -> Plan:
         services, additions = decide(snapshot, self._model) if snapshot.services else ((), ())
-        columns = self._lowerer.lower(with_continuing(with_additions(snapshot, additions)))
-        plan = _Round(columns, self.costs(columns), self._placer).plan()
+        plan = self._plan_together(with_continuing(with_additions(snapshot, additions)))
         return tuned(snapshot, with_services(plan, services, additions))
+
+    def _plan_together(self, snapshot: Snapshot) -> Plan:
+        """A round; where gangs talk, one in which each is kept to a part of the topology."""
+        columns = self._lowerer.lower(snapshot)
+        priced = self.costs(columns)
+        together = kept_together(columns, priced, self._model)
+        if together is None:
+            return _Round(columns, priced, self._placer).solve().plan()
+        found = self._round(together)
+        again = got_no_room(found.placed_ids(), together, snapshot)
+        return (found if again is None else self._round(again)).plan()
+
+    def _round(self, snapshot: Snapshot) -> "_Round":
+        columns = self._lowerer.lower(snapshot)
+        return _Round(columns, self.costs(columns), self._placer).solve()
 
     def costs(self, columns: Columns) -> Costs:
         """What a task of each class costs in each group: what policies that solve the same flow differ in."""
@@ -89,13 +104,19 @@ class _Round:
         share = float(self.shapes.share[self.columns.needs_of[c]])
         return -int(self.costs.level[c]), -demand.priority, -share, demand.oldest_us, demand.demand_id
 
-    def plan(self) -> Plan:
+    def placed_ids(self) -> set[str]:
+        return {self.demands[c].demand_id for c, _ in self.placed}
+
+    def solve(self) -> "_Round":
         self._give_out()
         if self.ledger.keeps_entitlements:
             # What the entitled left is anyone's: nothing stays idle for the sake of fairness.
             self.ledger.keeps_entitlements = False
             self.broken_gangs.clear()
             self._give_out()
+        return self
+
+    def plan(self) -> Plan:
         explainer = Explainer(
             self.columns, self.costs.obstacle, self.ledger, self.costs.transfer_us + self.costs.run_us
         )
