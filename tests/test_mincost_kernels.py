@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.kernels.mincost import paths, priced, scaling
+from policies.kernels.mincost import contracted, dispatch, scaling
 from policies.kernels.mincost.certificate import certificate_error
 from policies.kernels.mincost.dispatch import Kernel, simplex_reason
 from policies.kernels.mincost.model import NO_BOUND, UNLIMITED, NetworkError
@@ -18,7 +18,7 @@ from tests.test_mincost_warm import change
 
 pytestmark = pytest.mark.kernel
 
-KERNELS: tuple[Kernel, ...] = ("simplex", "paths", "scaling")
+KERNELS: tuple[Kernel, ...] = ("simplex", "exchange", "scaling")
 by_each = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -130,7 +130,7 @@ def test_rounds_of_a_task_level_network(slots: int, kernel: Kernel) -> None:
 def test_the_dispatcher_takes_prices_for_tasks(slots: int) -> None:
     network = tasks(np.random.default_rng(1), 500, 100, slots)
     result = network.solve()
-    assert result.kernel in ("paths", "paths+scaling", "scaling")
+    assert result.kernel == "exchange"
     assert certificate_error(network, result) is None
 
 
@@ -148,7 +148,7 @@ def test_a_full_network_is_handed_over_to_prices() -> None:
     for _ in range(4):
         churn(rng, network, 100, 5)
         result = network.solve()
-        assert result.kernel in ("paths", "paths+scaling", "scaling")
+        assert result.kernel == "exchange"
         assert certificate_error(network, result) is None
         columns = (network.tail, network.head, network.capacity, network.cost, network.supply)
         assert result.objective == FlowNetwork(network.n_nodes, *columns, kernel="simplex").solve().objective
@@ -168,24 +168,33 @@ def test_an_infeasible_change_and_back() -> None:
     assert network.solve().objective == before.objective
 
 
-@given(problem=problems(cost_min=0))
-@settings(deadline=None, max_examples=50)
-def test_scaling_takes_over_where_paths_stop(problem: tuple[int, list[Arc], list[int]]) -> None:
-    """From any flow with right prices: here after so many searches as a single entry's scan allows."""
-    _, arcs, supply = problem
-    tail, head, capacity, cost = (
-        np.array([arc[field] if arc[field] is not None else NO_BOUND for arc in arcs], np.int64) for field in range(4)
-    )
-    supplies = np.array(supply, np.int64)
-    columns = Arcs(tail, head, np.ones(tail.size, np.bool_), capacity, cost)
-    held = priced.priced(columns, supplies)
-    work = np.zeros(paths.N_WORK, np.int64)
-    paths.route(held.net, 1, -1, 1000, 0, work)
-    if held.solve(columns, supplies, 20, "scaling") != priced.OPTIMAL:
-        assert by_networkx(*problem)[0] == "infeasible"
-        return
-    flow, _, _ = held.read(columns, np.ones(supplies.size, np.bool_))
-    assert by_networkx(*problem) == ("optimal", int(flow @ cost))
+@pytest.mark.parametrize("slots", [3, 4])
+def test_scaling_takes_over_where_paths_take_too_long(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cold and warm: after so few searches that the flow is far from done; and paths go on from there."""
+    monkeypatch.setattr(contracted, "SCANS_COLD", 0)
+    monkeypatch.setattr(contracted, "SCANS_WARM", 0)
+    rng = np.random.default_rng(slots)
+    network = tasks(rng, 800, 100, slots, "auto")
+    monkeypatch.setattr(dispatch, "_SIMPLEX_ARCS_MAX", 0)
+    kernels = []
+    for _ in range(4):
+        result = network.solve()
+        kernels.append(result.kernel)
+        columns = (network.tail, network.head, network.capacity, network.cost, network.supply)
+        assert result.objective == FlowNetwork(network.n_nodes, *columns, kernel="simplex").solve().objective
+        assert certificate_error(network, result) is None
+        churn(rng, network, 100, 9)
+    assert kernels[0] == "exchange+scaling"
+
+
+def test_the_dispatcher_takes_scaling_where_most_arcs_are_among_machines() -> None:
+    rng = np.random.default_rng(5)
+    network = tasks(rng, 300, 300, 2)
+    between = rng.integers(2, 302, (2, 3000))
+    network.add_arcs(between[0], between[1], [1] * 3000, rng.integers(0, 50, 3000))
+    result = network.solve()
+    assert result.kernel == "scaling"
+    assert certificate_error(network, result) is None
 
 
 def test_magnitudes_that_could_wrap_are_left_to_the_simplex() -> None:
@@ -197,5 +206,5 @@ def test_magnitudes_that_could_wrap_are_left_to_the_simplex() -> None:
     network = FlowNetwork(2, [0], [1], [UNLIMITED], [2**54], [2**10, -(2**10)], kernel="scaling")
     result = network.solve()
     assert (result.kernel, result.objective) == ("simplex", 2**64)
-    with pytest.raises(NetworkError, match="simplex, paths"):
+    with pytest.raises(NetworkError, match="simplex, exchange"):
         FlowNetwork(1, [], [], [], [], [0], kernel="magic")  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.kernels.mincost import pairs, paths
+from policies.kernels.mincost import exchange, leaves
+from policies.kernels.mincost.contracted import Contracted, contracted
 from policies.kernels.mincost.dispatch import Kernel
 from policies.kernels.mincost.ids import Ids
 from policies.kernels.mincost.model import NO_BOUND, OPEN, NetworkError
@@ -43,7 +44,65 @@ def check_parts_agree(net: Residual, network: FlowNetwork) -> None:
     assert int((net.stop - net.first).sum()) == 2 * int((network.arc_alive & (tail != head)).sum())
 
 
-@pytest.mark.parametrize("kernel", ["paths", "scaling"])
+def check_leaves_agree(held: Contracted, network: FlowNetwork) -> None:
+    """A leaf's slots are its arcs with room, its node has it among its members, its unit is somewhere or excess."""
+    table, tail, head = held.table, network.tail, network.head
+    sent = np.zeros(network.n_nodes, np.int64)
+    slots = 0
+    for arc in np.flatnonzero(network.arc_alive).tolist():
+        slot = int(table.of_arc[arc])
+        assert (slot >= 0) == (bool(table.is_leaf[tail[arc]]) and network.capacity[arc] > 0)
+        if slot >= 0:
+            row = table.row[tail[arc]]
+            assert row[leaves.FIRST] <= slot < row[leaves.STOP] <= row[leaves.ROOM] <= table.ends[leaves.N_SLOTS]
+            assert table.slot[slot].tolist() == [head[arc], network.cost[arc]]
+            assert table.arc[slot] == arc
+            slots += 1
+        elif held.net.entry[arc] >= 0:
+            sent[tail[arc]] += held.net.flow[arc]
+            sent[head[arc]] -= held.net.flow[arc]
+    assert slots == int((table.row[:, leaves.STOP] - table.row[:, leaves.FIRST])[table.is_leaf].sum())
+    there: list[int] = []
+    for node in range(network.n_nodes):
+        chunk, stop = int(table.chunk[node]), int(table.chunk[node]) * leaves.CHUNK + int(table.filled[node])
+        while chunk >= 0:
+            for place in range(chunk * leaves.CHUNK, stop):
+                leaf, here, begin, end = table.member[place].tolist()
+                at = int(table.row[leaf, leaves.AT])
+                assert table.row[leaf, leaves.PLACE] == place
+                assert table.slot[at].tolist() == [node, here]
+                assert [begin, end] == table.row[leaf, [leaves.FIRST, leaves.STOP]].tolist()
+                there.append(leaf)
+                sent[leaf] += 1
+                sent[node] -= 1
+            chunk = int(table.following[chunk])
+            stop = (chunk + 1) * leaves.CHUNK
+    assert sorted(there) == np.flatnonzero(table.is_leaf & (table.row[:, leaves.AT] >= 0)).tolist()
+    assert (network.supply - sent).tolist() == held.net.excess[: network.n_nodes].tolist()
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_leaves_agree_after_any_changes_and_solves(data: st.DataObject) -> None:
+    network = FlowNetwork(4, [0, 0, 1, 3], [1, 2, 2, 1], [4, 2, 5, 1], [1, 5, 2, 3], [3, 0, -4, 1], kernel="exchange")
+    for _ in range(data.draw(st.integers(1, 5))):
+        balance = int(network.supply.sum())
+        alive = np.flatnonzero(network.node_alive)
+        if alive.size:
+            network.set_supply(int(alive[0]), int(network.supply[alive[0]]) - balance)
+            network.solve()
+        for _ in range(data.draw(st.integers(0, 5))):
+            if alive.size and data.draw(st.booleans()):
+                leaf = network.add_nodes([data.draw(st.integers(0, 1))])[0]
+                places = data.draw(st.lists(st.sampled_from(np.flatnonzero(network.node_alive).tolist()), max_size=4))
+                places = [place for place in places if place != leaf]
+                network.add_arcs([leaf] * len(places), places, [1] * len(places), list(range(len(places))))
+            change(network, data)
+            if isinstance(network._held, Contracted) and network._held.flow is None:
+                check_leaves_agree(network._held, network)
+
+
+@pytest.mark.parametrize("kernel", ["scaling"])
 @given(data=st.data())
 @settings(deadline=None, max_examples=40)
 def test_parts_agree_after_any_changes_and_solves(kernel: Kernel, data: st.DataObject) -> None:
@@ -77,37 +136,38 @@ def distance(net: Residual, source: int, lacks: list[int]) -> int:
     return OPEN
 
 
-@given(st.integers(0, 10_000), st.integers(0, 3))
+@given(st.integers(0, 10_000))
 @settings(deadline=None, max_examples=60)
-def test_a_search_from_both_ends_finds_a_shortest_way_and_keeps_prices_right(seed: int, rounds: int) -> None:
+def test_a_search_finds_a_shortest_way_and_keeps_prices_right(seed: int) -> None:
+    """Leaves and a core, nobody anywhere; one search after the other, held against Dijkstra over the whole network."""
     rng = np.random.default_rng(seed)
-    n, m = 12, 40
-    arcs = Arcs(rng.integers(0, n, m), rng.integers(0, n, m), np.ones(m, np.bool_), rng.integers(1, 5, m),
-                rng.integers(0, 4, m))  # fmt: skip
-    supply = rng.integers(-3, 4, n)
+    n_core, n_leaves, m = 8, 10, 20
+    n = n_core + n_leaves
+    tail = np.concatenate([rng.integers(0, n_core, m), np.repeat(n_core + np.arange(n_leaves), 3)])
+    head = np.concatenate([rng.integers(0, n_core, m), rng.integers(0, n_core, 3 * n_leaves)])
+    arcs = Arcs(tail, head, np.ones(tail.size, np.bool_), rng.integers(1, 4, tail.size), rng.integers(0, 5, tail.size))
+    supply = np.concatenate([rng.integers(-3, 3, n_core), np.ones(n_leaves, np.int64)])
     supply[0] -= supply.sum()
-    net = priced(arcs, supply).net
-    fore, back = np.empty((5, n), np.int64), np.empty((5, n), np.int64)
-    fore[0] = back[0] = OPEN
-    way, work = np.empty(2 * n, np.int64), np.zeros(paths.N_WORK, np.int64)
-    for _ in range(rounds + 1):
-        givers, lacks = np.flatnonzero(net.excess > 0), np.flatnonzero(net.excess < 0)
-        if not givers.size:
-            return
-        source = int(givers[0])
-        length = distance(net, source, lacks.tolist())
-        before, flow = net.excess.copy(), net.flow.copy()
-        price = net.price.copy()
-        sent = pairs.meet(net, source, lacks, lacks.size, fore, back, way, work)
-        assert (sent == 0) == (length == OPEN)
-        assert net.excess[source] == before[source] - sent
-        reduced_at_old_prices = arcs.cost + price[arcs.tail] - price[arcs.head]
-        assert int(((net.flow - flow) * reduced_at_old_prices).sum()) == sent * (length if sent else 0)
-        for node in range(n):
-            for at in range(int(net.first[node]), int(net.shut[node])):
-                assert net.cost[at] + net.price[node] - net.price[net.to[at]] >= 0
-        assert (fore[0] == OPEN).all()
-        assert (back[0] == OPEN).all()
+    held = contracted(arcs, supply, None, None, never_scales=True)
+    count, work = np.zeros(exchange.N_COUNT, np.int64), np.zeros(exchange.N_WORK, np.int64)
+    alive = np.ones(n, np.bool_)
+    for root in rng.permutation(n).tolist():
+        while held.net.excess[root] > 0:
+            flow, price, _ = held.read(arcs, alive)
+            whole = priced(arcs, supply, flow, price).net
+            length = distance(whole, root, np.flatnonzero(held.net.excess < 0).tolist())
+            found = exchange.grow(held.net, held.table, root, -1, 1, held.scratch, count, work)
+            assert (held.scratch[exchange.DISTANCE] == OPEN).all()
+            assert (found == 0) == (length == OPEN)
+            if not found:
+                break
+            sent = exchange.augment(held.net, held.table, int(held.scratch[exchange.FOUND, 0]), -1, held.scratch, work)
+            assert sent > 0
+            after, later, _ = held.read(arcs, alive)
+            assert int((after - flow) @ (arcs.cost + price[tail] - price[head])) == sent * length
+            reduced = arcs.cost + later[tail] - later[head]
+            assert (reduced[(after < arcs.bound) & (tail != head)] >= 0).all()
+            assert (reduced[(after > 0) & (tail != head)] <= 0).all()
 
 
 @given(st.lists(st.integers(-3, 4), max_size=20))
@@ -136,7 +196,7 @@ def kept_bytes(thing: object) -> int:
     return sum(kept_bytes(part) for part in parts)
 
 
-@pytest.mark.parametrize("kernel", ["simplex", "paths"])
+@pytest.mark.parametrize("kernel", ["simplex", "exchange", "scaling"])
 def test_a_network_keeps_no_more_than_200_bytes_an_arc(kernel: Kernel) -> None:
     network = tasks(np.random.default_rng(1), 2000, 200, 12, kernel)
     network.solve()

@@ -1,22 +1,25 @@
 """Which kernel solves a network from nothing. Measurements: docs/kernels.md.
 
-Simplex: lumped and general networks; what may be unbounded; magnitudes that scaling refuses. Prices (paths, and scaling
-where searches grow): scheduling networks with a node for each task, whose one consumer makes every search local, and
-where the simplex would spend itself on degenerate pivots as soon as they are full. A network stays with the kernels
-that solved it first: the simplex keeps its tree, the others a flow with prices. One exception: `hands_over`.
+Simplex: lumped and general networks; what may be unbounded; magnitudes that scaling refuses. Exchange paths: scheduling
+networks with a node for each task, whose searches pass by the tasks and through the machines alone, and where the
+simplex would spend itself on degenerate pivots as soon as they are full. Scaling: such networks where tasks have few
+places each and most arcs are among machines. A network stays with the kernel that solved it first: the simplex keeps
+its tree, the others a flow with prices. One exception: `hands_over`.
 """
 
 from typing import Literal
+
+import numpy as np
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.planted import Arcs
 from policies.kernels.mincost.scaling import magnitude_error
 
-Kernel = Literal["auto", "simplex", "paths", "scaling"]
-KERNELS: tuple[Kernel, ...] = ("auto", "simplex", "paths", "scaling")
+Kernel = Literal["auto", "simplex", "exchange", "scaling"]
+KERNELS: tuple[Kernel, ...] = ("auto", "simplex", "exchange", "scaling")
 _ARCS_MIN = 2_000  # Below, the simplex needs no longer than the others take to set up.
-_LUMPED = 4  # Units a source has on average in a network whose tasks were lumped; each would take a search.
+_LUMPED = 2  # A network whose tasks were lumped: less than one source in so many sends one unit.
 _FULL_PERCENT = 100  # Of the slots: more is wanted than there is.
 _SIMPLEX_ARCS_MAX = 250_000  # 1,000 agents: simplex 1.0 to 4 times faster when full; 5,000: 2.8 times slower.
 _SOURCES_SPARSE = 16  # A source in that many nodes or more.
@@ -32,17 +35,21 @@ def simplex_reason(arcs: Arcs, n_nodes: int, supplied: int, cost_max: int, earns
     return magnitude_error(n_nodes, arcs.cost.size, cost_max, supplied)
 
 
-def by_prices(wanted: Kernel, supply: Int64s, arcs: Arcs) -> bool:
-    """True where paths and scaling are to solve the network if they may, False where the simplex is."""
+def first_kernel(wanted: Kernel, supply: Int64s, arcs: Arcs) -> Kernel:
+    """The kernel that is to solve the network, if it may. Time O(1) for most, else O(A)."""
     if wanted != "auto":
-        return wanted != "simplex"
+        return wanted
     sources = int((supply > 0).sum())
-    return (
-        arcs.cost.size >= _ARCS_MIN
-        and int((supply < 0).sum()) == 1
-        and sources * _SOURCES_SPARSE >= supply.size
-        and int(supply[supply > 0].sum()) < _LUMPED * sources
-    )
+    if (
+        arcs.cost.size < _ARCS_MIN
+        or int((supply < 0).sum()) != 1
+        or sources * _SOURCES_SPARSE < supply.size
+        or int((supply == 1).sum()) * _LUMPED < sources
+    ):
+        return "simplex"
+    of_tasks = int(np.count_nonzero((supply[arcs.tail] == 1) & (arcs.bound > 0)))
+    others = int(np.count_nonzero((supply[arcs.tail] != 1) & (arcs.bound > 0)))
+    return "exchange" if of_tasks >= others else "scaling"
 
 
 def hands_over(supply: Int64s, arcs: Arcs) -> bool:

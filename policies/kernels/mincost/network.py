@@ -1,8 +1,8 @@
 """`FlowNetwork`: a min-cost-flow problem that is solved, changed a little and solved again.
 
 Ids are stable: nodes and arcs keep theirs until removed, and a removed id may be given to a later one. The network
-keeps the caller's columns; what the last solve left, a tree or a flow with prices, is kept by `Planted` or `Priced`,
-which hear of every change.
+keeps the caller's columns; what the last solve left, a tree or a flow with prices, is kept by `Planted`, `Contracted`
+or `Priced`, which hear of every change.
 """
 
 from typing import cast
@@ -12,7 +12,8 @@ import numpy as np
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import simplex
 from policies.kernels.mincost.columns import grown, objective
-from policies.kernels.mincost.dispatch import KERNELS, Kernel, by_prices, hands_over, simplex_reason
+from policies.kernels.mincost.contracted import Contracted, contracted
+from policies.kernels.mincost.dispatch import KERNELS, Kernel, first_kernel, hands_over, simplex_reason
 from policies.kernels.mincost.gate import (
     Flags,
     Integers,
@@ -65,7 +66,7 @@ class FlowNetwork:
         self._nodes, self._arcs = Ids(int(n_nodes)), Ids(n_arcs)
         self._check_count(int(n_nodes), n_arcs)
         self._kernel: Kernel = kernel
-        self._held: Planted | Priced | None = None
+        self._held: Planted | Priced | Contracted | None = None
         self._capacity_total = self._supply_total = self._cost_max = 0
         self._bound = bounds_of(capacities)
         self._count_capacity(self._bound, _NONE)
@@ -200,7 +201,7 @@ class FlowNetwork:
         ids = column("arcs", arcs)
         self._arcs.check("arcs", ids)
         if self._held:
-            self._held.drop_arcs(ids)
+            self._held.drop_arcs(ids, self._tail[ids])
         self._count_capacity(_NONE, self._bound[ids])
         self._bound[ids] = 0
         self._cost[ids] = 0
@@ -222,15 +223,18 @@ class FlowNetwork:
 
     def _solve_by_prices(self, arcs: Arcs, supply: Int64s) -> Result | None:
         """None: the simplex must solve it, from nothing."""
-        if self._held is None and (not by_prices(self._kernel, supply, arcs) or self._hands_over(arcs, supply)):
-            return None
+        kernel: Kernel = "auto"
+        if self._held is None:
+            kernel = first_kernel(self._kernel, supply, arcs)
+            if kernel == "simplex" or self._hands_over(arcs, supply):
+                return None
         if simplex_reason(arcs, self.n_nodes, self._supply_total // 2, self._cost_max, self._earns) is not None:
             self._held = None
             return None
         if self._held is None:
-            self._held = priced(arcs, supply)
-        held = cast(Priced, self._held)
-        if held.solve(arcs, supply, self._cost_max, self._kernel) != OPTIMAL:
+            self._held = self._by_prices(kernel, arcs, supply)
+        held = cast(Priced | Contracted, self._held)
+        if held.solve(arcs, supply, self._cost_max) != OPTIMAL:
             self._held = None
             return None
         flow, potential, cost_size = held.read(arcs, self._nodes.alive)
@@ -256,14 +260,21 @@ class FlowNetwork:
             witness = (cut & self._nodes.alive).astype(np.int64)
             return Result("infeasible", None, flow, potential, "simplex", int(artificial.max()), witness, held.work)
         result = self._optimum(flow, potential, cost_size)
+        kernel = first_kernel(self._kernel, supply, arcs) if first else "simplex"
         if (
-            first
-            and by_prices(self._kernel, supply, arcs)
+            kernel != "simplex"
             and self._hands_over(arcs, supply)
             and simplex_reason(arcs, self.n_nodes, self._supply_total // 2, self._cost_max, self._earns) is None
         ):
-            self._held = priced(arcs, supply, flow, potential)
+            self._held = self._by_prices(kernel, arcs, supply, flow, potential)
         return result
+
+    def _by_prices(
+        self, kernel: Kernel, arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s | None = None
+    ) -> Priced | Contracted:
+        if kernel == "scaling":
+            return priced(arcs, supply, flow, price)
+        return contracted(arcs, supply, flow, price, never_scales=self._kernel == "exchange")
 
     def _hands_over(self, arcs: Arcs, supply: Int64s) -> bool:
         return self._kernel == "auto" and hands_over(supply, arcs)
@@ -295,10 +306,14 @@ class FlowNetwork:
         """The arcs at these nodes, each once."""
         if isinstance(self._held, Priced) and not self._held.has_loops:
             return self._held.arcs_at(nodes)
+        if isinstance(self._held, Contracted):
+            found = self._held.arcs_at(nodes)
+            if found is not None:
+                return found
         gone = np.zeros(self.n_nodes, np.bool_)
         gone[nodes] = True
-        arcs, found = self._columns(), np.empty(self.n_arcs, np.int64)
-        return found[: arcs_at(arcs.tail, arcs.head, arcs.alive, gone, found)]
+        arcs, listed = self._columns(), np.empty(self.n_arcs, np.int64)
+        return listed[: arcs_at(arcs.tail, arcs.head, arcs.alive, gone, listed)]
 
     # --- the gate -----------------------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class Planted:
         tail, head, bound, cost = (column[ids] for column in (arcs.tail, arcs.head, arcs.bound, arcs.cost))
         repair.join_arcs(net, ids, tail, head, bound, cost, self._position)
 
-    def drop_arcs(self, arcs: Int64s) -> None:
+    def drop_arcs(self, arcs: Int64s, tails: Int64s) -> None:
         repair.drop_arcs(self.net, self.root, arcs, self._position)
 
     # --- solving ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A network kept as a flow with prices, for paths and scaling: changed in place, mended where it changed, solved again.
+"""A network kept as a flow with prices, for scaling: changed in place, mended where it changed, solved again.
 
 Arcs are known by their ids: positions and ids are the same here.
 """
@@ -8,18 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import pairs, patch, paths, scaling
-from policies.kernels.mincost.dispatch import Kernel
+from policies.kernels.mincost import patch, scaling
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.planted import Arcs
 from policies.kernels.mincost.residual import Residual, build, read
 
 SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuild costs as much as many small rounds.
-SCANS_COLD = 30  # Scans of all entries that paths may take before scaling does it in 30 to 60; measured.
-SCANS_WARM = 20  # Of 12,000 tasks, full or more, 1 % anew takes up to 10; scaling from good prices is dearer.
-FIRST_EPSILON = 50  # Scaling from paths' prices begins at that part of the largest cost; 20 to 200 are alike.
-NEAR = 1000  # Entries a search from one end may pass before one from both ends is cheaper; 300 to 4,000 are alike.
-SCANS_FORCED = 1 << 20  # Never give up.
+FIRST_EPSILON = 50  # From prices nearly right it begins at that part of the largest cost; 20 to 200 are alike.
 OPTIMAL, GAVE_UP = range(2)
 
 
@@ -29,10 +24,9 @@ class Priced:
 
     net: Residual
     touched: list[Int64s] = field(default_factory=list)  # Nodes whose arcs changed.
-    is_warm: bool = False  # It was solved before.
     has_loops: bool = False  # They have no entries.
     work: dict[str, int] = field(default_factory=dict)
-    kernel: str = "paths"
+    kernel: str = "scaling"
 
     def set_supply(self, nodes: Int64s, more: Int64s) -> None:
         self.net.excess[nodes] += more
@@ -45,7 +39,7 @@ class Priced:
         patch.change_capacities(self.net, arcs, values)
         self.touched.append(tails)
 
-    def drop_arcs(self, arcs: Int64s) -> None:
+    def drop_arcs(self, arcs: Int64s, tails: Int64s) -> None:
         patch.drop_arcs(self.net, arcs)
 
     def arcs_at(self, nodes: Int64s) -> Int64s:
@@ -80,42 +74,24 @@ class Priced:
         if patch.join_arcs(self.net, ids, tail, head, bound, cost) < ids.size:
             self.net = build(*arcs, self.net.flow[: arcs.tail.size].copy(), supply, self.net.price, SPARE)
 
-    def solve(self, arcs: Arcs, supply: Int64s, cost_max: int, wanted: Kernel) -> int:
-        """Route what is unrouted: by paths while that takes few scans of all entries, else scaling.
+    def solve(self, arcs: Arcs, supply: Int64s, cost_max: int) -> int:
+        """Route what is unrouted by scaling, from the flow and the prices there are.
 
         GAVE_UP: no feasible flow was found, or magnitudes could wrap; nothing here is of use then.
         """
-        scans = {"paths": SCANS_FORCED, "scaling": 0}.get(wanted, SCANS_WARM if self.is_warm else SCANS_COLD)
-        self.is_warm = True
-        net = self.net
         touched = np.concatenate(self.touched) if self.touched else np.empty(0, np.int64)
         self.touched.clear()
-        work = np.zeros(paths.N_WORK, np.int64)
-        scaled = np.zeros(scaling.N_WORK, np.int64)
-        hub = int(paths.only_consumer(supply))
-        self.kernel = "paths"
-        status = paths.GREW
-        if patch.mend_all(net, touched) == 0 and scans > 0:
-            most = scans * net.arc.size + 1000
-            if hub >= 0:
-                status = paths.route(net, 1, hub, NEAR, most, work)
-                if status == paths.FINE:
-                    status = paths.route(net, -1, hub, NEAR, most, work)
-            if hub < 0 or status == paths.FINE:
-                status = pairs.route(net, most, work)
-        if status == paths.GREW:
-            self.kernel = "paths+scaling" if work[paths.PATHS] else "scaling"
-            status = self._scale(arcs, supply, cost_max, scaled)
+        patch.mend_all(self.net, touched)  # What cannot be mended violates, and is filled by the first phase.
+        work = np.zeros(scaling.N_WORK, np.int64)
+        status = self._scale(arcs, supply, cost_max, work)
         self.work = {
-            "searches": int(work[paths.SEARCHES]),
-            "nodes_settled": int(work[paths.SETTLED]),
-            "entries_scanned": int(work[paths.SCANNED] + scaled[scaling.SCANNED]),
-            "pushes": int(scaled[scaling.PUSHES]),
-            "relabels": int(scaled[scaling.RELABELS]),
-            "price_updates": int(scaled[scaling.UPDATES]),
-            "phases": int(scaled[scaling.PHASES]),
+            "entries_scanned": int(work[scaling.SCANNED]),
+            "pushes": int(work[scaling.PUSHES]),
+            "relabels": int(work[scaling.RELABELS]),
+            "price_updates": int(work[scaling.UPDATES]),
+            "phases": int(work[scaling.PHASES]),
         }
-        return OPTIMAL if status == 0 else GAVE_UP
+        return OPTIMAL if status == scaling.FINE else GAVE_UP
 
     def read(self, arcs: Arcs, alive: Flags) -> tuple[Int64s, Int64s, float]:
         """Flow by arc, potential by node, and about the sum of |flow x cost|."""
@@ -140,8 +116,7 @@ def priced(arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s
 
     Nodes with arcs that earn are mended at the first solve; given prices must be right already.
     """
-    is_warm = flow is not None
     flow = np.zeros(arcs.tail.size, np.int64) if flow is None else flow
     net = build(*arcs, flow, supply, np.zeros(supply.size, np.int64) if price is None else price.copy(), SPARE)
     has_loops = bool((arcs.tail == arcs.head).any())
-    return Priced(net, [arcs.tail[arcs.cost < 0]], is_warm=is_warm, has_loops=has_loops)
+    return Priced(net, [arcs.tail[arcs.cost < 0]], has_loops=has_loops)
