@@ -23,6 +23,7 @@ from agents.events import (
     ShardRemoved,
     ShutdownAsked,
     Started,
+    StepsTold,
     TaskEnded,
     TaskStarted,
 )
@@ -148,6 +149,8 @@ class Agent:
                 self._work.on_fetch_ended(batch, event)
             case FetchesProgressed():
                 self._measuring.on_fetches_progressed(event, batch.now_us)
+            case StepsTold(steps=steps):
+                self._measuring.on_steps_told(steps)
             case TaskStarted():
                 self._work.on_task_started(batch, event)
             case TaskEnded():

@@ -1,6 +1,6 @@
 """What can happen to an agent: everything it ever learns arrives as one of these, with the time beside it."""
 
-from federation.wire import FetchProgress, HeldShard, LinkSample, MasterMessage
+from federation.wire import FetchProgress, HeldShard, LinkSample, MasterMessage, TaskSteps
 from policies.model import Record, Resources
 
 
@@ -98,6 +98,12 @@ class ShardRemoved(Record, frozen=True, kw_only=True, tag=True):
     reason: str = ""
 
 
+class StepsTold(Record, frozen=True, kw_only=True, tag=True):
+    """A task said how long its training steps take."""
+
+    steps: TaskSteps
+
+
 class ShardFound(Record, frozen=True, kw_only=True, tag=True):
     """A file was added to the store by hand (`offerflow shard add`)."""
 
@@ -114,5 +120,6 @@ class DeadlinePassed(Record, frozen=True, kw_only=True, tag=True):
 
 Event = (
     Started | Connected | Disconnected | MasterSpoke | GarbageArrived | Measured | LinksMeasured | FetchEnded
-    | FetchesProgressed | TaskStarted | TaskEnded | ShardRemoved | ShardFound | ShutdownAsked | DeadlinePassed
+    | FetchesProgressed | TaskStarted | TaskEnded | StepsTold | ShardRemoved | ShardFound | ShutdownAsked
+    | DeadlinePassed
 )  # fmt: skip

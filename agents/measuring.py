@@ -4,7 +4,7 @@ from agents.commands import Measure, Probe
 from agents.config import AgentConfig
 from agents.events import FetchesProgressed
 from agents.session import Batch, Session, spread_us
-from federation.wire import FetchProgress, LinkSample, NetReport, Peer, Ping, Pong, ProbePlan
+from federation.wire import FetchProgress, LinkSample, NetReport, Peer, Ping, Pong, ProbePlan, TaskSteps
 
 _SAMPLES_MAX = 512  # gathered between two reports, newest kept: half of what the wire takes in one
 _FETCHES_MAX = 256  # told of in one report, newest kept: what the wire takes
@@ -19,6 +19,7 @@ _BUSY_US = 1_000_000
 _BUSY_TRIES_MAX = 6
 # Active probes take at most a thousandth of a link over time; this many come first, so that a new link is soon known.
 # Past that a turn is an echo alone.
+_STEPS_MAX = 256
 _SHARE_OF_LINK = 1000
 _PROBES_AHEAD = 3
 
@@ -29,6 +30,7 @@ class Measuring:
         self._measure_due_us: int | None = None
         self._samples: list[LinkSample] = []
         self._fetches: dict[str, FetchProgress] = {}  # by shard, since the last report
+        self._steps: dict[str, TaskSteps] = {}  # by task, since the last report
         self._report_due_us: int | None = None
         self._n_silent = 0  # reports in a row that had nothing to tell
         self._ping_due_us: int | None = None
@@ -131,6 +133,13 @@ class Measuring:
         if self._report_due_us is not None and any(sample.method in ("transfer", "probe") for sample in samples):
             self._report_due_us = min(self._report_due_us, now_us + _SOON_US)
 
+    def on_steps_told(self, steps: TaskSteps) -> None:
+        """The newest of each task counts; of more tasks than a report holds, those that spoke last."""
+        self._steps.pop(steps.task_id, None)
+        self._steps[steps.task_id] = steps
+        while len(self._steps) > _STEPS_MAX:
+            del self._steps[next(iter(self._steps))]
+
     def on_fetches_progressed(self, event: FetchesProgressed, now_us: int) -> None:
         """What moves or does not is told soon: the master may know a better source."""
         for fetch in event.fetches:
@@ -163,15 +172,17 @@ class Measuring:
             self._ping(batch, session)
             self._ping_due_us = now_us + session.welcome.ping_every_us
         if self._report_due_us is not None and now_us >= self._report_due_us:
-            has_news = bool(self._samples or self._fetches)
+            has_news = bool(self._samples or self._fetches or self._steps)
             self._n_silent = 0 if has_news else self._n_silent + 1
             if has_news or self._n_silent % _SILENT_REPORTS == 0:
                 session.publish(
                     batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes,
                     probe_bytes=self._probe_bytes, fetches=tuple(self._fetches.values()),
+                    steps=tuple(self._steps.values()),
                 )  # fmt: skip
             self._samples.clear()
             self._fetches.clear()
+            self._steps.clear()
             self._report_due_us = now_us + self._config.net_report_every_us
         self._probe(batch)
 

@@ -27,6 +27,7 @@ from federation.facts import (
     ServiceAsked,
     ServiceBalanced,
     ShardAdded,
+    StepsLearned,
     TaskRefused,
     TasksAssigned,
     TaskStateChanged,
@@ -54,6 +55,7 @@ from federation.set_aside import SetAsideBook
 from federation.shards import ShardBook
 from federation.shares import RoleEntry, ShareBook
 from federation.states import AgentState
+from federation.steps import StepBook
 from federation.tasks import TaskBook
 from federation.transfers import TransferBook
 from federation.wire import Command as WireCommand
@@ -96,6 +98,7 @@ class Core:
         self.market = MarketBook(self.agents, self.shares, config)
         self.profiles = ProfileBook(config.profiles_max, config.profile_samples_max)
         self.set_aside = SetAsideBook()
+        self.steps = StepBook()
         for role in config.roles:
             entry: RoleEntry = self.shares.ensure(role.path)
             entry.weight, entry.quota, entry.guarantee = role.weight, role.quota, role.guarantee
@@ -154,6 +157,7 @@ class Core:
             EventSetAside: self.set_aside.add,
             ServiceBalanced: self.tasks.balance,
             ServiceAsked: self.tasks.ask,
+            StepsLearned: self.steps.learn,
         }
 
     # --- facts -------------------------------------------------------------------------------------------------------

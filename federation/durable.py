@@ -19,7 +19,7 @@ from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
 from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
 from federation.wire import HeldShard
-from policies.model import Amount, Profile, Record, Tuning, Weight
+from policies.model import Amount, GroupSteps, Profile, Record, Tuning, Weight
 
 
 class DurableAgent(Record, frozen=True, kw_only=True):
@@ -128,6 +128,7 @@ class DurableState(Record, frozen=True, kw_only=True):
         tuple[str, str, int, int], ...
     ] = ()  # from site, to site, thousandths of what was planned, of how many
     set_aside: tuple[EventSetAside, ...] = ()
+    measured: tuple[GroupSteps, ...] = ()  # of elastic groups, who spoke last comes last
 
 
 def capture(core: Core) -> DurableState:
@@ -173,6 +174,7 @@ def capture(core: Core) -> DurableState:
             if pool.reservation.kind == "dynamic"
         ),
         set_aside=tuple(core.set_aside.entries),
+        measured=tuple(core.steps.groups.values()),
     )
 
 
@@ -266,6 +268,7 @@ def restore(core: Core, state: DurableState) -> None:
     core.market.n_frameworks_ever = state.n_frameworks_ever
     for fact in state.set_aside:
         core.set_aside.add(fact)
+    core.steps.groups = {each.group_id: each for each in state.measured}
 
 
 def _restore_framework(core: Core, durable: DurableFramework) -> None:

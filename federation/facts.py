@@ -21,7 +21,7 @@ from federation.market.facts import (
     UpdateAcknowledged,
 )
 from federation.wire import HeldShard
-from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, Tier, Tuning, Weight
+from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, StepTime, Tier, Tuning, Weight
 
 
 class TermBegun(Record, frozen=True, kw_only=True, tag="term_begun"):
@@ -212,6 +212,15 @@ class ServiceAsked(Record, frozen=True, kw_only=True, tag="service_asked"):
     asked: tuple[tuple[str, int], ...]  # (site, requests a second), sorted; of others the job's own weight stands
 
 
+class StepsLearned(Record, frozen=True, kw_only=True, tag="steps_learned"):
+    """How long steps of an elastic group take, as its workers measured them."""
+
+    at_us: int
+    group_id: str  # job/group
+    step: StepTime
+    noise_scale: int = 0
+
+
 class EventSetAside(Record, frozen=True, kw_only=True, tag="event_set_aside"):
     """Handling an event raised: a bug of ours. Nothing of it was done, and nothing will be when it comes again."""
 
@@ -228,5 +237,5 @@ Fact = (
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
     | TransferLearned | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged
     | UpdateAcknowledged | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged
-    | EventSetAside | ServiceBalanced | ServiceAsked
+    | EventSetAside | ServiceBalanced | ServiceAsked | StepsLearned
 )  # fmt: skip

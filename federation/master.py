@@ -28,6 +28,7 @@ from federation.reports import on_command_ack, on_statuses
 from federation.requests import asked, dry_runs_timed_out
 from federation.resending import resend
 from federation.states import OfferState, TaskState
+from federation.steps import told_by
 from federation.tasks import JobEntry
 from federation.wire import (
     AgentMessage,
@@ -40,6 +41,7 @@ from federation.wire import (
     Ping,
     RebirthRequest,
     StatusReport,
+    TaskSteps,
 )  # fmt: skip
 
 
@@ -184,9 +186,26 @@ class Master:
                 if is_new:
                     entry.control_bytes = message.control_bytes
                     core.count("samples_refused", core.network.take(message, core.now_us))
+                    self._take_steps(entry.agent_id, message.steps)
                     core.transfers.progress(entry.agent_id, message.fetches, core.agents, core.now_us)
             case Ping():
                 liveness.ping(core, entry, message)
+
+    def _take_steps(self, agent_id: str, told: tuple[TaskSteps, ...]) -> None:
+        core = self.core
+        for each in told:
+            group = told_by(core.tasks, agent_id, each)
+            if group is None:
+                core.count("steps_stale")
+                continue
+            try:
+                fact = core.steps.heard(group, each.steps, core.now_us)
+            except ValueError:
+                core.count("steps_refused")
+                continue
+            if fact is not None:
+                core.persist(fact)
+                core.rounds.changed = True  # Another number of workers may be better now.
 
     def _take_offer(self, offer: Offer) -> None:
         core = self.core

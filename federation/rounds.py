@@ -79,6 +79,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         transfers=core.transfers.snapshot(core.tasks.tasks, core.moves),
         continuing=continuing,
         services=services,
+        measured=core.steps.snapshot(core.tasks),
     )
     return snapshot, aliases
 

@@ -220,13 +220,31 @@ class CommandAck(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="comma
     cmd_ids: Annotated[tuple[Count, ...], msgspec.Meta(max_length=1024)]
 
 
+class Steps(Record, frozen=True, kw_only=True):
+    """What a training task says of its last steps: `batch` samples in all, over `workers` tasks on `agents` agents,
+    took `step_us`. `noise_scale` in samples, 0 where it was not estimated."""
+
+    workers: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    batch: Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+    step_us: Annotated[int, msgspec.Meta(ge=1, le=86_400_000_000)]
+    agents: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    noise_scale: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
+
+
+class TaskSteps(Record, frozen=True, kw_only=True):
+    task_id: Name
+    attempt: Count
+    steps: Steps
+
+
 class NetReport(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="net/1"):
-    """Channel `net`: link measurements since the last report."""
+    """Channel `net`: what was measured since the last report, of links and of the tasks' own steps."""
 
     samples: Annotated[tuple[LinkSample, ...], msgspec.Meta(max_length=1024)]
     control_bytes: Count = 0  # MQTT payload bytes sent and received since boot
     probe_bytes: Count = 0  # of active probes received since boot
     fetches: Annotated[tuple[FetchProgress, ...], msgspec.Meta(max_length=256)] = ()  # those that run for long
+    steps: Annotated[tuple[TaskSteps, ...], msgspec.Meta(max_length=256)] = ()  # the newest of each task
 
 
 class Ping(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="ping/1"):

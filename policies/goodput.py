@@ -19,9 +19,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from policies.goodput_model import Goodput, goodput
 from policies.greedy import Greedy, Parts, Round, seniority
 from policies.lower import Int64s
-from policies.model import Elastic, Eviction, Needs, Plan, Running, Snapshot, Tuning
+from policies.model import Elastic, Eviction, GroupSteps, Needs, Plan, Running, Snapshot, Tuning
 
 RESTART_US = 30_000_000  # what a change costs a job: the paper measured about half a minute for a restart
+SILENCE_US = 300_000_000  # ten reports of an agent: whoever measures has spoken by then
 UNSTARTED = 4.0  # not running at all is as bad as a quarter of the slowest start
 NODES_MAX = 10_000  # of the search tree; past that the best plan found so far counts
 
@@ -118,18 +119,35 @@ class GoodputPolicy(Greedy):
                 )
 
 
+def as_measured(declared: Elastic, measured: GroupSteps | None) -> Elastic:
+    """With what its workers measured: in the place of what was declared for the same configuration, and of all of it
+    once two numbers of workers were tried."""
+    if measured is None or not measured.steps:
+        return declared
+    known = {(step.workers, step.agents, step.batch) for step in measured.steps}
+    others = [step for step in declared.steps if (step.workers, step.agents, step.batch) not in known]
+    if len({step.workers for step in measured.steps}) > 1:
+        others = []
+    return msgspec.structs.replace(
+        declared, steps=(*others, *measured.steps), noise_scale=measured.noise_scale or declared.noise_scale
+    )
+
+
 def jobs_of(books: Round) -> list[Job]:
     """The elastic jobs of a round, running or waiting, in order of name."""
     jobs: dict[str, Job] = {}
+    measured = {each.group_id: each for each in books.snapshot.measured}
     for c, demand in enumerate(books.demands):
         if demand.elastic is not None:
             group_id = demand.elastic.group_id
-            job = jobs.setdefault(group_id, Job(demand.elastic, demand.needs, demand.priority))
+            elastic = as_measured(demand.elastic, measured.get(group_id))
+            job = jobs.setdefault(group_id, Job(elastic, demand.needs, demand.priority))
             job.classes.append(c)
     for n, node in enumerate(books.nodes):
         for task in node.running:
             if task.elastic is not None and not task.ending:
-                job = jobs.setdefault(task.elastic.group_id, Job(task.elastic, task.needs, task.priority))
+                elastic = as_measured(task.elastic, measured.get(task.elastic.group_id))
+                job = jobs.setdefault(elastic.group_id, Job(elastic, task.needs, task.priority))
                 job.running.append((n, task))
                 job.age_us = max(job.age_us, books.snapshot.now_us - task.since_us)
     return [jobs[group_id] for group_id in sorted(jobs)]
@@ -183,8 +201,8 @@ def _options(books: Round, job: Job, capacity: list[int], n_jobs: int) -> list[t
         [elastic.workers_max, *(have // need for have, need in zip(capacity, _amounts(job.needs), strict=True) if need)]
     )
     available = len(job.running) + sum(books.remaining[c] for c in job.classes)
-    most = min(most, available)
     least = max(1, elastic.workers_min)
+    most = min(most, available, max(least, _tried(job) * 2))
     weight = 2.0 ** (job.priority / 10)
     fair = max(least, min(elastic.workers_max, most // max(1, n_jobs)))
     share = goodput(elastic, fair, _agents(books, job.needs, fair)).per_s
@@ -197,6 +215,15 @@ def _options(books: Round, job: Job, capacity: list[int], n_jobs: int) -> list[t
         restart = 1 + RESTART_US / max(job.age_us, RESTART_US) if changed else 1.0
         out.append((k, weight * restart / max(speedup, 1e-9)))
     return out
+
+
+def _tried(job: Job) -> int:
+    """The most workers of which anything is known. A job about which nothing is known begins with its least, and one
+    whose workers say nothing for long is taken at the model's word."""
+    known = max((step.workers for step in job.elastic.steps), default=0)
+    if not known and job.age_us < SILENCE_US:
+        return (job.elastic.workers_min + 1) // 2
+    return known or job.elastic.workers_max
 
 
 def _capacity(books: Round, jobs: list[Job]) -> list[int]:

@@ -220,6 +220,14 @@ class Elastic(Record, frozen=True, kw_only=True):
     steps: tuple[StepTime, ...] = ()
 
 
+class GroupSteps(Record, frozen=True, kw_only=True):
+    """What the workers of an elastic group measured while they ran; `noise_scale` 0: not estimated."""
+
+    group_id: str
+    steps: tuple[StepTime, ...] = ()  # one each of workers, agents and batch, sorted so
+    noise_scale: int = 0
+
+
 class Gang(Record, frozen=True, kw_only=True):
     """Tasks that run all together or not at all."""
 
@@ -410,6 +418,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     transfers: tuple[Transfer, ...] = ()  # sorted by (from_site, to_site), one each
     continuing: tuple[Continuation, ...] = ()  # sorted by task_id; a policy may leave all of them where they are
     services: tuple[Service, ...] = ()  # sorted by service_id; a policy may leave all of them as they are
+    measured: tuple[GroupSteps, ...] = ()  # of elastic groups, sorted by group_id
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------

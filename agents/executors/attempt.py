@@ -34,6 +34,7 @@ class Attempt:
         self.cpu_s = 0.0  # the most that `cpu_used_s` has found
         self.memory_bytes = 0  # resident, at the last look
         self.exit_seen_s: float | None = None  # on the boot clock
+        self.progress_ns = 0  # when what the task told of its steps was written, as last read
 
     @property
     def exit_file(self) -> Path:

@@ -40,6 +40,7 @@ class AttemptFolder:
         self.inputs = path / "in"
         self.outputs = path / "out"
         self.temporary = path / "tmp"
+        self.progress = path / "progress"  # what the task tells of its steps
 
     @classmethod
     def of(cls, root: Path, task_id: str, attempt: int) -> "AttemptFolder":
@@ -123,6 +124,7 @@ def task_environment(folder: AttemptFolder, launch: Launch, agent_id: str, site:
         **_share(launch),
         "OFFERFLOW_IN": str(folder.inputs),
         "OFFERFLOW_OUT": str(folder.outputs),
+        "OFFERFLOW_PROGRESS": str(folder.progress),
         "OFFERFLOW_CPU_MILLI": str(launch.needs.cpu_milli),
         "OFFERFLOW_MEMORY_BYTES": str(launch.needs.memory_bytes),
         "OFFERFLOW_TASK_ID": launch.task_id,

@@ -20,8 +20,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from agents.events import TaskEnded, TaskStarted
-from agents.executors import diskuse, logs, proctree
+from agents.events import StepsTold, TaskEnded, TaskStarted
+from agents.executors import diskuse, logs, proctree, progress
 from agents.executors.attempt import Attempt, boot_s, handle_of, parse_handle, woken_at_end
 from agents.executors.base import AttemptFolder, TaskUse, command_line, lay_out, task_environment
 from agents.executors.throttle import throttle
@@ -275,6 +275,8 @@ class ProcessExecutor:
                     if attempt.stop_reason and slowed is not None:
                         slowed.cancel()  # A stopped process cannot end itself.
                     self._look(attempt)
+                    if (told := progress.told(attempt)) is not None:
+                        await self._post(StepsTold(steps=told))
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._pause_s(attempt)):
                             await attempt.wake.wait()
@@ -283,6 +285,8 @@ class ProcessExecutor:
                 if slowed is not None:
                     slowed.cancel()
         attempt.exit_seen_s = attempt.exit_seen_s or boot_s()
+        if (told := progress.told(attempt)) is not None:  # Also a short task's word counts.
+            await self._post(StepsTold(steps=told))
         await self._sweep(attempt)
         await self._post(await asyncio.to_thread(self._conclude, attempt))
 
