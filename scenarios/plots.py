@@ -6,6 +6,7 @@ from html import escape
 
 WIDTH, HEIGHT = 760, 280
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 40
+LABEL_MAX, LETTER, LEAN = 24, 6, 60  # letters under a bar, pixels a letter, height for labels that lean
 # Okabe and Ito's palette: told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a400")
 STATE_COLOURS = {"finished": "#009e73", "failed": "#d55e00", "cancelled": "#7f7f7f", "open": "#e69f00"}
@@ -112,6 +113,8 @@ def bars(title: str, y_title: str, groups: dict[str, dict[str, float]]) -> str:
     values = [value for each in groups.values() for value in each.values()]
     if not values:
         return _nothing(title)
+    slot = (WIDTH - LEFT - RIGHT) / len(groups)
+    leans = max(len(group[:LABEL_MAX]) for group in groups) * LETTER > slot
     frame = _Frame((0, 0), (len(groups), max(values) * 1.05 or 1), HEIGHT)
     bottom = HEIGHT - BOTTOM
     parts: list[str] = []
@@ -121,7 +124,6 @@ def bars(title: str, y_title: str, groups: dict[str, dict[str, float]]) -> str:
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_label(value)}</text>')
     across = f"translate(13 {(TOP + bottom) / 2:.0f}) rotate(-90)"
     parts.append(f'<text transform="{across}" text-anchor="middle">{escape(y_title)}</text>')
-    slot = (WIDTH - LEFT - RIGHT) / len(groups)
     width = slot * 0.8 / max(1, len(names))
     for index, (group, each) in enumerate(groups.items()):
         start = LEFT + slot * index + slot * 0.1
@@ -133,10 +135,14 @@ def bars(title: str, y_title: str, groups: dict[str, dict[str, float]]) -> str:
                 f'height="{bottom - y:.1f}" fill="{COLOURS[number % len(COLOURS)]}">'
                 f"<title>{escape(group)} {escape(name)}: {_label(value)}</title></rect>"
             )
-        parts.append(
-            f'<text x="{start + slot * 0.4:.1f}" y="{bottom + 15}" text-anchor="middle">{escape(group[:24])}</text>'
+        x, y = start + slot * 0.4, bottom + 15
+        place = (
+            f'transform="translate({x:.1f} {y}) rotate(-35)" text-anchor="end"'
+            if leans
+            else (f'x="{x:.1f}" y="{y}" text-anchor="middle"')
         )
-    return f"<h3>{escape(title)}</h3>" + _svg(parts, HEIGHT, title) + _legend(names)
+        parts.append(f"<text {place}>{escape(group[:LABEL_MAX])}</text>")
+    return f"<h3>{escape(title)}</h3>" + _svg(parts, HEIGHT + (LEAN if leans else 0), title) + _legend(names)
 
 
 def timeline(title: str, spans: Sequence[tuple[str, float, float, str, str]], rows_max: int = 40) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from scenarios.runs import Result
 
 
+COLUMNS_MAX = 6  # runs that a terminal has room for side by side
+
+
 class Summary(Record, frozen=True, kw_only=True, omit_defaults=False):
     """One policy on one world. Times are simulated. `completion_s` is from the first submission to the last job's end,
     None while a job has not ended."""
@@ -92,11 +95,13 @@ def summarise(outcome: Outcome, records: Records | None = None, parameters: dict
 
 
 def table(summaries: list[Summary]) -> "Table":
-    """One column a run, one row a measure."""
+    """One column a run, one row a measure; of many runs one row a policy and parameters, averaged over seeds."""
     from rich.table import Table
 
     from federation.units import about_bytes
 
+    if len(summaries) > COLUMNS_MAX:
+        return _table_of_means(summaries)
     seeds = sorted({summary.seed for summary in summaries})
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
     how = "live" if summaries[0].live else "simulated"
@@ -129,6 +134,37 @@ def table(summaries: list[Summary]) -> "Table":
     return shown_table
 
 
+def _table_of_means(summaries: list[Summary]) -> "Table":
+    from rich.table import Table
+
+    from federation.units import about_bytes
+
+    kinds: dict[str, list[Summary]] = {}
+    for each in summaries:
+        kinds.setdefault(_head(each, many_seeds=False).replace("\n", " "), []).append(each)
+    shown_table = Table(title=f"{summaries[0].world}: {len(summaries)} runs, means over seeds", title_justify="left")
+    for head in ("", "runs", "completion", "task p50", "task p99", "bytes", "failed / open", "laws broken"):
+        shown_table.add_column(head, justify="right" if head else "left", overflow="fold")
+
+    def mean(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        missing = f" ({len(values) - len(known)} not ended)" if len(known) < len(values) else ""
+        return f"{sum(known) / len(known):.1f} s{missing}" if known else "not ended"
+
+    for name, runs in kinds.items():
+        shown_table.add_row(
+            name,
+            str(len(runs)),
+            mean([each.completion_s for each in runs]),
+            mean([each.task_p50_s for each in runs]),
+            mean([each.task_p99_s for each in runs]),
+            about_bytes(sum(each.uplink_bytes for each in runs) // len(runs)),
+            f"{sum(each.tasks_failed for each in runs)} / {sum(each.tasks_open for each in runs)}",
+            str(sum(len(each.broken_laws) for each in runs)),
+        )
+    return shown_table
+
+
 def _errors(summary: Summary) -> str:
     """Of the first third of the tasks, and of the last: what was learned in between is the difference."""
     first, last = summary.prediction_error_first, summary.prediction_error_last
@@ -141,9 +177,11 @@ def _head(summary: Summary, many_seeds: bool) -> str:
 
 
 def verdict_table(results: "list[Result]") -> "Table":
-    """One row an expectation, one column a run."""
+    """One row an expectation, one column a run; of many runs, how many met it."""
     from rich.table import Table
 
+    if len(results) > COLUMNS_MAX:
+        return _verdicts_of_many(results)
     shown_table = Table(title="expectations", title_justify="left")
     shown_table.add_column("", overflow="fold")
     many_seeds = len({result.summary.seed for result in results}) > 1
@@ -152,6 +190,24 @@ def verdict_table(results: "list[Result]") -> "Table":
     for number, first in enumerate(results[0].verdicts):
         cells = [_cell(result.verdicts[number]) for result in results]
         shown_table.add_row(first.text, *cells)
+    return shown_table
+
+
+def _verdicts_of_many(results: "list[Result]") -> "Table":
+    """How many runs of each kind met each expectation, and which seeds missed it."""
+    from rich.table import Table
+
+    kinds: dict[str, list[Result]] = {}
+    for each in results:
+        kinds.setdefault(_head(each.summary, many_seeds=False).replace("\n", " "), []).append(each)
+    shown_table = Table("", "expectation", "met", "missed by seeds", title="expectations", title_justify="left")
+    for name, runs in kinds.items():
+        for number, first in enumerate(runs[0].verdicts):
+            missed = [run.summary.seed for run in runs if not run.verdicts[number].ok]
+            met = f"{len(runs) - len(missed)} of {len(runs)}"
+            colour = "red" if missed else "green"
+            seeds = ", ".join(str(seed) for seed in missed[:20]) + (" …" if len(missed) > 20 else "")
+            shown_table.add_row(name, first.text, f"[{colour}]{met}[/{colour}]", seeds)
     return shown_table
 
 

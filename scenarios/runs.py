@@ -27,6 +27,7 @@ from scenarios.report import Summary, summarise
 DECISIONS_MAX = 20_000  # kept of a run, to be compared with another's
 SPANS_MAX = 4_000  # drawn of a timeline
 POINTS_MAX = 400  # drawn of a curve
+LINKS_DRAWN_MAX = 8  # as many as there are colours
 
 T = TypeVar("T")
 
@@ -301,11 +302,11 @@ def _thinned(items: list[T], most: int) -> list[T]:
 
 
 def _rates(outcome: Outcome) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Per cent of the bandwidth that the ten busiest links between sites carried, from one sample to the next. The
+    """Per cent of the bandwidth that the busiest links between sites carried, from one sample to the next. The
     bandwidth is the file's: a link that varies, or whose fault widens it, may pass 100."""
     bandwidths = {f"{first}→{second}": spec.bandwidth_bps for first, second, spec in outcome.world.links}
     between = {name: count for name, count in outcome.bytes_by_link.items() if name.split("→")[0] != name.split("→")[1]}
-    busiest = sorted(between, key=lambda name: (-between[name], name))[:10]
+    busiest = sorted(between, key=lambda name: (-between[name], name))[:LINKS_DRAWN_MAX]
     samples = _thinned(list(outcome.link_bytes), POINTS_MAX)
     rates: dict[str, tuple[tuple[float, float], ...]] = {}
     for name in busiest:

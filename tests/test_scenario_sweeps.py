@@ -1,5 +1,6 @@
 """Sweeps of a matrix, here and elsewhere, what is written of them, how they are compared, how a failure shrinks."""
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from federation.broker import free_port
@@ -21,6 +23,7 @@ from scenarios.cli import app, exit_code
 from scenarios.difference import compare_results
 from scenarios.junit import junit
 from scenarios.page import page
+from scenarios.report import table, verdict_table
 from scenarios.runs import Case, Result, cases_of, run_all, run_case
 from scenarios.shrinking import failure_of, shrink
 from tests.scenario_world import SMALL, written
@@ -150,6 +153,17 @@ def test_the_page_holds_every_plot_with_data_and_loads_nothing(results: list[Res
     plots = dict(re.findall(r"<h3>([^<]+)</h3>\s*(<svg.*?</svg>)", text, re.S))
     for title in PLOTS:
         assert re.search(r"<(path|rect|polyline)\b", plots[title]), title
+
+
+def test_many_runs_are_told_by_policy(results: list[Result]) -> None:
+    """Eight runs: no column for each, but means over seeds, and the seeds that missed an expectation."""
+    many = [*results, *(msgspec.structs.replace(each) for each in results)]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table([each.summary for each in many]))
+    console.print(verdict_table(many))
+    text = console.export_text()
+    assert "8 runs, means over seeds" in text and len(re.findall(r"│ (?:flow|fifo) +│ +4 │", text)) == 2
+    assert len(re.findall(r"vision.latency.p99 < 1ms +│ 0 of 4 │ 1, 2, 1, 2", text)) == 2
 
 
 # --- comparison ------------------------------------------------------------------------------------------------------
