@@ -19,6 +19,7 @@ from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
 from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
 from federation.wire import HeldShard
+from policies.forecast.forecaster import ForecasterState
 from policies.model import Amount, GroupSteps, Profile, Record, Tuning, Weight
 
 
@@ -129,6 +130,7 @@ class DurableState(Record, frozen=True, kw_only=True):
     ] = ()  # from site, to site, thousandths of what was planned, of how many
     set_aside: tuple[EventSetAside, ...] = ()
     measured: tuple[GroupSteps, ...] = ()  # of elastic groups, who spoke last comes last
+    forecasts: tuple[tuple[str, str, ForecasterState], ...] = ()  # from site, to site
 
 
 def capture(core: Core) -> DurableState:
@@ -175,6 +177,7 @@ def capture(core: Core) -> DurableState:
         ),
         set_aside=tuple(core.set_aside.entries),
         measured=tuple(core.steps.groups.values()),
+        forecasts=tuple((*ends, state) for ends, state in core.network.kept.items()),
     )
 
 
@@ -255,6 +258,7 @@ def restore(core: Core, state: DurableState) -> None:
     for profile in state.profiles:
         core.profiles.put(profile)
     core.network.factors = {(from_site, to_site): (milli, n) for from_site, to_site, milli, n in state.factors}
+    core.network.kept = {(from_site, to_site): kept for from_site, to_site, kept in state.forecasts}
     for job in state.jobs:
         _restore_job(core, job)
     _restore_classes(core, state)

@@ -21,6 +21,7 @@ from federation.market.facts import (
     UpdateAcknowledged,
 )
 from federation.wire import HeldShard
+from policies.forecast.forecaster import ForecasterState
 from policies.model import Amount, Blocker, Candidate, CostTerms, Record, Resources, StepTime, Tier, Tuning, Weight
 
 
@@ -221,6 +222,15 @@ class StepsLearned(Record, frozen=True, kw_only=True, tag="steps_learned"):
     noise_scale: int = 0
 
 
+class ForecastKept(Record, frozen=True, kw_only=True, tag="forecast_kept"):
+    """What a link's forecaster has learned, written now and then: a new term goes on from here."""
+
+    at_us: int
+    from_site: str
+    to_site: str
+    state: ForecasterState
+
+
 class EventSetAside(Record, frozen=True, kw_only=True, tag="event_set_aside"):
     """Handling an event raised: a bug of ours. Nothing of it was done, and nothing will be when it comes again."""
 
@@ -237,5 +247,5 @@ Fact = (
     | TasksAssigned | TaskRefused | TaskStateChanged | JobEnded | RoleSet | ShardAdded | ReplicaChanged | ProfileLearned
     | TransferLearned | FrameworkSet | FrameworkEnded | FrameworkTaskLaunched | FrameworkTaskChanged
     | UpdateAcknowledged | ResourcesReserved | ResourcesUnreserved | OperationChanged | OperationAcknowledged
-    | EventSetAside | ServiceBalanced | ServiceAsked | StepsLearned
+    | EventSetAside | ServiceBalanced | ServiceAsked | StepsLearned | ForecastKept
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 Ends are `site:<name>`, `agent:<id>` or `master` (the broker's and the master's own machine). Every sample feeds the
 estimate between the two sites; between two agents a link of its own is kept and told only where it differs, so ten
-thousand agents never mean a hundred million entries. Volatile: after a restart agents measure again.
+thousand agents never mean a hundred million entries. Volatile, so that after a restart agents measure again; only what
+forecasters and transfers taught is durable.
 
 What a policy plans with is a forecast, `policies.forecast`: the lower decile of the mean rate over the next half
 minute. Until nine forecasts of a link have been judged it is the lower quartile of what was measured, which is told
@@ -14,11 +15,11 @@ from collections import OrderedDict, deque
 import msgspec
 
 from federation.agents_book import AgentBook
-from federation.facts import TransferLearned
+from federation.facts import ForecastKept, TransferLearned
 from federation.wire import LinkSample, NetReport
 from policies.coordinates import Coordinates
 from policies.forecast.bands import FIRST
-from policies.forecast.forecaster import Forecast, Forecaster
+from policies.forecast.forecaster import Forecast, Forecaster, ForecasterState
 from policies.model import Link
 
 MASTER = "master"
@@ -36,6 +37,9 @@ STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of 
 FACTOR_MILLI_MAX = 4_000  # Beyond this it is no error of the estimate but a fault, which passes.
 FACTOR_STEP_MILLI = 100  # of the way to the newest ratio: about the last ten transfers count
 FACTORS_MAX = 10_000  # pairs of sites
+KEPT_MAX = 1_000  # forecasters that outlive a term, 3 KB each: links between sites, those written last
+KEPT_AT_ONCE = 4  # written in one turn, so that the journal grows by a few KB a minute
+KEPT_SAMPLES = 32  # more than when it was last written: less has taught it little
 FALLS_MAX = 16  # steps downwards remembered: ways that fall together share a bottleneck (`topology`)
 CLAIM_BYTES_MIN = 2**20  # of one report of a transfer; senders tell of 16 MiB and more (`agents.data.server`)
 CLAIMS_MIN, CLAIMS_MAX = 3, 8  # words of each end that are compared, by their medians
@@ -127,14 +131,14 @@ class LinkTrack:
                 self.bandwidth = deque((self.bandwidth[-2], self.bandwidth[-1]), maxlen=self.bandwidth.maxlen)
             elif len(self.bandwidth) == self.bandwidth.maxlen:
                 self.has_fallen = False
-            if self.forecaster is None and (self._is_of_sites() or len(self.bandwidth) >= FORECAST_SAMPLES_MIN):
+            if self.forecaster is None and (self.is_of_sites() or len(self.bandwidth) >= FORECAST_SAMPLES_MIN):
                 self.forecaster = Forecaster()
             if self.forecaster is not None:
                 self.forecaster.update(bps, now_us)
         elif measured is None:
             self.bound_bps = max(bps, self.bound_bps or 0)
 
-    def _is_of_sites(self) -> bool:
+    def is_of_sites(self) -> bool:
         return self.from_id.startswith("site:") and self.to_id.startswith("site:")
 
     def measured_bps(self) -> int | None:
@@ -245,6 +249,7 @@ class NetworkBook:
         self.n_refused = 0
         # Durable: how many times as long as planned transfers between two sites take, in thousandths, and of how many.
         self.factors: dict[tuple[str, str], tuple[int, int]] = {}
+        self.kept: dict[tuple[str, str], ForecasterState] = {}  # durable: by two sites, written longest ago first
         self.coordinates = Coordinates()  # of sites: who is worth probing, nothing else
 
     def take(self, report: NetReport, now_us: int) -> int:
@@ -305,6 +310,10 @@ class NetworkBook:
         track = self.tracks.get(key)
         if track is None:
             track = self.tracks[key] = LinkTrack(from_id, to_id, self._samples_max)
+            kept = self.kept.get((from_id[5:], to_id[5:])) if track.is_of_sites() else None
+            if kept is not None:
+                track.forecaster = Forecaster()
+                track.forecaster.restore(kept)
             if len(self.tracks) > self._links_max:
                 self.tracks.popitem(last=False)
         else:
@@ -333,6 +342,29 @@ class NetworkBook:
         if len(self.factors) > FACTORS_MAX:
             del self.factors[next(iter(self.factors))]
         self._changed = True
+
+    def keep(self, fact: ForecastKept) -> None:
+        self.kept.pop((fact.from_site, fact.to_site), None)
+        self.kept[fact.from_site, fact.to_site] = fact.state
+        if len(self.kept) > KEPT_MAX:
+            del self.kept[next(iter(self.kept))]
+
+    def to_keep(self, now_us: int) -> list[ForecastKept]:
+        """A few forecasters that have learned enough since they were last written, those that learned most first."""
+        found: list[tuple[int, str, str, Forecaster]] = []
+        for track in self.tracks.values():
+            if track.forecaster is None or not track.is_of_sites():
+                continue
+            ends = track.from_id[5:], track.to_id[5:]
+            known = self.kept.get(ends)
+            learned = track.forecaster.samples - (known.samples if known is not None else 0)
+            if learned >= KEPT_SAMPLES and track.forecast() is not None:
+                found.append((-learned, *ends, track.forecaster))
+        found.sort(key=lambda each: each[:3])
+        return [
+            ForecastKept(at_us=now_us, from_site=from_site, to_site=to_site, state=forecaster.state())
+            for _, from_site, to_site, forecaster in found[:KEPT_AT_ONCE]
+        ]
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,13 @@ def agents_changed(core: Core) -> None:
 
 
 def make_plans(core: Core) -> None:
-    """Send each site's probe agent its peers, where they changed, and come back after a probe period."""
+    """Send each site's probe agent its peers, where they changed, keep what forecasters learned, and come back after a
+    probe period."""
     core.deadlines.set("probes", core.now_us + core.config.probe_every_us)
     if not core.broker_found:
         return
+    for fact in core.network.to_keep(core.now_us):
+        core.persist(fact)
     chosen = _probe_agents(core)
     sites = list(chosen)
     period = core.now_us // core.config.probe_every_us

@@ -6,6 +6,7 @@ book moves on while the policy thinks: every placement is checked again before i
 
 import msgspec
 
+from federation import topology
 from federation.api import PlanView, Problem
 from federation.application import Application
 from federation.commands import Reply, Solve
@@ -77,6 +78,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         roles=wants.entitled_roles(core, demands, nodes),
         profiles=tuple(profiles),
         transfers=core.transfers.snapshot(core.tasks.tasks, core.moves),
+        bottlenecks=topology.bottlenecks(core.network),
         continuing=continuing,
         services=services,
         measured=core.steps.snapshot(core.tasks),

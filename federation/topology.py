@@ -16,7 +16,7 @@ import networkx as nx
 from federation.agents_book import AgentBook
 from federation.api import Hop, PathView, SiteNode
 from federation.network import LinkTrack, NetworkBook
-from policies.model import RACK_LABEL
+from policies.model import RACK_LABEL, Bottleneck
 
 CORE = "core"
 TOGETHER_US = 15_000_000  # Falls this close are one: reports come seconds apart, and a fall takes two of them to show.
@@ -144,6 +144,13 @@ def shared_uplinks(network: NetworkBook) -> dict[str, tuple[str, ...]]:
         if ends:
             shared[site] = tuple(sorted(ends))
     return shared
+
+
+def bottlenecks(network: NetworkBook) -> tuple[Bottleneck, ...]:
+    """The same as policies see it."""
+    return tuple(
+        Bottleneck(from_site=site, to_sites=to_sites) for site, to_sites in sorted(shared_uplinks(network).items())
+    )
 
 
 def _fall_together(first: LinkTrack, second: LinkTrack) -> bool:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from policies.constraints import shards_by_id, unreachable
 from policies.gpus import WHOLE, best_first, memory_of
-from policies.model import Demand, Gpu, GpuNeed, Link, Needs, Node, Shard, Snapshot
+from policies.model import Demand, Gpu, GpuNeed, Link, Needs, Node, Shard, Snapshot, Transfer
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -256,6 +256,8 @@ def _site_keys(snapshot: Snapshot, links: "_Links", ends: tuple[tuple[str, str],
     named = {site for demand in snapshot.demands for site in demand.where.sites}
     named |= {site for shard in snapshot.shards for site in shard.sites}
     named |= {transfer.to_site for transfer in snapshot.transfers} if ends else set()
+    if snapshot.transfers and ends:
+        named |= {site for each in snapshot.bottlenecks for site in each.to_sites}
     from_sites = {site for _, site in ends}
     keys: dict[str, object] = {site: site for site in sorted(named | from_sites)}
     if not ends:
@@ -402,11 +404,20 @@ def _queued(snapshot: Snapshot, ends: tuple[tuple[str, str], ...], heads: list[N
     columns: dict[str, list[int]] = {}
     for g, node in enumerate(heads):
         columns.setdefault(node.site, []).append(g)
+    shared = {each.from_site: each.to_sites for each in snapshot.bottlenecks}
     for transfer in snapshot.transfers:
-        if transfer.from_site in rows and transfer.to_site in columns and transfer.from_site != transfer.to_site:
-            cells = np.ix_(rows[transfer.from_site], columns[transfer.to_site])
-            out[cells] = clip(transfer.left_bytes, SIZE_BYTES_MAX)
-    return out
+        if transfer.from_site not in rows or transfer.from_site == transfer.to_site:
+            continue
+        for to_site in _slowed_by(transfer, shared):
+            if to_site in columns:
+                out[np.ix_(rows[transfer.from_site], columns[to_site])] += clip(transfer.left_bytes, SIZE_BYTES_MAX)
+    return np.minimum(out, SIZE_BYTES_MAX)
+
+
+def _slowed_by(transfer: Transfer, shared: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Where what comes after a transfer from the same site waits for it: where it goes, or its bottleneck leads."""
+    together = shared.get(transfer.from_site, ())
+    return together if transfer.to_site in together else (transfer.to_site,)
 
 
 def _closest(links: _Links, agent_id: str, site: str, node: Node) -> _Reading | None:

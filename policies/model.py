@@ -343,6 +343,13 @@ class Transfer(Record, frozen=True, kw_only=True):
     left_bytes: int
 
 
+class Bottleneck(Record, frozen=True, kw_only=True):
+    """Ways from one site that fall together share something: what goes over one of them slows the others."""
+
+    from_site: str
+    to_sites: tuple[str, ...]  # sorted
+
+
 class Continuation(Record, frozen=True, kw_only=True):
     """A placed task that might be better off elsewhere, for a link it depends on has become worse.
 
@@ -416,6 +423,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     roles: tuple[Role, ...] = ()
     profiles: tuple[Profile, ...] = ()
     transfers: tuple[Transfer, ...] = ()  # sorted by (from_site, to_site), one each
+    bottlenecks: tuple[Bottleneck, ...] = ()  # sorted by from_site, one each; inferred, not declared
     continuing: tuple[Continuation, ...] = ()  # sorted by task_id; a policy may leave all of them where they are
     services: tuple[Service, ...] = ()  # sorted by service_id; a policy may leave all of them as they are
     measured: tuple[GroupSteps, ...] = ()  # of elastic groups, sorted by group_id

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import msgspec
+
 from federation import views
+from federation.facts import ForecastKept
 from federation.network import FORECAST_SAMPLES_MIN
 from federation.rounds import make_snapshot
 from federation.wire import LinkSample, NetReport
@@ -82,3 +85,25 @@ def test_lower_bounds_below_what_is_believed_teach_a_forecast_nothing() -> None:
     measure(world, gateway, [2 * MBIT] * 10, is_lower_bound=True)
     assert link(world).bandwidth_bps == before.bandwidth_bps
     assert link(world).bandwidth_measured_bps == 40 * MBIT
+
+
+def test_what_a_forecaster_learned_outlives_the_master() -> None:
+    world, gateway = a_plant_and_a_cloud()
+    measure(world, gateway, [(20 + 7 * n % 10) * MBIT for n in range(60)])
+    before = link(world)
+    world.advance(61 * SECOND)
+    kept = [fact for fact in world.facts if isinstance(fact, ForecastKept)]
+    assert [(fact.from_site, fact.to_site) for fact in kept] == [("cloud", "plant")]
+    assert len(msgspec.msgpack.encode(kept[0])) < 4_000
+    world.advance(180 * SECOND)
+    assert len([fact for fact in world.facts if isinstance(fact, ForecastKept)]) == 1, "nothing was learned since"
+    world.crash()
+    gateway.connect()
+    world.agents["vm-1"].connect()
+    assert not any(each.bandwidth_bps for each in views.network(world.master, world.now_us).links)
+    measure(world, gateway, [24 * MBIT])
+    after = link(world)
+    assert after.forecast_us == HORIZON_US, "the first measurement of a term goes on where the last one ended"
+    assert before.bandwidth_bps is not None and after.bandwidth_bps is not None
+    assert abs(after.bandwidth_bps - before.bandwidth_bps) < MBIT
+    assert world.replayed() == world.master.durable()

@@ -3,11 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.rounds import make_snapshot
 from federation.topology import meeting_point, shared_uplinks, sites, widest_path
 from federation.wire import LinkSample, NetReport
+from policies.flow import Flow
+from policies.model import Bottleneck, Shard, Transfer
 from tests.master_world import SECOND, World
+from tests.policy_worlds import demand, links, node, snapshot, where
 
-MBIT = 10**6
+MBIT = MB = 10**6
 
 
 def measure(world: World, from_agent: str, to_agent: str, mbit: int, times: int = 1) -> None:
@@ -51,8 +55,8 @@ def test_talking_agents_meet_at_their_rack_their_site_or_above() -> None:
                                      ("d", "y", "", "eu"), ("e", "z", "", "us")):  # fmt: skip
         world.agent(name, site=site, region=region, labels=(("rack", rack),) if rack else ())
     agents = world.master.core.agents
-    for who, where in (("ab", "rack:x/r1"), ("abc", "site:x"), ("ad", "region:eu"), ("ae", "core"), ("a", "agent:a")):
-        assert meeting_point(agents, who) == where
+    for who, at in (("ab", "rack:x/r1"), ("abc", "site:x"), ("ad", "region:eu"), ("ae", "core"), ("a", "agent:a")):
+        assert meeting_point(agents, who) == at
     assert sites(agents, world.master.core.network, world.now_us)[0].racks == ("r1", "r2")
 
 
@@ -66,3 +70,18 @@ def test_ways_that_fall_together_share_a_bottleneck_and_others_do_not() -> None:
             measure(world, "plant", "north", 100 - rate, times=3)
             world.advance(60 * SECOND)
         assert turn < 2 or shared_uplinks(world.master.core.network) == {"plant": ("east", "west")}
+    asked, _ = make_snapshot(world.master.core)
+    assert asked.bottlenecks == (Bottleneck(from_site="plant", to_sites=("east", "west")),)
+
+
+def test_what_crosses_a_shared_bottleneck_slows_what_goes_over_its_other_ways() -> None:
+    nodes = [node("p", "plant", cpu=0), node("w", "west"), node("n", "north")]
+    frame = Shard(shard_id="frame", size_bytes=10 * MB, replicas=("p",), replicas_wanted=0)
+    ways = links({("plant", "west"): 100, ("plant", "east"): 100, ("plant", "north"): 40})
+    under_way = (Transfer(from_site="plant", to_site="east", left_bytes=100 * MB),)
+    shared = (Bottleneck(from_site="plant", to_sites=("east", "west")),)
+    for bottlenecks, agent_id in (((), "w"), (shared, "n")):
+        world = snapshot(
+            nodes, [demand("see", reads=("frame",))], [frame], ways, transfers=under_way, bottlenecks=bottlenecks
+        )
+        assert where(Flow().plan(world)) == {"see": {agent_id: 1}}

@@ -138,6 +138,10 @@ class Forecaster:
                 Pending(made_us=at_us, samples=self._samples, sum_bps=self._sum_bps, levels=self._levels)
             )
 
+    @property
+    def samples(self) -> int:
+        return self._samples
+
     def forecast(self) -> Forecast | None:
         """None before the first sample."""
         if self._forecast is None and self._levels:
