@@ -6,7 +6,7 @@ driver makes all of them durable before it acts on anything else of the batch, a
 
 from collections.abc import Iterable
 
-from agents.commands import Acknowledge, Command, Leave
+from agents.commands import Acknowledge, AllowProbes, Command, Leave
 from agents.config import AgentConfig
 from agents.events import (
     Connected,
@@ -19,6 +19,7 @@ from agents.events import (
     LinksMeasured,
     MasterSpoke,
     Measured,
+    ProbeServed,
     ShardFound,
     ShardRemoved,
     ShutdownAsked,
@@ -29,6 +30,7 @@ from agents.events import (
 )
 from agents.facts import Booted, Fact, StatusesAcked
 from agents.measuring import Measuring
+from agents.metering import Meter
 from agents.offering import Offering
 from agents.outbox import Outbox
 from agents.session import Batch, Session
@@ -71,11 +73,12 @@ class Agent:
         self._session = Session(config, self._state)
         self._outbox = Outbox(config, self._state)
         self._offering = Offering(config, self._state)
-        self._measuring = Measuring(config)
+        self._meter = Meter(config, self._state)
+        self._measuring = Measuring(config, self._meter)
         self._work = Work(config, self._state, self._offering)
         self._started: Started | None = None
         self._leaving = False
-        self._bytes_received = 0
+        self._bytes_received = self._n_received = 0
 
     # --- for the driver ----------------------------------------------------------------------------------------------
 
@@ -132,18 +135,20 @@ class Agent:
                 self._session.on_disconnected()
                 self._measuring.on_disconnected()
             case MasterSpoke(message=message, delivery=delivery):
-                self._bytes_received += event.n_bytes
+                self._receive(event.n_bytes)
                 received_us = batch.now_us if event.received_us is None else event.received_us
                 self._hear(message, received_us, batch)
                 self._acknowledge(delivery, batch)
             case GarbageArrived(code=code, delivery=delivery):
-                self._bytes_received += event.n_bytes
+                self._receive(event.n_bytes)
                 self._count(f"garbage_{code}")
                 self._acknowledge(delivery, batch)
             case Measured(usable=usable):
                 self._offering.usable = usable
             case LinksMeasured(samples=samples, busy=busy):
                 self._measuring.on_links_measured(samples, batch.now_us, busy=busy)
+            case ProbeServed(n_bytes=n_bytes):
+                self._meter.on_served(n_bytes)
             case FetchEnded():
                 self._measuring.gather(event.samples, batch.now_us)
                 self._work.on_fetch_ended(batch, event)
@@ -172,7 +177,12 @@ class Agent:
         self._offering.total = event.total
         batch.persist(Booted(boot=self._state.boot + 1))
         self._work.on_started(batch, event.running, event.shards)
+        self._meter.on_started(batch.now_us)
         self._measuring.on_started(batch.now_us)
+
+    def _receive(self, n_bytes: int) -> None:
+        self._bytes_received += n_bytes
+        self._n_received += 1
 
     def _acknowledge(self, delivery: int, batch: Batch) -> None:
         if delivery:
@@ -251,8 +261,13 @@ class Agent:
         self._outbox.flush(batch, self._session)
         self._tell_shards(batch)
         self._offering.flush(batch, self._session)
-        control_bytes = self._session.bytes_sent + self._bytes_received
-        self._measuring.flush(batch, self._session, control_bytes)
+        session = self._session
+        control_bytes = session.bytes_sent + self._bytes_received
+        if self._meter.is_on:
+            self._meter.on_control(control_bytes, session.n_sent + self._n_received, session.conn, batch.now_us)
+        self._measuring.flush(batch, session, control_bytes)
+        if self._meter.flush(batch):
+            batch.do(AllowProbes(n_bytes=self._meter.allowed_bytes or 0))
 
     def _birth(self, batch: Batch, started: Started) -> None:
         config = self.config
@@ -270,6 +285,7 @@ class Agent:
             speed_milli=config.speed_milli or started.speed_milli,
             price_microusd_per_cpu_hour=config.price_microusd_per_cpu_hour,
             data_url=started.data_url,
+            metered=config.metered,
             tasks=self._work.held_tasks(),
             shards=shards,
             shards_complete=len(shards) == len(self._state.shards),

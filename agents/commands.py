@@ -62,6 +62,12 @@ class Probe(Record, frozen=True, kw_only=True, tag=True):
     bytes_max: int
 
 
+class AllowProbes(Record, frozen=True, kw_only=True, tag=True):
+    """From now on peers that measure this agent may be sent so many bytes in all. → `ProbeServed` for each."""
+
+    n_bytes: int
+
+
 class Measure(Record, frozen=True, kw_only=True, tag=True):
     """Read this machine. → `Measured`."""
 
@@ -71,5 +77,6 @@ class Leave(Record, frozen=True, kw_only=True, tag=True):
 
 
 Command = (
-    Persist | Publish | Acknowledge | Fetch | Redirect | StartTask | StopTask | RemoveShard | Probe | Measure | Leave
+    Persist | Publish | Acknowledge | Fetch | Redirect | StartTask | StopTask | RemoveShard | Probe | AllowProbes
+    | Measure | Leave
 )  # fmt: skip

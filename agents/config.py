@@ -22,6 +22,8 @@ Milli = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Bps = Annotated[int, msgspec.Meta(ge=1_000, le=2**53)]
 
+_METERED_REPORT_US = 1_800_000_000  # Half an hour: 800 bytes each with headers, 1.2 MB a month.
+
 
 class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Who it is. Both ids are the operator's: the agent id is also its MQTT client id and certificate name.
@@ -54,6 +56,10 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     status_retry_max_us: Micros = 60_000_000  # A deaf master is asked once a minute, so it recovers within one.
     net_report_every_us: Micros = 30_000_000  # Echo samples are gathered; a measured bandwidth is told at once.
     probe_bytes_per_hour: Bytes = 64 * 2**20  # 0.15 Mbit/s on average: 2 % of an 8 Mbit/s uplink.
+    # A way out of the site that is paid by the byte: the agent says less, and probes within a month's allowance.
+    metered: bool = False
+    # Beside work: the control connection and probes, with all headers. Tariffs for machines begin at about 25 MB.
+    metered_bytes_per_month: Annotated[int, msgspec.Meta(ge=1_000_000, le=2**53)] = 20_000_000
     shutdown_timeout_us: Micros = 5_000_000  # Within systemd's default stop time of 90 s, several times over.
 
     # --- live only ---------------------------------------------------------------------------------------------------
@@ -81,6 +87,11 @@ class AgentConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # Tasks.
     log_bytes_max: Bytes = 4 * 2**20  # per attempt: head and tail are kept, the middle goes
     logs_kept_bytes: Bytes = 256 * 2**20  # of ended attempts, oldest first out
+
+    @property
+    def report_every_us(self) -> int:
+        """How often measurements that can wait are told."""
+        return max(self.net_report_every_us, _METERED_REPORT_US) if self.metered else self.net_report_every_us
 
 
 def read_config(path: Path | None, overrides: dict[str, Any]) -> AgentConfig:

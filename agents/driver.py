@@ -18,6 +18,7 @@ import msgspec
 from agents.agent import Agent
 from agents.commands import (
     Acknowledge,
+    AllowProbes,
     Command,
     Fetch,
     Leave,
@@ -64,6 +65,7 @@ from federation.wire import (
     Launch,
     MasterState,
     Offer,
+    OfferDelta,
     StatusReport,
     TaskStatus,
     agent_topic,
@@ -80,6 +82,10 @@ _HANDLED_AT_ONCE_MAX = 256  # Bounds one commit, hence the delay of its first ev
 # of 4,000 facts takes 20 ms.
 _COMPACT_AFTER_FACTS = 4_000
 _COMPACT_RATIO = 4
+# An agent that says something every five seconds never needs a ping of the protocol; one that does every two minutes
+# neither, if the broker waits longer. Between attempts to connect a line that is paid by the byte rests: SYNs cost too.
+_KEEPALIVE_S, _METERED_KEEPALIVE_S = 30, 150
+_BACKOFF_S, _METERED_BACKOFF_S = 15.0, 300.0
 
 _REFUSED = {
     "stale_term": "a master with a lower term than seen before is refused; if its state was lost, remove data_dir",
@@ -210,6 +216,8 @@ class LiveAgent:
             on_refused=lambda topic, reason: _log.warning("publish refused", topic=topic, reason=reason),
             subscriptions=(master_topic(agent_id, "cmd"), master_topic(agent_id, "ctl"), MASTER_STATE_TOPIC),
             will=self._will,
+            keepalive_s=_METERED_KEEPALIVE_S if self.config.metered else _KEEPALIVE_S,
+            backoff_s_max=_METERED_BACKOFF_S if self.config.metered else _BACKOFF_S,
             tls=access.tls,
         )
 
@@ -287,6 +295,8 @@ class LiveAgent:
             case Probe(peer=peer, bytes_max=bytes_max):
                 nothing = LinksMeasured(samples=())
                 self._spawn(self._guarded(workers.prober.probe(peer, bytes_max), nothing), "probe")
+            case AllowProbes(n_bytes=n_bytes):
+                workers.data_server.allow_probes(n_bytes)
             case Measure():
                 self._measure()
             case Leave():
@@ -312,7 +322,7 @@ class LiveAgent:
         connection = self._link.tcp_info_socket()
         now_us = self._clock.now_us()
         if connection is not None and now_us >= self._tcp_rtt_due_us:
-            self._tcp_rtt_due_us = now_us + self.config.net_report_every_us
+            self._tcp_rtt_due_us = now_us + self.config.report_every_us
             sample = self._workers.gauge.tcp_rtt(connection, self.config.agent_id)
             if sample is not None:
                 self._spawn(self.post(LinksMeasured(samples=(sample,))), "tcp-rtt")
@@ -379,7 +389,7 @@ def _channel(message: AgentMessage) -> AgentChannel:
     match message:
         case Birth() | Death():
             return "state"
-        case Offer():
+        case Offer() | OfferDelta():
             return "offer"
         case StatusReport():
             return "status"

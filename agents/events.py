@@ -52,6 +52,12 @@ class LinksMeasured(Record, frozen=True, kw_only=True, tag=True):
     busy: bool = False  # A probe was put off because the way was in use: to be tried again soon.
 
 
+class ProbeServed(Record, frozen=True, kw_only=True, tag=True):
+    """A peer was sent so many bytes to measure with."""
+
+    n_bytes: int
+
+
 class FetchEnded(Record, frozen=True, kw_only=True, tag=True):
     """Answer to `Fetch`. On failure `reason` is "fetch", "hash", "disk_full" or "residency"."""
 
@@ -119,7 +125,7 @@ class DeadlinePassed(Record, frozen=True, kw_only=True, tag=True):
 
 
 Event = (
-    Started | Connected | Disconnected | MasterSpoke | GarbageArrived | Measured | LinksMeasured | FetchEnded
-    | FetchesProgressed | TaskStarted | TaskEnded | StepsTold | ShardRemoved | ShardFound | ShutdownAsked
+    Started | Connected | Disconnected | MasterSpoke | GarbageArrived | Measured | LinksMeasured | ProbeServed
+    | FetchEnded | FetchesProgressed | TaskStarted | TaskEnded | StepsTold | ShardRemoved | ShardFound | ShutdownAsked
     | DeadlinePassed
 )  # fmt: skip

@@ -45,6 +45,13 @@ class ShardForgotten(Record, frozen=True, kw_only=True, tag="shard_forgotten"):
     shard_id: str
 
 
+class BytesMetered(Record, frozen=True, kw_only=True, tag="bytes_metered"):
+    """What is left of a metered line's allowance, at a time of the wall clock (`agents.metering`)."""
+
+    at_us: int
+    balance_bytes: int
+
+
 class Remembered(Record, frozen=True, kw_only=True, tag="remembered"):
     """What a compacted journal cannot say otherwise; last of its facts. Lists are oldest first."""
 
@@ -64,5 +71,6 @@ Fact = (
     | StatusesAcked
     | ShardStored
     | ShardForgotten
+    | BytesMetered
     | Remembered
 )

@@ -3,6 +3,7 @@
 from agents.commands import Measure, Probe
 from agents.config import AgentConfig
 from agents.events import FetchesProgressed
+from agents.metering import ECHO_BYTES, Meter, on_wire
 from agents.session import Batch, Session, spread_us
 from federation.wire import FetchProgress, LinkSample, NetReport, Peer, Ping, Pong, ProbePlan, TaskSteps
 
@@ -11,7 +12,7 @@ _FETCHES_MAX = 256  # told of in one report, newest kept: what the wire takes
 _PINGS_MAX = 16  # unanswered ones remembered; older are lost
 _SOON_US = 500_000  # a measured bandwidth matters to the next round: it is told this soon, with those around it
 _PROBE_TIMEOUT_US = 120_000_000  # a worker that never answers must not end all probing
-_SILENT_REPORTS = 6  # of these one is sent all the same: it carries the count of control bytes
+_SILENT_REPORTS = 6  # of these one is sent all the same: it carries the counts of bytes. A metered line's are rare.
 _HOUR_US = 3_600_000_000
 # A way in use is tried again after 1–2 s, then 2–4 s, 3–6 s …: longer than the probe of a neighbour takes, soon enough
 # that sixteen neighbours of one slow gateway are through in a minute. Then it has its next turn as all have.
@@ -25,8 +26,9 @@ _PROBES_AHEAD = 3
 
 
 class Measuring:
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, meter: Meter) -> None:
         self._config = config
+        self._meter = meter
         self._measure_due_us: int | None = None
         self._samples: list[LinkSample] = []
         self._fetches: dict[str, FetchProgress] = {}  # by shard, since the last report
@@ -56,7 +58,7 @@ class Measuring:
 
     def on_welcome(self, now_us: int) -> None:
         self._ping_due_us = now_us
-        self._report_due_us = now_us + self._config.net_report_every_us
+        self._report_due_us = now_us + self._config.report_every_us
         self._pings.clear()
 
     def on_disconnected(self) -> None:
@@ -81,7 +83,7 @@ class Measuring:
         self._every_us = plan.every_us
         self._bytes_max = plan.bytes_max
         self._peers = {
-            peer.agent_id: (peer, min(self._peers[peer.agent_id][1], now_us + plan.every_us))
+            peer.agent_id: (peer, min(self._peers[peer.agent_id][1], now_us + (peer.every_us or plan.every_us)))
             if peer.agent_id in self._peers
             else (peer, now_us)
             for peer in plan.peers
@@ -98,6 +100,7 @@ class Measuring:
             agent_id, _, taken_bytes = self._probing
             self._budget_bytes += taken_bytes - sum(sample.bytes for sample in samples)
             self._probing = None
+            self._meter.on_probed(_worth(taken_bytes), samples)
             self._charge(agent_id, samples, now_us)
             if busy:
                 self._put_off(agent_id, now_us)
@@ -174,16 +177,16 @@ class Measuring:
         if self._report_due_us is not None and now_us >= self._report_due_us:
             has_news = bool(self._samples or self._fetches or self._steps)
             self._n_silent = 0 if has_news else self._n_silent + 1
-            if has_news or self._n_silent % _SILENT_REPORTS == 0:
+            if has_news or self._meter.is_on or self._n_silent % _SILENT_REPORTS == 0:
                 session.publish(
                     batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes,
-                    probe_bytes=self._probe_bytes, fetches=tuple(self._fetches.values()),
-                    steps=tuple(self._steps.values()),
+                    probe_bytes=self._probe_bytes, wire_bytes=self._meter.wire_bytes,
+                    fetches=tuple(self._fetches.values()), steps=tuple(self._steps.values()),
                 )  # fmt: skip
             self._samples.clear()
             self._fetches.clear()
             self._steps.clear()
-            self._report_due_us = now_us + self._config.net_report_every_us
+            self._report_due_us = now_us + self._config.report_every_us
         self._probe(batch)
 
     def _ping(self, batch: Batch, session: Session) -> None:
@@ -205,7 +208,7 @@ class Measuring:
         if missing_bytes > 0:
             refill_us = -(-missing_bytes * _HOUR_US // self._config.probe_bytes_per_hour)
             due_us = max(due_us, self._refilled_us + refill_us)
-        return due_us
+        return max(due_us, self._meter.due_us(ECHO_BYTES)) if self._meter.is_on else due_us
 
     def _probe(self, batch: Batch) -> None:
         now_us = batch.now_us
@@ -217,9 +220,14 @@ class Measuring:
         self._refill(now_us)
         agent_id, (peer, _) = min(self._peers.items(), key=lambda item: (item[1][1], item[0]))
         # The next turn differs from agent to agent, so that peers are not all probed in the same instant.
-        next_us = now_us + self._every_us + spread_us(f"{self._config.agent_id}>{agent_id}", 0, self._every_us // 10)
+        every_us = peer.every_us or self._every_us
+        next_us = now_us + every_us + spread_us(f"{self._config.agent_id}>{agent_id}", 0, every_us // 10)
         self._peers[agent_id] = (peer, next_us)
         bytes_max = self._bytes_for(agent_id, now_us)
+        if self._meter.is_on:
+            if self._meter.left_bytes() < _worth(bytes_max):
+                bytes_max = 0  # It is known again how far it is, if not how wide.
+            self._meter.take(batch, _worth(bytes_max))
         self._budget_bytes -= bytes_max
         self._probing = (agent_id, now_us + _PROBE_TIMEOUT_US, bytes_max)
         batch.do(Probe(peer=peer, bytes_max=bytes_max))
@@ -229,3 +237,8 @@ class Measuring:
         refill_bytes = (now_us - self._refilled_us) * self._config.probe_bytes_per_hour // _HOUR_US
         self._budget_bytes = min(self._config.probe_bytes_per_hour, self._budget_bytes + refill_bytes)
         self._refilled_us = now_us
+
+
+def _worth(bytes_max: int) -> int:
+    """What a probe of so many bytes takes of a metered line at most."""
+    return ECHO_BYTES + on_wire(bytes_max)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from agents.config import AgentConfig
 from agents.session import Batch, Session
 from agents.state import State
-from federation.wire import Launch, Offer
+from federation.wire import Launch, Offer, OfferDelta, Welcome, changes
 from policies.gpus import held, matches, memory_of, taken_bytes, without
 from policies.model import Gpu, GpuNeed, Resources
 
@@ -19,6 +19,7 @@ from policies.model import Gpu, GpuNeed, Resources
 _CPU_GRAIN_MILLI = 100
 _MEMORY_GRAIN_BYTES = 16 * 2**20
 _DISK_GRAIN_BYTES = 64 * 2**20
+_METERED_CHANGE_US = 60_000_000  # A line that is paid by the byte tells of no change sooner than this after the last.
 
 
 def free_after(have: Resources, launches: Iterable[Launch]) -> Resources:
@@ -67,6 +68,8 @@ class Offering:
         self.total = Resources()
         self.usable: Resources | None = None  # None: not measured yet, so nothing is offered
         self._n_offers = 0
+        self._told: Offer | None = None  # the last one since the welcome
+        self._sent_us = 0
         self._sent: Resources | None = None  # what the machine had to give at the last offer, own attempts left out
         self._renew_due_us: int | None = None
         self._change_due_us: int | None = None
@@ -87,7 +90,7 @@ class Offering:
 
     def restart(self) -> None:
         """A master that just welcomed us knows no offer: send one at once."""
-        self._sent = None
+        self._sent = self._told = None
         self._renew_due_us = self._change_due_us = None
 
     def due_us(self, session: Session) -> int | None:
@@ -105,22 +108,33 @@ class Offering:
         have = self._have()
         if self._change_due_us is None and self._sent is not None and (have != self._sent or self.doubted):
             self._change_due_us = now_us + self._config.offer_debounce_us
+            if self._config.metered and not self.doubted:
+                self._change_due_us = max(self._change_due_us, self._sent_us + _METERED_CHANGE_US)
         due_us = self.due_us(session)
         if due_us is None or now_us < due_us:
             return
         self._n_offers += 1
-        session.publish(
-            batch,
-            Offer,
-            offer_id=f"{self._config.agent_id}.{self._state.boot}.{self._n_offers}",
-            free=self.free(),
-            expires_in_us=session.welcome.offer_lease_us,
-            commands_seen=self._state.commands_seen,
-        )
-        self._sent = have
+        self._publish(batch, session, session.welcome)
+        self._sent, self._sent_us = have, now_us
         self.doubted = False
         self._renew_due_us = now_us + session.welcome.offer_every_us
         self._change_due_us = None
+
+    def _publish(self, batch: Batch, session: Session, welcome: Welcome) -> None:
+        """The whole offer, or what differs from the last one where the master takes that."""
+        before = self._told
+        self._told = Offer(
+            agent_id=self._config.agent_id, boot=self._state.boot, conn=session.conn, seq=session.seq,
+            offer_id=f"{self._config.agent_id}.{self._state.boot}.{self._n_offers}", free=self.free(),
+            expires_in_us=welcome.offer_lease_us, commands_seen=self._state.commands_seen,
+        )  # fmt: skip
+        if before is not None and welcome.offer_deltas:
+            session.publish(batch, OfferDelta, **changes(before, self._told))
+        else:
+            session.publish(
+                batch, Offer, offer_id=self._told.offer_id, free=self._told.free,
+                expires_in_us=self._told.expires_in_us, commands_seen=self._told.commands_seen,
+            )  # fmt: skip
 
 
 def _floor(value: int, grain: int, total: int) -> int:

@@ -100,6 +100,9 @@ class Gauge(Protocol):
 class DataServer(Protocol):
     """Serves `/shards/{sha256}` (Range), `/probe?bytes=N`, `/echo`, `/logs/{task_id}/{attempt}` to peers."""
 
+    def allow_probes(self, n_bytes: int) -> None:
+        """From now on so many bytes may go out for peers' probes; `ProbeServed` tells of each. Before: without end."""
+
     async def start(self) -> str:
         """Bind (port 0: any free one) and return the URL that peers reach, for the birth."""
 

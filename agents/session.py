@@ -13,6 +13,7 @@ from federation.wire import AgentMessage, Death, RebirthRequest, Welcome, encode
 # Births are repeated until welcomed: a broker may be up long before a master is.
 _BIRTH_RETRY_MIN_US = 2_000_000
 _BIRTH_RETRY_MAX_US = 60_000_000
+_BIRTH_RETRY_METERED_US = 900_000_000  # A master that comes back is announced; this is for what nobody thought of.
 # A new master term is announced to every agent at once; their births spread over this. 5,000 births then come at
 # 2,500 a second, and a lone agent waits less than a person notices.
 _NEW_TERM_SPREAD_US = 2_000_000
@@ -52,6 +53,8 @@ class Session:
         self.master_online = True  # until the retained announcement says otherwise
         self.birth_due_us: int | None = None
         self.bytes_sent = 0
+        self.n_sent = 0  # of this boot
+        self._birth_retry_max_us = _BIRTH_RETRY_METERED_US if config.metered else _BIRTH_RETRY_MAX_US
         self._birth_retry_us = _BIRTH_RETRY_MIN_US
 
     @property
@@ -69,6 +72,7 @@ class Session:
         message = make(agent_id=self._config.agent_id, boot=self._state.boot, conn=self.conn, seq=self.seq, **fields)
         self.seq += 1
         self.bytes_sent += len(encode(message))
+        self.n_sent += 1
         batch.do(Publish(message=message))
 
     # --- what happens to it ------------------------------------------------------------------------------------------
@@ -90,7 +94,7 @@ class Session:
     def on_birth_sent(self, now_us: int) -> None:
         """Again later, unless welcomed before."""
         self.birth_due_us = now_us + self._birth_retry_us
-        self._birth_retry_us = min(2 * self._birth_retry_us, _BIRTH_RETRY_MAX_US)
+        self._birth_retry_us = min(2 * self._birth_retry_us, self._birth_retry_max_us)
 
     def on_welcome(self, welcome: Welcome) -> bool:
         """Whether it answers a birth of this connection."""

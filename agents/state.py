@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from agents.facts import (
     Booted,
+    BytesMetered,
     CommandTaken,
     Fact,
     ProcessStarted,
@@ -62,6 +63,7 @@ class State:
         self.shards: dict[str, HeldShard] = {}
         self.replicas: dict[str, tuple[int, FetchShard]] = {}  # copies asked for and not yet answered, by shard
         self.drops: dict[str, tuple[int, DropShard]] = {}
+        self.metered: BytesMetered | None = None
         self._cmd_ids: dict[int, None] = {}
         self._cmd_id_floor = 0
         self._closed: dict[Key, None] = {}
@@ -101,6 +103,8 @@ class State:
                 self.shards[shard.shard_id] = shard
             case ShardForgotten(shard_id=shard_id):
                 self.shards.pop(shard_id, None)
+            case BytesMetered():
+                self.metered = fact
             case Remembered():
                 self.next_status_id = fact.next_status_id
                 self.commands_seen = fact.commands_seen
@@ -165,6 +169,8 @@ class State:
     def facts(self) -> list[Fact]:
         """Replaying these gives this state again. Cost and size: linear in what is held, not in what ever happened."""
         facts: list[Fact] = [Booted(boot=self.boot), TermSeen(term=self.term)]
+        if self.metered is not None:
+            facts.append(self.metered)
         for attempt in self.attempts.values():
             facts += self._attempt_facts(attempt)
         facts += [StatusQueued(status=status) for status in self.outbox.values()]

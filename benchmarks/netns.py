@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
+PYTHON = sys.executable
 ADDRESSES = ("10.99.0.1", "10.99.0.2")
 # What home gateways and small switches hold back: enough that a burst of a probe's size is delayed, not dropped.
 QUEUE_MS = 400
@@ -41,6 +42,11 @@ def why_not() -> str:
     return ""
 
 
+def why_no_loss() -> str:
+    """What keeps this machine from losing packets at random; "" for nothing."""
+    return "" if shutil.which("iptables") else "iptables is not installed (apt-get install iptables)"
+
+
 class Pair:
     """Hosts 0 and 1. `rates_bps[n]` shapes what host n sends."""
 
@@ -51,6 +57,13 @@ class Pair:
         """Set what `host` sends to this rate from now on."""
         _run("ip", "netns", "exec", self.names[host], "tc", "qdisc", "replace", "dev", "v0", "root", *_bucket(rate_bps))
 
+    def lose(self, host: int, loss_ppm: int) -> None:
+        """Lose this part of what reaches the other host: its kernel throws the dice for each packet."""
+        _run(
+            "ip", "netns", "exec", self.names[1 - host], "iptables", "-A", "INPUT", "-i", "v0",
+            "-m", "statistic", "--mode", "random", "--probability", str(loss_ppm / 1e6), "-j", "DROP",
+        )  # fmt: skip
+
     def popen(self, host: int, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command on a host, from the root of the repository, its output piped."""
         return subprocess.Popen(
@@ -59,7 +72,7 @@ class Pair:
         )  # fmt: skip
 
     def python(self, host: int, *args: str) -> subprocess.Popen[str]:
-        return self.popen(host, sys.executable, "-P", *args, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        return self.popen(host, PYTHON, "-P", *args, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Literal
 from federation.facts import AgentEnrolled, AgentForgotten, AgentModeSet, AgentStateChanged
 from federation.market.holdings import Holdings
 from federation.states import AGENT_EDGES, AgentState
-from federation.wire import Birth, Offer, Peer
+from federation.wire import Birth, NetReport, Offer, Peer
 from policies.gpus import WHOLE, held, together
 from policies.model import Amount, Gpu, Needs, Node, Record, Resources
 from policies.resources import add, amount_of, subtract
@@ -73,10 +73,10 @@ class AgentEntry:
     """All that is known of one agent. The upper fields are durable, the lower ones end with the term."""
 
     __slots__ = (
-        "agent_id", "births", "boots_left", "broken_word", "control_bytes", "cpu_used", "detail", "disk_used",
+        "agent_id", "births", "boots_left", "broken_word", "cpu_used", "detail", "disk_used",
         "enrolled", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
-        "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us", "sent",
-        "shards", "since_us", "state", "tasks", "unseen", "unused",
+        "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us",
+        "said", "sent", "shards", "since_us", "state", "tasks", "told", "unseen", "unused",
     )  # fmt: skip
 
     def __init__(self, fact: AgentEnrolled) -> None:
@@ -99,6 +99,7 @@ class AgentEntry:
         # Of this term only.
         self.life: Life | None = None
         self.offer: LiveOffer | None = None
+        self.said: Offer | None = None  # the newest of this life, whether it stands or not: deltas begin there
         self.unseen: dict[int, Needs] = {}  # cmd_id → needs of launches that no offer has taken off yet
         self.sent: OrderedDict[int, SentCommand] = OrderedDict()
         self.rebirth_asked_us: int | None = None
@@ -108,8 +109,8 @@ class AgentEntry:
         self.broken_word = ""  # why its last offer was refused
         self.quarantined_again_us = 0
         self.probe_plan: tuple[Peer, ...] = ()  # as last sent to this life
-        self.control_bytes = 0
         self.unused: Resources | None = None  # what `offers.unused_of` last found; None when to be found again
+        self.told: NetReport | None = None  # its last, for the bytes it counts
         self.node: Node | None = None
         self.node_until_us = 0  # the cached node's releases hold until then
 
@@ -247,6 +248,7 @@ def enrolment(birth: Birth, now_us: int) -> AgentEnrolled:
         speed_milli=birth.speed_milli,
         price_microusd_per_cpu_hour=birth.price_microusd_per_cpu_hour,
         data_url=birth.data_url,
+        metered=birth.metered,
         version=birth.version,
     )
 

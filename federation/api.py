@@ -174,7 +174,10 @@ class AgentView(Record, frozen=True, kw_only=True, omit_defaults=False):
     version: str
     n_tasks: int
     n_shards: int
-    control_bytes: int
+    metered: bool  # its way out of the site is paid by the byte
+    control_bytes: int  # payloads of its connection to the broker, since its boot
+    probe_bytes: int  # of its probes of others, since its boot
+    wire_bytes: int  # metered agents: control and probes with all headers, by estimate, since its boot
     detail: str  # why quarantined
 
 

@@ -75,6 +75,17 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     # What the agent is told to ask for, and the most it gets: three renewals. Longer ones are cut to this.
     offer_lease_us: Positive = 15 * SECOND_US
 
+    # --- agents whose way out is paid by the byte (docs/agents.md) ---
+    # A renewal takes 300 bytes with all headers: 6.5 MB a month. Half an hour of NAT memory is common, two minutes is
+    # the least a carrier keeps; leases and silence are stretched with it.
+    metered_offer_every_us: Positive = 120 * SECOND_US
+    # An echo takes 600 bytes there and back: 1.7 MB a month.
+    metered_echo_every_us: Positive = 900 * SECOND_US
+    # Each pair of sites, each way; a probe takes 80 KB. A real transfer within this time makes it needless.
+    metered_probe_every_us: Positive = 86_400 * SECOND_US
+    # Sites that such a site is probed with in one period: half of them the nearest, the others change.
+    metered_peers_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
+
     # --- launches ---
     # A launch that is older when it reaches the agent is refused ("expired"): the master would have re-sent it.
     launch_expires_us: Positive = 60 * SECOND_US

@@ -45,6 +45,7 @@ class AgentEnrolled(Record, frozen=True, kw_only=True, tag="agent_enrolled"):
     speed_milli: int = 1000
     price_microusd_per_cpu_hour: int = 0
     data_url: str = ""
+    metered: bool = False
     version: str = ""
 
 

@@ -130,7 +130,12 @@ def _enrol(core: Core, entry: AgentEntry | None, birth: Birth) -> None:
 def _welcome(core: Core, entry: AgentEntry) -> None:
     life, config = entry.life, core.config
     assert life is not None
-    entry.renew_us = max(config.offer_every_us, len(core.agents.entries) * 1_000_000 // config.renewals_per_s_max)
+    metered = entry.enrolled.metered
+    entry.said = None
+    entry.renew_us = max(
+        config.metered_offer_every_us if metered else config.offer_every_us,
+        len(core.agents.entries) * 1_000_000 // config.renewals_per_s_max,
+    )
     core.send(
         entry.agent_id,
         Welcome(
@@ -138,9 +143,10 @@ def _welcome(core: Core, entry: AgentEntry) -> None:
             boot=life.boot,
             conn=life.conn,
             offer_every_us=entry.renew_us,
-            ping_every_us=config.echo_every_us,
+            ping_every_us=config.metered_echo_every_us if metered else config.echo_every_us,
             offer_lease_us=lease_us(core, entry),
             data_url=core.http_url,
+            offer_deltas=metered,
         ),
     )
 

@@ -38,10 +38,12 @@ from federation.wire import (
     MasterState,
     NetReport,
     Offer,
+    OfferDelta,
     Ping,
     RebirthRequest,
     StatusReport,
     TaskSteps,
+    changed,
 )  # fmt: skip
 
 
@@ -178,13 +180,20 @@ class Master:
         match message:
             case Offer():
                 self._take_offer(message)
+            case OfferDelta():
+                if entry.said is None or entry.said.seq != message.base_seq:
+                    core.count("offers_unfounded")
+                    if is_new:
+                        liveness.ask_rebirth(core, entry)
+                else:
+                    self._take_offer(changed(entry.said, message))
             case StatusReport():
                 on_statuses(core, entry, message)
             case CommandAck():
                 on_command_ack(core, entry, message)
             case NetReport():
                 if is_new:
-                    entry.control_bytes = message.control_bytes
+                    entry.told = message
                     core.count("samples_refused", core.network.take(message, core.now_us))
                     self._take_steps(entry.agent_id, message.steps)
                     core.transfers.progress(entry.agent_id, message.fetches, core.agents, core.now_us)
@@ -222,6 +231,7 @@ class Master:
             entry.broken_word = f"its offer was refused: {problem}"
             return
         entry.broken_word = ""
+        entry.said = offer
         core.count("offers")
         if entry.offer is not None:
             core.count(f"offers_{OfferState.REPLACED}")

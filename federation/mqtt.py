@@ -60,7 +60,8 @@ class MqttLink:
     `on_up(protocol)` is awaited on each connection once the subscriptions stand, before its first message;
     `on_message(topic, payload, delivery, retained)` for each message: while it waits, nothing more is read;
     `on_down(detail)` when an established connection ends, and when an attempt fails (so it may come without `on_up`).
-    `will` is asked before each connection. `session_s` is how long the broker keeps the session of an absent client.
+    `backoff_s_max` is the longest time between two attempts. `will` is asked before each connection. `session_s` is how
+    long the broker keeps the session of an absent client.
 
     Unsent and unacknowledged messages are dropped when the connection breaks, since the protocol above starts afresh
     with a birth; with `resend` they are kept and sent again on the next connection.
@@ -79,6 +80,7 @@ class MqttLink:
         will: Callable[[], Will | None] | None = None,
         session_s: int = 86_400,
         keepalive_s: int = 30,
+        backoff_s_max: float = _BACKOFF_S_MAX,
         receive_max: int = 256,
         window: int = 512,
         outbox_max: int = 10_000,
@@ -100,7 +102,7 @@ class MqttLink:
             self.address, client_id, session_s, keepalive_s, receive_max, packet_bytes_max,
             tls if self.address.is_tls else None,
         )  # fmt: skip
-        self._receive_max, self._keepalive_s = receive_max, keepalive_s
+        self._receive_max, self._keepalive_s, self._backoff_s_max = receive_max, keepalive_s, backoff_s_max
         self._window_wanted = self._window = window
         self._outbox_max, self._resend = outbox_max, resend
         self._protocol = self.address.protocol  # What the broker took; None until it took one.
@@ -194,7 +196,7 @@ class MqttLink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(backoff_s / 2, backoff_s)):
                     await self._closing.wait()
-            backoff_s = min(2 * backoff_s, _BACKOFF_S_MAX)
+            backoff_s = min(2 * backoff_s, self._backoff_s_max)
 
     # --- one connection ----------------------------------------------------------------------------------------------
 

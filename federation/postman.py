@@ -20,6 +20,7 @@ from federation.wire import (
     MasterChannel,
     NetReport,
     Offer,
+    OfferDelta,
     Ping,
     StatusReport,
     decode_agent_message,
@@ -33,7 +34,7 @@ AGENT_TOPICS: Final = f"{ROOT}/a/+/+"
 _PREFIX: Final = f"{ROOT}/a/"
 _CHANNELS: Final[dict[type[AgentMessage], AgentChannel]] = {
     Birth: "state", Death: "state", Offer: "offer", StatusReport: "status", CommandAck: "ack", NetReport: "net",
-    Ping: "net",
+    Ping: "net", OfferDelta: "offer",
 }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 A pull measures the direction towards the puller; since every site's probe agent pulls, both directions are covered.
 With more sites than one agent may probe, half of the places are kept for the nearest by network coordinates, which work
-is most likely to be sent to, and the rest rotate from plan to plan, so that every pair is measured in time.
+is most likely to be sent to, and the rest rotate from plan to plan, so that every pair is measured in time. A site
+whose way out is paid by the byte is probed with few others, in a rhythm of its own.
 """
 
 from federation.agents_book import AgentEntry
@@ -27,24 +28,54 @@ def make_plans(core: Core) -> None:
     for fact in core.network.to_keep(core.now_us):
         core.persist(fact)
     chosen = _probe_agents(core)
+    partners = _metered_partners(core, chosen)
     sites = list(chosen)
-    period = core.now_us // core.config.probe_every_us
     for n, (site, entry) in enumerate(chosen.items()):
         others = [chosen[name] for name in (*sites[n + 1 :], *sites[:n])]
-        stale_us = core.now_us - core.config.probe_every_us
-        others = [other for other in others if core.network.passive_us(other.site, site) < stale_us]
-        most = core.config.probe_peers_max
-        if len(others) > most:
-            of_site = {f"site:{other.site}": other for other in others}
-            nearest = core.network.coordinates.nearest(f"site:{site}", list(of_site), most // 2)
-            others = [of_site[end] for end in shortlist(list(of_site), nearest, most, period)]
-        peers = tuple(
-            Peer(agent_id=other.agent_id, site=other.site, data_url=other.enrolled.data_url) for other in others
-        )
-        _send(core, entry, peers)
+        metered = list(partners.get(site, {}).values())
+        free = [] if entry.enrolled.metered else [other for other in others if not other.enrolled.metered]
+        free = _without_fresh(core, free, site, core.config.probe_every_us)
+        free = _some(core, site, free, core.config.probe_peers_max, core.now_us // core.config.probe_every_us)
+        metered = _without_fresh(core, metered, site, core.config.metered_probe_every_us)
+        every_us = core.config.metered_probe_every_us
+        _send(core, entry, (*map(_peer, free), *(_peer(other, every_us) for other in metered)))
     for entry in core.agents.entries.values():
         if entry.probe_plan and chosen.get(entry.site) is not entry and entry.life is not None:
             _send(core, entry, ())
+
+
+def _metered_partners(core: Core, chosen: dict[str, AgentEntry]) -> dict[str, dict[str, AgentEntry]]:
+    """By site those that it is to probe though one of the two pays for it: always both ways, in the slow rhythm. A
+    metered site is paired with another such only where there is nobody else."""
+    period = core.now_us // core.config.metered_probe_every_us
+    partners: dict[str, dict[str, AgentEntry]] = {}
+    for site, entry in chosen.items():
+        if not entry.enrolled.metered:
+            continue
+        others = [other for name, other in chosen.items() if name != site]
+        others = [other for other in others if not other.enrolled.metered] or others
+        for other in _some(core, site, others, core.config.metered_peers_max, period):
+            partners.setdefault(site, {})[other.site] = other
+            partners.setdefault(other.site, {})[site] = entry
+    return partners
+
+
+def _without_fresh(core: Core, others: list[AgentEntry], site: str, every_us: int) -> list[AgentEntry]:
+    """Those from which nothing real has come within a period."""
+    return [other for other in others if core.network.passive_us(other.site, site) < core.now_us - every_us]
+
+
+def _some(core: Core, site: str, others: list[AgentEntry], most: int, period: int) -> list[AgentEntry]:
+    """All of them, or the nearest and others in each period."""
+    if len(others) <= most:
+        return others
+    of_site = {f"site:{other.site}": other for other in others}
+    nearest = core.network.coordinates.nearest(f"site:{site}", list(of_site), most // 2)
+    return [of_site[end] for end in shortlist(list(of_site), nearest, most, period)]
+
+
+def _peer(other: AgentEntry, every_us: int = 0) -> Peer:
+    return Peer(agent_id=other.agent_id, site=other.site, data_url=other.enrolled.data_url, every_us=every_us)
 
 
 def shortlist(ends: list[str], nearest: list[str], most: int, period: int) -> list[str]:
@@ -56,15 +87,20 @@ def shortlist(ends: list[str], nearest: list[str], most: int, period: int) -> li
 
 
 def _probe_agents(core: Core) -> dict[str, AgentEntry]:
-    """Of each site, sorted, the first agent by id that is online and serves data."""
+    """Of each site, sorted, the first agent by id that is online and serves data; a metered one only where there is no
+    other."""
     chosen: dict[str, AgentEntry] = {}
     for entry in core.agents.entries.values():
         if entry.state is not AgentState.ONLINE or entry.life is None or not entry.enrolled.data_url:
             continue
         best = chosen.get(entry.site)
-        if best is None or entry.agent_id < best.agent_id:
+        if best is None or _probe_order(entry) < _probe_order(best):
             chosen[entry.site] = entry
     return {site: chosen[site] for site in sorted(chosen)}
+
+
+def _probe_order(entry: AgentEntry) -> tuple[bool, str]:
+    return entry.enrolled.metered, entry.agent_id
 
 
 def _send(core: Core, entry: AgentEntry, peers: tuple[Peer, ...]) -> None:

@@ -16,7 +16,7 @@ from federation.api import Problem, SubmitJob
 from federation.commands import Command, Reply, Send
 from federation.events import AgentSpoke, Asked, Event, FrameworkCalled, PlanFailed, PlanReady
 from federation.facts import EventSetAside
-from federation.wire import AgentMessage, Offer, Ping, StatusAck, StatusReport
+from federation.wire import AgentMessage, Offer, OfferDelta, Ping, StatusAck, StatusReport
 
 FAULTS_MAX: Final = 3
 KEPT_MAX: Final = 64
@@ -112,6 +112,8 @@ def _content(message: AgentMessage) -> AgentMessage:
     message = msgspec.structs.replace(message, boot=0, conn=0, seq=0)
     if isinstance(message, Offer):
         return msgspec.structs.replace(message, offer_id="", commands_seen=0)
+    if isinstance(message, OfferDelta):
+        return msgspec.structs.replace(message, base_seq=0, commands_seen=None)
     return msgspec.structs.replace(message, nonce=0) if isinstance(message, Ping) else message
 
 

@@ -238,7 +238,10 @@ def agent_view(core: Core, entry: AgentEntry) -> AgentView:
         version=enrolled.version,
         n_tasks=len(entry.tasks),
         n_shards=len(entry.shards),
-        control_bytes=entry.control_bytes,
+        metered=entry.enrolled.metered,
+        control_bytes=entry.told.control_bytes if entry.told is not None else 0,
+        probe_bytes=entry.told.probe_bytes if entry.told is not None else 0,
+        wire_bytes=entry.told.wire_bytes if entry.told is not None else 0,
         detail=entry.detail or entry.broken_word,
     )
 

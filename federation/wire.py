@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from federation.errors import PeerError
-from policies.model import Needs, Record, Resources, Tier
+from policies.model import Gpu, Needs, Record, Resources, Tier
 
 PAYLOAD_BYTES_MAX = 256 * 1024  # A birth with thousands of shards is the largest legal message, ~200 KiB.
 ROOT = "of/1"
@@ -147,6 +147,7 @@ class Birth(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="birth/1"):
     speed_milli: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
     price_microusd_per_cpu_hour: Count = 0
     data_url: Name = ""  # where peers fetch its shards; "" when it serves none
+    metered: bool = False  # its way out of the site is paid by the byte: it is told a slower rhythm, and probed rarely
     tasks: Annotated[tuple[HeldTask, ...], msgspec.Meta(max_length=4096)] = ()
     shards: Annotated[tuple[HeldShard, ...], msgspec.Meta(max_length=2048)] = ()
     # Whether the lists are all there is: a master concludes from absence only where they are.
@@ -171,6 +172,38 @@ class Offer(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="offer/1"):
     free: Resources
     expires_in_us: Annotated[int, msgspec.Meta(ge=1, le=3_600_000_000)]
     commands_seen: Count = 0
+
+
+class OfferDelta(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="offer_delta/1"):
+    """Channel `offer`, where the welcome asks for it: an offer as the one before it on this connection, of message
+    `base_seq`, with these changes; None: as before. A master that does not know that one asks for a birth."""
+
+    base_seq: Count
+    cpu_milli: int | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    gpus: Annotated[tuple[Gpu, ...], msgspec.Meta(max_length=1024)] | None = None
+    commands_seen: Count | None = None
+
+
+def changes(base: Offer, new: Offer) -> dict[str, object]:
+    """The fields of the `OfferDelta` that leads from one offer to the next."""
+    before, after = base.free, new.free
+    kinds = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
+    found = {kind: getattr(after, kind) for kind in kinds if getattr(after, kind) != getattr(before, kind)}
+    if new.commands_seen != base.commands_seen:
+        found["commands_seen"] = new.commands_seen
+    return {"base_seq": base.seq, **found}
+
+
+def changed(base: Offer, delta: OfferDelta) -> Offer:
+    """The offer that a delta on `base` stands for."""
+    free, told = base.free, msgspec.structs.asdict(delta)
+    kinds = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
+    free = msgspec.structs.replace(free, **{kind: told[kind] for kind in kinds if told[kind] is not None})
+    seen = base.commands_seen if delta.commands_seen is None else delta.commands_seen
+    offer_id = f"{delta.agent_id}.{delta.boot}.{delta.conn}.{delta.seq}"
+    return msgspec.structs.replace(base, seq=delta.seq, offer_id=offer_id, free=free, commands_seen=seen)
 
 
 TaskState = Literal["staging", "running", "finished", "failed", "killed", "refused"]
@@ -243,6 +276,7 @@ class NetReport(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="net/1"
     samples: Annotated[tuple[LinkSample, ...], msgspec.Meta(max_length=1024)]
     control_bytes: Count = 0  # MQTT payload bytes sent and received since boot
     probe_bytes: Count = 0  # of active probes received since boot
+    wire_bytes: Count = 0  # metered agents: both, and their headers by estimate, and peers' probes of it; since boot
     fetches: Annotated[tuple[FetchProgress, ...], msgspec.Meta(max_length=256)] = ()  # those that run for long
     steps: Annotated[tuple[TaskSteps, ...], msgspec.Meta(max_length=256)] = ()  # the newest of each task
 
@@ -253,7 +287,7 @@ class Ping(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="ping/1"):
     nonce: Count
 
 
-AgentMessage = Birth | Death | Offer | StatusReport | CommandAck | NetReport | Ping
+AgentMessage = Birth | Death | Offer | OfferDelta | StatusReport | CommandAck | NetReport | Ping
 
 
 # --- from the master -------------------------------------------------------------------------------------------------
@@ -332,6 +366,7 @@ class Welcome(Record, frozen=True, kw_only=True, tag_field="t", tag="welcome/1")
     ping_every_us: Count
     offer_lease_us: Count
     data_url: Name = ""  # the master's own store, for artifacts
+    offer_deltas: bool = False  # offers after the first may come as `OfferDelta`
 
 
 class StatusAck(Record, frozen=True, kw_only=True, tag_field="t", tag="status_ack/1"):
@@ -352,6 +387,7 @@ class Peer(Record, frozen=True, kw_only=True):
     agent_id: AgentId
     site: Name
     data_url: Name
+    every_us: Count = 0  # for a way that is paid by the byte; 0: the plan's
 
 
 class ProbePlan(Record, frozen=True, kw_only=True, tag_field="t", tag="probe_plan/1"):
@@ -395,7 +431,7 @@ MasterMessage = CommandBatch | Control | MasterState
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
 _master_decoder: msgspec.msgpack.Decoder[MasterMessage] = msgspec.msgpack.Decoder(MasterMessage)
-_AGENT_TAGS = frozenset({"birth", "death", "offer", "statuses", "command_ack", "net", "ping"})
+_AGENT_TAGS = frozenset({"birth", "death", "offer", "offer_delta", "statuses", "command_ack", "net", "ping"})
 _MASTER_TAGS = frozenset(
     {"commands", "welcome", "status_ack", "rebirth", "probe_plan", "pong", "quarantine", "master_state"}
 )

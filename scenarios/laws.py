@@ -17,7 +17,7 @@ from federation.market.facts import FrameworkTaskChanged, FrameworkTaskLaunched
 from federation.market.protocol import Accept, Decline, FrameworkOffer, Offers, Rescind, Subscribe
 from federation.master import Master
 from federation.states import AGENT_EDGES, PLACED_STATES, TASK_EDGES, TERMINAL_STATES, AgentState, TaskState
-from federation.wire import Birth, CommandBatch, Launch, Offer, Welcome
+from federation.wire import Birth, CommandBatch, Launch, Offer, OfferDelta, Welcome, changed
 from policies.gpus import memory_of
 from policies.model import Needs, Where
 from scenarios.ledger import Attempt, Group, Ledger
@@ -259,6 +259,10 @@ class Laws:
                 if known is None or (boot, conn) > known:  # An earlier one comes late, the same says more.
                     self._lives[agent_id] = (boot, conn)
                     self._offers.pop(agent_id, None)
+            case OfferDelta(agent_id=agent_id, base_seq=base_seq) as delta:
+                last = self._offers.get(agent_id)
+                if last is not None and last[0].seq == base_seq:
+                    self._hear(events.AgentSpoke(message=changed(last[0], delta)), now_us)
             case Offer(agent_id=agent_id, boot=boot, conn=conn) as offer:
                 last = self._offers.get(agent_id)
                 is_of_now = self._lives.get(agent_id, (boot, conn)) == (boot, conn)

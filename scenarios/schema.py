@@ -114,6 +114,7 @@ def _topology() -> Schema:
         price=_PRICE,
         hardware=_TEXT,
         uplink=_BANDWIDTH,
+        metered=_FLAG,
         labels=_map(_SCALAR),
         claims=_object(topology.CLAIM_KEYS, cpu=_CPU, memory=_SIZE),
     )

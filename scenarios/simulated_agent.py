@@ -13,7 +13,7 @@ from agents import commands, events
 from agents.agent import Agent
 from agents.config import AgentConfig
 from agents.facts import Fact
-from federation.wire import Death, HeldShard, Launch
+from federation.wire import Death, HeldShard, Launch, encode
 from policies.model import Resources
 from scenarios.broker import Broker, Delivery, Timetable
 from scenarios.clock import Clock
@@ -87,6 +87,7 @@ class SimulatedAgent:
             hardware=spec.hardware,
             speed_milli=spec.speed_milli,
             price_microusd_per_cpu_hour=spec.price_microusd_per_cpu_hour,
+            metered=spec.metered,
         )
         self.facts: list[Fact] = []  # its journal
         self.spec = spec
@@ -221,7 +222,11 @@ class SimulatedAgent:
             case Local(event=event, life=life):
                 return event if life == self.life else None
             case Delivery(event=event, life=life):
-                return event if self._broker.is_connected(self.spec.agent_id, life) else None
+                if not self._broker.is_connected(self.spec.agent_id, life):
+                    return None
+                if self.spec.metered and isinstance(event, events.MasterSpoke):  # It counts what comes.
+                    return replace(event, n_bytes=len(encode(event.message)))
+                return event
             case None:
                 return events.DeadlinePassed()
             case ProcessEnded(event=ended, power=power):
@@ -283,6 +288,8 @@ class SimulatedAgent:
                 self.data.probe(peer.agent_id, bytes_max, now_us)
             case commands.Measure():
                 self.post(now_us, events.Measured(usable=self._usable()))
+            case commands.AllowProbes(n_bytes=n_bytes):
+                self.data.probe_bytes_left = n_bytes
             case commands.Acknowledge() | commands.Leave():
                 pass  # The simulated broker keeps nothing that could be acknowledged, and the player ends the run.
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from agents import commands, events
 from agents.agent import Agent
 from agents.data.server import CLAIM_BYTES_MIN
+from agents.metering import ECHO_BYTES
 from federation.wire import FetchProgress, HeldShard, LinkSample, Source
 from scenarios.broker import Timetable
 from scenarios.fabric import Fabric, Look, Sight
@@ -83,6 +84,7 @@ class SimulatedData:
         self._fetching: dict[int, SimulatedData] = {}  # flows to here → who serves them
         self._streams: dict[int, _Stream] = {}  # fetches under way
         self.disk_is_full = False
+        self.probe_bytes_left: int | None = None  # for peers' probes; None: its line is not paid by the byte
         self.bandwidth_ppm = PPM  # what it multiplies the bandwidths by that it reports
 
     def drop(self, now_us: int) -> None:
@@ -247,6 +249,15 @@ class SimulatedData:
             return sample
         return replace(sample, bandwidth_bps=max(1, sample.bandwidth_bps * self.bandwidth_ppm // PPM))
 
+    def _ration(self, n_bytes: int, now_us: int) -> int:
+        """What a peer that measures is sent: nothing but echoes where the allowance of the line is used up."""
+        if self.probe_bytes_left is None:
+            return n_bytes
+        n_bytes = n_bytes if n_bytes <= self.probe_bytes_left else 0
+        self.probe_bytes_left -= n_bytes + ECHO_BYTES
+        self._host.post(now_us, events.ProbeServed(n_bytes=n_bytes + ECHO_BYTES))
+        return n_bytes
+
     def probe(self, peer_id: str, bytes_max: int, now_us: int) -> None:
         own_id, life = self._agent_id, self._host.life
         rtt_us = self._fabric.rtt_us(own_id, peer_id)
@@ -274,6 +285,7 @@ class SimulatedData:
 
         flow_id = None
         if rtt_us is not None and server is not None and server._host.core is not None:
+            bytes_max = server._ration(bytes_max, now_us)
             if self._fabric.is_busy(peer_id, own_id):
                 echo = LinkSample(from_agent=own_id, to_agent=peer_id, method="echo", rtt_us=rtt_us)
                 self._host.post(now_us + rtt_us, events.LinksMeasured(samples=(echo,), busy=True))

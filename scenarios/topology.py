@@ -38,6 +38,7 @@ TOPOLOGY_KEYS = ("master", "templates", "sites", "from", "links", "notes")
 SITE_KEYS = ("tier", "region", "agents", "racks", "network")
 AGENT_KEYS = (
     "like", "count", "cpu", "memory", "disk", "gpus", "speed", "price", "hardware", "uplink", "labels", "claims",
+    "metered",
 )  # fmt: skip
 CLAIM_KEYS = ("cpu", "memory")
 GPU_KEYS = ("count", "memory", "shared")
@@ -252,6 +253,7 @@ class _Reader:
             speed_milli=fields.optional("speed", quantity(units.parse_cpu_milli), 1000),
             price_microusd_per_cpu_hour=fields.optional("price", quantity(units.parse_price_microusd_per_hour), 0),
             uplink_bps=fields.optional("uplink", quantity(units.parse_bandwidth_bps), None),
+            metered=fields.optional("metered", read_flag, False),
             labels=tuple(sorted(fields.optional("labels", mapping_of(read_text, '"labels"'), {}).items())),
             real_cpu_milli=real_cpu_milli,
             group=prefix,

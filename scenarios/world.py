@@ -28,6 +28,7 @@ class AgentSpec(Record, frozen=True, kw_only=True):
     speed_milli: int = 1000
     price_microusd_per_cpu_hour: int = 0
     uplink_bps: int | None = None
+    metered: bool = False  # its way out is paid by the byte
     labels: tuple[tuple[str, str], ...] = ()
     access: tuple[str, ...] = ()
     real_cpu_milli: int | None = None

@@ -11,7 +11,7 @@ import pytest
 from agents.data.client import Client, ClientLimits
 from agents.data.rate import Uplink
 from agents.data.server import DataServer
-from agents.events import Event, LinksMeasured
+from agents.events import Event, LinksMeasured, ProbeServed
 from agents.probes.prober import PROBE_BYTES_MIN, Prober, jitter_us, rate_of
 from agents.probes.tcp_info import parse_tcp_info, read_tcp_info
 from agents.probes.train import PACKET_BYTES, Arrival, rate_of_train, receive
@@ -82,6 +82,22 @@ async def test_a_very_slow_peer_costs_bounded_time() -> None:
 
 
 @pytest.mark.live
+async def test_a_peer_that_pays_by_the_byte_answers_echoes_when_its_allowance_is_spent() -> None:
+    served: asyncio.Queue[Event] = asyncio.Queue()
+    server = DataServer(
+        host="127.0.0.1", port=0, verified=no_shard, read_log=lambda *_: None, uplink=Uplink("a", None), post=served.put
+    )
+    url = await server.start()
+    server.allow_probes(64 * PACKET_BYTES + 10_000)
+    first, second = await Bench().probe(url), await Bench().probe(url)
+    await server.stop()
+    assert first.samples[0].method == "echo"
+    assert [sample.method for sample in second.samples] == ["echo"] and not second.busy
+    told = [event.n_bytes for event in served._queue if isinstance(event, ProbeServed)]  # type: ignore[attr-defined]
+    assert told.count(64 * PACKET_BYTES) == 1 and sum(told) <= 64 * PACKET_BYTES + 20 * 600
+
+
+@pytest.mark.live
 async def test_unreachable_peers_are_one_empty_answer() -> None:
     bench = Bench()
     assert (await bench.probe("http://127.0.0.1:1")).samples == ()
@@ -112,6 +128,13 @@ def test_a_rate_leaves_slow_start_out() -> None:
     assert found is not None
     assert found.bandwidth_bps == pytest.approx(2_400_000, rel=0.01)
     assert found.n_bytes == 180_000 and found.duration_us == 1_500_000
+
+
+def test_what_waited_while_this_process_did_not_look_is_no_more_than_a_bound() -> None:
+    # The kernel took it in at 8 Mbit/s; we slept through the most of it and then read all at once.
+    found = rate_of([(0.0, 0), (0.05, 50_000), (0.25, 150_000), (0.2501, 200_000), (0.2502, 262_144)])
+    assert found is not None and found.is_rising
+    assert found.bandwidth_bps > 1_000_000_000 and found.whole_bps == pytest.approx(8_400_000, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def test_samples_become_a_robust_estimate_between_sites() -> None:
     assert link.confidence_ppm > 950_000 and link.age_us == 0
     assert ("agent:vm-1", "agent:gw-1") not in links(world), "told apart only where it differs"
     assert ("site:plant", "site:cloud") not in links(world), "a link has a direction"
-    assert world.master.core.agents["gw-1"].control_bytes == 123
+    told = world.master.core.agents["gw-1"].told
+    assert told is not None and told.control_bytes == 123
 
 
 def test_estimates_age_and_fade() -> None:

@@ -20,6 +20,7 @@ from federation.wire import (
     MasterState,
     NetReport,
     Offer,
+    OfferDelta,
     Ping,
     Quarantine,
     RebirthRequest,
@@ -40,6 +41,7 @@ LAUNCH = Launch(cmd_id=1, task_id="j/t/0", attempt=1, expires_in_us=1_000, comma
 OF_AGENTS: list[AgentMessage] = [
     Birth(**LIFE, version="1", site="plant", tier="edge", total=ROOM),
     Offer(**LIFE, seq=3, offer_id="o", free=ROOM, expires_in_us=15_000_000),
+    OfferDelta(**LIFE, seq=4, base_seq=3, cpu_milli=500, gpus=()),
     StatusReport(**LIFE, seq=4, statuses=(STATUS,)),
     CommandAck(**LIFE, seq=5, cmd_ids=(1, 2)),
     NetReport(**LIFE, seq=6, samples=()),

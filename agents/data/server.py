@@ -2,7 +2,8 @@
 
     GET|HEAD /shards/{sha256}             200, 206, 404, 416
     GET      /probe?bytes=N               N incompressible bytes, under the same rate cap as shards; 503 while streams
-                                          to other sites run, which it would measure instead of the link
+                                          to other sites run, which it would measure instead of the link; 429 where the
+                                          allowance of a line that is paid by the byte is used up
     GET      /train?packets=N             204; its header names a UDP port and a nonce, which sent there brings a train
     GET      /echo                        204, for round trips
     GET      /sharing                     204; its header tells what the newest body on this connection had beside it
@@ -29,10 +30,10 @@ from agents.data.http import AGENT_HEADER, OTHERS_HEADER, SITE_HEADER, TRAIN_HEA
 from agents.data.rate import RateCap, Uplink
 from agents.data.traffic import Traffic
 from agents.data.trains import TrainSender
-from agents.events import FetchesProgressed
+from agents.events import FetchesProgressed, ProbeServed
 from agents.logs import get_logger
 from agents.ports import Post
-from agents.probes.train import PACKETS_MAX
+from agents.probes.train import PACKET_BYTES, PACKETS_MAX
 from federation.errors import ConfigError, PeerError
 from federation.wire import LinkSample, is_agent_id
 from policies.model import Record
@@ -43,6 +44,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Verified = Callable[[str], Awaitable[Path | None]]  # a held shard's path, its bytes known to be right
 ReadLog = Callable[[str, int], bytes | None]
+ECHO_BYTES = 600  # both ways, with its part of the connection
 PROBE_RETRY_S = 1  # A probe of the slowest link worth one has passed by then.
 
 
@@ -109,7 +111,12 @@ class DataServer:
         self._connections: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
         self._trains = TrainSender(lambda asker: self.traffic.stream(asker, is_local=False))
+        self._probe_bytes_left: int | None = None  # on a line that is paid by the byte; None: on any other
         self.counters: dict[str, int] = {}  # answers by status, and "garbage", "dropped"
+
+    def allow_probes(self, n_bytes: int) -> None:
+        """From now on so many bytes may go out for peers' probes; each is told of as `ProbeServed`."""
+        self._probe_bytes_left = n_bytes
 
     async def start(self) -> str:
         """Bind; returns the URL for peers. Raises `ConfigError` when the address is taken or not ours."""
@@ -208,6 +215,7 @@ class DataServer:
             case ["train"]:
                 await self._promise_train(wire, target.query, asker)
             case ["echo"]:
+                await self._ration(ECHO_BYTES, asker)
                 await self._send_head(wire, 204, ())
                 await self._send_events(wire, h11.EndOfMessage())
             case ["sharing"]:
@@ -278,6 +286,9 @@ class DataServer:
         if not asker.is_local and self.traffic.n_crossing():
             await self._refuse(wire, 503, "the way out is in use", ("Retry-After", str(PROBE_RETRY_S)))
             return
+        if not await self._ration(int(text), asker):
+            await self._refuse(wire, 429, "this line's allowance for probes is used up")
+            return
         await self._send_head(wire, 200, (("Content-Type", "application/octet-stream"), ("Content-Length", text)))
         await self._send_body(wire, _noise(int(text)), asker)
         await self._send_events(wire, h11.EndOfMessage())
@@ -290,6 +301,9 @@ class DataServer:
         if not asker.is_local and self.traffic.n_crossing():
             await self._refuse(wire, 503, "the way out is in use", ("Retry-After", str(PROBE_RETRY_S)))
             return
+        if not await self._ration(int(text) * PACKET_BYTES, asker):
+            await self._refuse(wire, 429, "this line's allowance for probes is used up")
+            return
         # An emulated line exists for TCP only: a train would pass beside it.
         promised = self._trains.promise(_host_of(wire), asker.name, int(text)) if asker.cap is None else None
         if promised is None:
@@ -298,6 +312,18 @@ class DataServer:
         port, nonce = promised
         await self._send_head(wire, 204, ((TRAIN_HEADER, f"{port} {nonce}"),))
         await self._send_events(wire, h11.EndOfMessage())
+
+    async def _ration(self, n_bytes: int, asker: _Asker) -> bool:
+        """Whether so much may go out to be measured with, told of where it may. Echoes are answered all the same: they
+        cost less than what came before them."""
+        if self._probe_bytes_left is None or asker.is_local:
+            return True
+        if n_bytes > max(self._probe_bytes_left, ECHO_BYTES):
+            return False
+        self._probe_bytes_left -= n_bytes
+        if self._post is not None:
+            await self._post(ProbeServed(n_bytes=n_bytes))
+        return True
 
     async def _send_log(self, wire: Wire, task_id: str, attempt: int, asker: _Asker) -> None:
         text = await asyncio.to_thread(self._read_log, task_id, attempt)

@@ -28,20 +28,27 @@ PROBE_BYTES_MIN = 32 * 1024  # Below, nothing but slow start is seen.
 PROBE_S_MAX = 5.0  # A 256 KiB probe of a 0.5 Mbit/s link; of a slower one, what came in that time is enough.
 # Half of the bytes is slow start and what a token bucket saved up (docs/network.md).
 SKIPPED_MILLI = 500
+BURST_MAX = 2  # times the whole stream's rate: more than slow start's last round trip explains
 RISING_MILLI = 1250  # The last quarter this much faster than the third: slow start goes on, the link gives more.
 
 
 class Rate(Record, frozen=True, kw_only=True):
-    """Of the second half of a stream; `n_bytes` and `duration_us` are of all of it."""
+    """Of the second half of a stream; `n_bytes`, `duration_us` and `whole_bps` are of all of it. The way gives at least
+    `whole_bps`, whenever this process was looking."""
 
     bandwidth_bps: int
+    whole_bps: int
     n_bytes: int
     duration_us: int
-    is_rising: bool = False  # still in slow start: a lower bound
+    is_rising: bool = False  # still in slow start, or read in one piece after a pause of ours: no more than a bound
 
 
 class BusyError(Exception):
     """The peer sends to others just now: a probe would measure its share."""
+
+
+class RationedError(Exception):
+    """The peer's line is paid by the byte, and what it may spend on probes is spent."""
 
 
 class Prober:
@@ -73,6 +80,8 @@ class Prober:
                             samples += await self._bandwidth(exchange, peer, bytes_max)
             except BusyError:
                 is_busy = True
+            except RationedError:
+                _log.info("probe_rationed", peer=peer.agent_id)
             except PeerError as error:
                 _log.info("probe_failed", peer=peer.agent_id, url=peer.data_url, detail=error.detail)
         await self._post(LinksMeasured(samples=tuple(samples), busy=is_busy))
@@ -103,15 +112,15 @@ class Prober:
         # Where trains came and settled nothing, the link is faster than their sender, or full of others' traffic.
         is_lower_bound = spent_bytes > 0 or rate.is_rising or (await exchange.sharing()).is_competed
         spent_bytes += rate.n_bytes
-        return [self._sample(peer, rate.bandwidth_bps, spent_bytes, rate.duration_us, is_lower_bound)]
+        bandwidth_bps = rate.whole_bps if is_lower_bound else rate.bandwidth_bps
+        return [self._sample(peer, bandwidth_bps, spent_bytes, rate.duration_us, is_lower_bound)]
 
     async def _train(self, exchange: Exchange, peer: Peer, n_packets: int) -> TrainRate | None:
         """None where the peer offers none, or UDP does not get through."""
         answer = await exchange.get(f"/train?packets={n_packets}")
         async for _ in exchange.body():
             pass
-        if answer.status == 503:
-            raise BusyError
+        _require_leave(answer.status)
         promised = answer.headers.get(TRAIN_HEADER, "").split()
         host = urlsplit(peer.data_url).hostname
         if answer.status != 204 or len(promised) != 2 or not all(map(str.isdecimal, promised)) or host is None:
@@ -155,13 +164,14 @@ async def bandwidth(
 ) -> Rate | None:
     """Read up to `bytes_max` of `/probe` for at most `seconds_max`; None when too little came.
 
-    Raises `PeerError`, and `BusyError` where the peer sends to others. Uses up the connection when it stops early."""
+    Raises `PeerError`, `BusyError` where the peer sends to others, `RationedError`. Uses up the connection when it
+    stops early."""
+    asked_s = clock_s()
     answer = await exchange.get(f"/probe?bytes={bytes_max}")
-    if answer.status == 503:
-        raise BusyError
+    _require_leave(answer.status)
     if answer.status != 200:
         raise PeerError("status", f"/probe answered {answer.status}")
-    arrivals: list[tuple[float, int]] = []  # (time, bytes so far)
+    arrivals: list[tuple[float, int]] = [(asked_s, 0)]  # (time, bytes so far)
     total = 0
     begun_s = clock_s()
     async with aclosing(exchange.body()) as body:
@@ -174,6 +184,13 @@ async def bandwidth(
     return rate_of(arrivals)
 
 
+def _require_leave(status: int) -> None:
+    if status == 503:
+        raise BusyError
+    if status == 429:
+        raise RationedError
+
+
 def rate_of(arrivals: Sequence[tuple[float, int]]) -> Rate | None:
     """From (time, bytes so far); None for fewer than `PROBE_BYTES_MIN` bytes or three arrivals."""
     if len(arrivals) < 3 or arrivals[-1][1] < PROBE_BYTES_MIN:
@@ -184,11 +201,14 @@ def rate_of(arrivals: Sequence[tuple[float, int]]) -> Rate | None:
     if bandwidth_bps is None:
         return None
     third_bps, fourth_bps = _bps(half, three_quarters), _bps(three_quarters, arrivals[-1])
+    whole_bps = _bps(arrivals[0], arrivals[-1]) or bandwidth_bps
+    is_rising = third_bps is not None and fourth_bps is not None and fourth_bps * 1000 > RISING_MILLI * third_bps
     return Rate(
         bandwidth_bps=bandwidth_bps,
+        whole_bps=whole_bps,
         n_bytes=total,
         duration_us=int((end_s - arrivals[0][0]) * 1e6),
-        is_rising=third_bps is not None and fourth_bps is not None and fourth_bps * 1000 > RISING_MILLI * third_bps,
+        is_rising=is_rising or bandwidth_bps > BURST_MAX * whole_bps,
     )
 
 
