@@ -33,7 +33,7 @@ from agents.measuring import Measuring
 from agents.metering import Meter
 from agents.offering import Offering
 from agents.outbox import Outbox
-from agents.session import Batch, Session
+from agents.session import Batch, Session, earlier
 from agents.state import State
 from agents.work import Work
 from federation.wire import (
@@ -120,10 +120,11 @@ class Agent:
         """When time alone changes something; None: never. Not in the future: at once."""
         if self._started is None or self._leaving:
             return None
-        due = [self._measuring.due_us(self._session), self._session.birth_due_us]
-        if self._session.is_welcome:
-            due += [self._offering.due_us(self._session), self._outbox.retry_due_us]
-        return min((at_us for at_us in due if at_us is not None), default=None)
+        session = self._session
+        due_us = earlier(self._measuring.due_us(session), session.birth_due_us)
+        if session.is_welcome:
+            due_us = earlier(earlier(due_us, self._offering.due_us(session)), self._outbox.retry_due_us)
+        return due_us
 
     def _dispatch(self, event: Event, batch: Batch) -> None:
         match event:
@@ -144,7 +145,7 @@ class Agent:
                 self._count(f"garbage_{code}")
                 self._acknowledge(delivery, batch)
             case Measured(usable=usable):
-                self._offering.usable = usable
+                self._offering.measured(usable)
             case LinksMeasured(samples=samples, busy=busy):
                 self._measuring.on_links_measured(samples, batch.now_us, busy=busy)
             case ProbeServed(n_bytes=n_bytes):
@@ -307,7 +308,7 @@ class Agent:
     def _tell_shards(self, batch: Batch) -> None:
         """Shards that the birth had no room for, or that were found since. Not in the outbox: a lost report is mended
         by the next birth. Their status id is 0, which no acknowledgement needs to name."""
-        if not self._session.is_welcome:
+        if not self._work.untold or not self._session.is_welcome:
             return
         shards = list(self._work.untold.values())
         self._work.untold.clear()

@@ -5,11 +5,9 @@ and give back is no reason for one: the master knows it from its launches and th
 launch refused is: the two accounts differ.
 """
 
-from collections.abc import Iterable
-
 from agents.config import AgentConfig
-from agents.session import Batch, Session
-from agents.state import State
+from agents.session import Batch, Session, earlier
+from agents.state import Holding, State
 from federation.wire import Launch, Offer, OfferDelta, Welcome, changes
 from policies.gpus import held, matches, memory_of, taken_bytes, without
 from policies.model import Gpu, GpuNeed, Resources
@@ -22,20 +20,16 @@ _DISK_GRAIN_BYTES = 64 * 2**20
 _METERED_CHANGE_US = 60_000_000  # A line that is paid by the byte tells of no change sooner than this after the last.
 
 
-def free_after(have: Resources, launches: Iterable[Launch]) -> Resources:
-    """`have` less all that these launches hold; no kind goes below zero."""
-    cpu_milli, memory_bytes, disk_bytes = have.cpu_milli, have.memory_bytes, have.disk_bytes
-    taken: list[Gpu] = []
+def free_after(have: Resources, holding: Holding) -> Resources:
+    """`have` less what is held; no kind goes below zero."""
     here = {gpu.uuid: gpu for gpu in have.gpus}
-    for launch in launches:
-        cpu_milli -= launch.needs.cpu_milli
-        memory_bytes -= launch.needs.memory_bytes
-        disk_bytes -= launch.needs.disk_bytes
+    taken: list[Gpu] = []
+    for launch in holding.with_gpus.values():
         taken += [held(launch.needs.gpu, here[uuid]) for uuid in launch.gpus if uuid in here]
     return Resources(
-        cpu_milli=max(0, cpu_milli),
-        memory_bytes=max(0, memory_bytes),
-        disk_bytes=max(0, disk_bytes),
+        cpu_milli=max(0, have.cpu_milli - holding.cpu_milli),
+        memory_bytes=max(0, have.memory_bytes - holding.memory_bytes),
+        disk_bytes=max(0, have.disk_bytes - holding.disk_bytes),
         gpus=without(have.gpus, taken) if taken else have.gpus,
     )
 
@@ -67,6 +61,7 @@ class Offering:
         self._state = state
         self.total = Resources()
         self.usable: Resources | None = None  # None: not measured yet, so nothing is offered
+        self._have = Resources()  # what of it is offered, in whole grains
         self._n_offers = 0
         self._told: Offer | None = None  # the last one since the welcome
         self._sent_us = 0
@@ -77,11 +72,19 @@ class Offering:
         self.quarantined = False
 
     def free(self) -> Resources:
-        return free_after(self._have(), (attempt.launch for attempt in self._state.live_attempts()))
+        return free_after(self._have, self._state.holding)
 
-    def _have(self) -> Resources:
-        usable = self.usable or Resources()
-        return Resources(
+    def lacks(self, launch: Launch) -> str:
+        """What a launch, which is among the live attempts already, lacks here beside the others; "" if it fits."""
+        others = self._state.holding
+        others.change(launch, -1)
+        lack = shortfall(launch, free_after(self.total, others))
+        others.change(launch, 1)
+        return lack
+
+    def measured(self, usable: Resources) -> None:
+        self.usable = usable
+        self._have = Resources(
             cpu_milli=_floor(usable.cpu_milli, _CPU_GRAIN_MILLI, self.total.cpu_milli),
             memory_bytes=_floor(usable.memory_bytes, _MEMORY_GRAIN_BYTES, self.total.memory_bytes),
             disk_bytes=_floor(usable.disk_bytes, _DISK_GRAIN_BYTES, self.total.disk_bytes),
@@ -98,14 +101,14 @@ class Offering:
             return None
         if self._sent is None:
             return 0
-        return min(due for due in (self._renew_due_us, self._change_due_us) if due is not None)
+        return earlier(self._renew_due_us, self._change_due_us)
 
     def flush(self, batch: Batch, session: Session) -> None:
         """Offer if it is time, or if what the machine has changed `offer_debounce_us` ago."""
         if self.due_us(session) is None or session.welcome is None:
             return
         now_us = batch.now_us
-        have = self._have()
+        have = self._have
         if self._change_due_us is None and self._sent is not None and (have != self._sent or self.doubted):
             self._change_due_us = now_us + self._config.offer_debounce_us
             if self._config.metered and not self.doubted:

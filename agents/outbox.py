@@ -25,7 +25,7 @@ class Outbox:
 
     def has_room(self, n_commands: int) -> bool:
         """Whether the statuses that `n_commands` more, and the attempts held already, may yet cause would fit."""
-        owed = sum(_STATUSES_PER_ATTEMPT for attempt in self._state.live_attempts())
+        owed = self._state.n_live * _STATUSES_PER_ATTEMPT
         owed += len(self._state.replicas) + len(self._state.drops)
         return len(self._state.outbox) + owed + n_commands * _STATUSES_PER_ATTEMPT <= self._config.outbox_max
 

@@ -42,6 +42,13 @@ def spread_us(agent_id: str, boot: int, within_us: int) -> int:
     return zlib.crc32(f"{agent_id}/{boot}".encode()) % (within_us + 1)
 
 
+def earlier(a_us: int | None, b_us: int | None) -> int | None:
+    """The sooner of two moments; None is never. Asked at every event, so without a list of them."""
+    if a_us is None or b_us is None:
+        return b_us if a_us is None else a_us
+    return a_us if a_us < b_us else b_us
+
+
 class Session:
     def __init__(self, config: AgentConfig, state: State) -> None:
         self._config = config

@@ -51,6 +51,28 @@ class Attempt:
         return self.last is not None and self.last.state in ENDED_STATES
 
 
+class Holding:
+    """What live attempts hold together. Sums are kept: a launch must not cost what all that run here would."""
+
+    __slots__ = ("cpu_milli", "disk_bytes", "memory_bytes", "with_gpus")
+
+    def __init__(self) -> None:
+        self.cpu_milli = self.memory_bytes = self.disk_bytes = 0
+        self.with_gpus: dict[Key, Launch] = {}  # those that were given GPUs, or shares of them
+
+    def change(self, launch: Launch, sign: int) -> None:
+        needs = launch.needs
+        self.cpu_milli += sign * needs.cpu_milli
+        self.memory_bytes += sign * needs.memory_bytes
+        self.disk_bytes += sign * needs.disk_bytes
+        if launch.gpus:
+            key = (launch.task_id, launch.attempt)
+            if sign > 0:
+                self.with_gpus[key] = launch
+            else:
+                del self.with_gpus[key]
+
+
 class State:
     def __init__(self, facts: Iterable[Fact] = ()) -> None:
         self.boot = 0
@@ -59,6 +81,8 @@ class State:
         self.next_status_id = 1
         self.attempts: dict[Key, Attempt] = {}
         self._live: dict[Key, Attempt] = {}  # those that have not ended, in the same order
+        self.holding = Holding()  # of these
+        self.task_id_bytes = 0  # of `attempts`
         self.outbox: dict[int, Status] = {}
         self.shards: dict[str, HeldShard] = {}
         self.replicas: dict[str, tuple[int, FetchShard]] = {}  # copies asked for and not yet answered, by shard
@@ -81,6 +105,10 @@ class State:
 
     def live_attempts(self) -> list[Attempt]:
         return list(self._live.values())
+
+    @property
+    def n_live(self) -> int:
+        return len(self._live)
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -122,7 +150,10 @@ class State:
         match command:
             case Launch():
                 taken = Attempt(command, term)
+                assert taken.key not in self.attempts, "a launch is taken once"
                 self.attempts[taken.key] = self._live[taken.key] = taken
+                self.holding.change(command, 1)
+                self.task_id_bytes += len(command.task_id.encode())
             case Kill():
                 attempt = self.attempts.get((command.task_id, command.attempt))
                 if attempt is not None and (attempt.kill is None or command.grace_us is not None):
@@ -141,8 +172,8 @@ class State:
             if attempt is not None:
                 if attempt.last is None or attempt.last.status_id < status.status_id:
                     attempt.last = status
-                    if attempt.ended:
-                        self._live.pop(key, None)
+                    if attempt.ended and self._live.pop(key, None) is not None:
+                        self.holding.change(attempt.launch, -1)
             elif status.state in ENDED_STATES:
                 self._close(key)
         else:
@@ -156,6 +187,7 @@ class State:
             attempt = self.attempts.get(key)
             if attempt is not None and attempt.last == status:
                 del self.attempts[key]
+                self.task_id_bytes -= len(status.task_id.encode())
                 self._close(key)
 
     def _close(self, key: Key) -> None:

@@ -12,7 +12,7 @@ from agents.commands import Fetch, Redirect, RemoveShard, StartTask, StopTask
 from agents.config import AgentConfig
 from agents.events import FetchEnded, TaskEnded, TaskStarted
 from agents.facts import CommandTaken, ProcessStarted, ShardForgotten, ShardStored, StatusQueued
-from agents.offering import Offering, free_after, shortfall
+from agents.offering import Offering
 from agents.session import Batch
 from agents.state import Attempt, Key, State
 from federation.wire import (
@@ -166,7 +166,6 @@ class Work:
 
     def _refusal(self, batch: Batch, launch: Launch, received_us: int) -> tuple[str, str] | None:
         """Why it is not run here, as (reason, detail). It is among the live attempts already."""
-        live = self._state.live_attempts()
         if self._state.is_closed((launch.task_id, launch.attempt)):
             return "killed", "this attempt was closed before its launch came"
         if min(launch.needs.cpu_milli, launch.needs.memory_bytes, launch.needs.disk_bytes) < 0:
@@ -175,13 +174,11 @@ class Work:
             return "quarantined", "the master told this agent to take no work"
         if batch.now_us - received_us >= launch.expires_in_us:
             return "expired", f"taken up {batch.now_us - received_us} us after receipt"
-        if len(live) > self._config.tasks_max:
+        if self._state.n_live > self._config.tasks_max:
             return "no_room", f"the agent holds {self._config.tasks_max} tasks, its most"
-        held_bytes = sum(len(task_id.encode()) + _HELD_TASK_BYTES for task_id, _ in self._state.attempts)
-        if held_bytes > HELD_BYTES_MAX:
+        if self._state.task_id_bytes + len(self._state.attempts) * _HELD_TASK_BYTES > HELD_BYTES_MAX:
             return "no_room", "the held tasks would no longer fit in a birth"
-        left = free_after(self._offering.total, (other.launch for other in live if other.launch is not launch))
-        short = shortfall(launch, left)
+        short = self._offering.lacks(launch)
         return ("no_room", short) if short else None
 
     def _kill(self, batch: Batch, kill: Kill, term: int) -> None:

@@ -1,19 +1,24 @@
 """M/M/1 and M/M/c queues through the whole player, against theory.
 
-    python -m benchmarks.queues --tasks 1000000 --json PATH
+    python -m benchmarks.queues --tasks 1000000 --processes 2 --keep PARTS --json PATH
 
 One agent of c cores serves tasks of one core each, first come, first served: Poisson arrivals, exponential run times.
 The mean time in the system is 1/(μ − λ) for M/M/1 and Erlang's C formula's for M/M/c (Kleinrock, Queueing Systems I,
 1975, §3.2 and §3.5). Run times are long against offers and rounds, whose share of the time is reported as overhead.
 Many tasks are played in parts, each with a seed of its own and from an empty queue, which tens of thousands of tasks
-outweigh; the margin is the 95 % interval of the mean over the parts.
+outweigh; the margin is the 95 % interval of the mean over the parts. Parts are played in processes of their own, and
+`--keep` notes each in a file as it is done (a JSON object a line): run again with that file, the command goes on where
+it was ended. The parts are those of one code: begin a new file when decisions changed.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,7 @@ from scenarios.world import AgentSpec, Arrival, World
 
 SECOND = 1_000_000
 SERVICE_S = 1
-PART_TASKS = 100_000  # of one world; a million at once would take ten gigabytes
+PART_TASKS = 50_000  # of one world; a million at once would take ten gigabytes
 QUEUES = ((1, 500), (4, 700))  # servers, load in thousandths
 
 
@@ -81,40 +86,83 @@ def measure(n_tasks: int, servers: int, load_milli: int, seed: int = 1) -> dict[
         "servers": servers,
         "load": load_milli / 1000,
         "tasks": n_tasks,
-        "mean_s": round(mean_s, 3),
-        "theory_s": round(theory_s, 3),
+        "seed": seed,
+        "mean_s": round(mean_s, 4),
+        "theory_s": round(theory_s, 4),
         "error": round(mean_s / theory_s - 1, 5),
         "overhead_s": round(sum(overheads_us) / n_tasks / SECOND, 4),
         "little": round(area_us / sum(times_us), 6) if not math.isclose(sum(times_us), 0) else None,
     }
 
 
-def measure_in_parts(n_tasks: int, servers: int, load_milli: int) -> dict[str, Any]:
+Part = tuple[int, int, int, int]  # tasks, servers, load in thousandths, seed
+
+
+def parts_of(n_tasks: int) -> list[Part]:
+    """All parts of all queues, one of each in turn."""
     n_parts = max(1, n_tasks // PART_TASKS)
-    parts = []
-    for seed in range(1, n_parts + 1):
-        parts.append(measure(n_tasks // n_parts, servers, load_milli, seed))
-        print(parts[-1], file=sys.stderr, flush=True)
+    return [
+        (n_tasks // n_parts, servers, load_milli, seed)
+        for seed in range(1, n_parts + 1)
+        for servers, load_milli in QUEUES
+    ]
+
+
+def known_parts(path: Path) -> dict[Part, dict[str, Any]]:
+    """What a run before has noted; a line it was ended in does not count."""
+    known = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            part = json.loads(line)
+        except ValueError:
+            continue
+        known[part["tasks"], part["servers"], round(part["load"] * 1000), part["seed"]] = part
+    return known
+
+
+def played(parts: list[Part], n_processes: int) -> Iterator[dict[str, Any]]:
+    with ProcessPoolExecutor(n_processes) as pool:
+        for done in as_completed([pool.submit(measure, *part) for part in parts]):
+            yield done.result()
+
+
+def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the parts of one queue."""
     mean_s, theory_s = statistics.mean(part["mean_s"] for part in parts), parts[0]["theory_s"]
-    spread_s = 1.96 * statistics.stdev(part["mean_s"] for part in parts) / math.sqrt(n_parts) if n_parts > 1 else None
+    spread_s = 1.96 * statistics.stdev(part["mean_s"] for part in parts) / math.sqrt(len(parts))
     return {
         **{key: parts[0][key] for key in ("servers", "load", "theory_s")},
         "tasks": sum(part["tasks"] for part in parts),
-        "parts": n_parts,
+        "parts": len(parts),
         "mean_s": round(mean_s, 3),
-        "margin_s": None if spread_s is None else round(spread_s, 3),
+        "margin_s": round(spread_s, 3),
         "error": round(mean_s / theory_s - 1, 5),
         "overhead_s": round(statistics.mean(part["overhead_s"] for part in parts), 4),
-        "little": [part["little"] for part in parts],
+        "little": [min(part["little"] for part in parts), max(part["little"] for part in parts)],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=1_000_000)
+    parser.add_argument("--tasks", type=int, default=1_000_000, help="of each queue; at least two parts")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", type=Path, help="note parts here as they are done, and go on from those noted")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    results = [measure_in_parts(options.tasks, servers, load) for servers, load in QUEUES]
+    if options.tasks < 2 * PART_TASKS:
+        parser.error(f"--tasks: at least {2 * PART_TASKS}, for a margin")
+    wanted = parts_of(options.tasks)
+    known = known_parts(options.keep) if options.keep is not None else {}
+    for part in played([part for part in wanted if part not in known], options.processes):
+        print(part, file=sys.stderr, flush=True)
+        known[part["tasks"], part["servers"], round(part["load"] * 1000), part["seed"]] = part
+        if options.keep is not None:
+            with options.keep.open("a") as kept:
+                kept.write("\n" + json.dumps(part))  # after whatever was left half-written
+    results = [
+        summary([known[part] for part in wanted if part[1:3] == (servers, load_milli)])
+        for servers, load_milli in QUEUES
+    ]
     text = json.dumps(results, indent=1)
     print(text)
     if options.json is not None:

@@ -344,6 +344,9 @@ def test_durable_state_is_a_function_of_facts_and_survives_compaction(
     compact = harsh.agent.facts()
     again = State(msgspec.msgpack.decode(msgspec.msgpack.encode(compact), type=list[Fact]))
     assert again.facts() == compact == State(harsh.journal).facts()
+    live = again.live_attempts()
+    assert again.holding.cpu_milli == sum(attempt.launch.needs.cpu_milli for attempt in live)
+    assert again.task_id_bytes == sum(len(task_id) for task_id, _ in again.attempts)
     # The rest of the story is the same from either journal.
     harsh.journal = compact
     harsh.start()
