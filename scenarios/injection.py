@@ -70,6 +70,7 @@ class Injector:
         self._timetable = timetable
         self._cases = [_Case(fault) for fault in world.faults]
         self._start_us = 0
+        self.n_recovering = 0  # faults that are over and not got over
         ends = [ends_us(fault) for fault in world.faults]
         self.over_us = max((end for end in ends if end is not None), default=0)  # from the start: all has happened
 
@@ -258,10 +259,12 @@ class Injector:
         def poll(at_us: int) -> None:
             if self._is_serving() and all(self._is_online(agent_id) for agent_id in agents):
                 case.recovery_us = at_us - now_us
+                self.n_recovering -= 1
             else:
                 self._timetable.call(at_us + POLL_US, poll)
 
         if isinstance(case.fault, KillFault | PauseFault | CutFault | DiskFault):
+            self.n_recovering += 1
             poll(now_us)
 
     def _is_serving(self) -> bool:

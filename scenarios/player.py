@@ -234,7 +234,7 @@ class Player(Overseer):
     def _all_done(self, now_us: int) -> bool:
         if self._world.to_the_end or self._arrivals_left or self._n_jobs_open or not self._frameworks.are_done:
             return False
-        return now_us >= START_US + self._injector.over_us
+        return now_us >= START_US + self._injector.over_us and self._injector.n_recovering == 0
 
     def _step(self, target: str, event: object, now_us: int) -> None:
         if target == CALL:

@@ -24,12 +24,17 @@ from policies.model import (
     Plan,
     Reason,
     Refusal,
+    Replicas,
     Resources,
     Role,
+    Service,
+    ServicePlan,
+    ServiceReplica,
     Shard,
     ShardMove,
     Snapshot,
     Tuning,
+    Weight,
     Where,
 )
 from tests.policy_worlds import GIB, demand, links, node, snapshot
@@ -98,6 +103,29 @@ TALK = Communication(
 )
 TALKING = snapshot([node("a", "x", cpu=4)], [demand("d", 2, gang=Gang(gang_id="g", size=2, communication=TALK))])
 WAIT = Candidate(agent_id="a", terms=CostTerms())
+SERVING = msgspec.structs.replace(
+    WORLD,
+    services=(
+        Service(
+            service_id="v",
+            demand=demand("v", 1, cpu_milli=3000),
+            replicas=Replicas(least=2, most=3),
+            placed=(
+                ServiceReplica(task_id="v/0", agent_id="a", site="x", is_ready=True),
+                ServiceReplica(task_id="v/1", agent_id="b", site="y"),
+            ),
+        ),
+    ),
+)
+
+
+def serve(service_id: str = "v", **fields: Any) -> Callable[[Snapshot, Plan], Plan]:
+    return with_(services=(ServicePlan(service_id=service_id, **fields),))
+
+
+def answer(task_id: str, share_ppm: int = 1_000_000) -> tuple[Weight, ...]:
+    return (Weight(site="y", task_id=task_id, share_ppm=share_ppm),)
+
 
 BROKEN: list[tuple[str, Snapshot, Callable[[Snapshot, Plan], Plan]]] = [
     ("P2", WORLD, with_(refusals=(), placements=())),
@@ -132,6 +160,14 @@ BROKEN: list[tuple[str, Snapshot, Callable[[Snapshot, Plan], Plan]]] = [
     ("P14", TALKING, with_(tunings=(Tuning(demand_id="d", aggregate="site"),))),
     ("P14", TALKING, with_(tunings=(Tuning(demand_id="d", local_steps=9),))),
     ("P14", TALKING, with_(tunings=(Tuning(demand_id="d", shift_us=100, iteration_us=100),))),
+    ("P15", SERVING, serve("nobody")),
+    ("P15", SERVING, serve(removes=("v/9",))),
+    ("P15", SERVING, serve(removes=("v/1",))),
+    ("P15", SERVING, serve(weights=answer("v/1"))),
+    ("P15", SERVING, serve(weights=answer("v/0", share_ppm=999_999))),
+    ("P15", SERVING, serve(adds=(WAIT, WAIT))),
+    ("P15", SERVING, serve(adds=(Candidate(agent_id="nobody", terms=CostTerms()),))),
+    ("P15", SERVING, serve(adds=(Candidate(agent_id="b", terms=CostTerms()),))),
 ]
 
 
@@ -177,6 +213,10 @@ def test_a_plan_must_come_in_time_by_the_callers_clock() -> None:
 def test_what_a_job_allows_may_be_chosen() -> None:
     tuning = Tuning(demand_id="d", compression="fp16", local_steps=8, shift_us=99, iteration_us=100)
     assert check_policy(lambda: Scripted(with_(tunings=(tuning,))), [TALKING]) == 1
+
+
+def test_a_service_may_be_answered_by_what_is_ready_and_grow_where_it_fits() -> None:
+    assert check_policy(lambda: Scripted(serve(weights=answer("v/0"))), [SERVING]) == 1
 
 
 def test_every_clause_has_a_policy_that_breaks_it() -> None:
