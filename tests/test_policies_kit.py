@@ -71,7 +71,7 @@ def test_check_finds_the_clause_and_a_small_world() -> None:
 
 def test_check_praises_what_holds_and_misses_what_is_not_there() -> None:
     done = runner.invoke(app, ["check", "fifo", "--examples", "10"])
-    assert done.exit_code == 0 and "P1 to P14 hold" in done.output
+    assert done.exit_code == 0 and "P1 to P15 hold" in done.output
     assert runner.invoke(app, ["check", "fifi"]).exit_code == 3
     assert runner.invoke(app, ["check", "nowhere:Policy"]).exit_code == 3
 
