@@ -12,9 +12,9 @@ from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import Leaves
 from policies.kernels.mincost.planted import Arcs
 from policies.kernels.mincost.priced import GAVE_UP, OPTIMAL, SPARE, priced
-from policies.kernels.mincost.residual import Residual, build
+from policies.kernels.mincost.residual import Residual, build, with_nodes
 
-SCANS_COLD = 400  # Scans of all slots and entries that paths may take before scaling does it; measured.
+SCANS_COLD = 400  # Scans of all slots and entries that paths may take before scaling does it; a bound, not tuned.
 SCANS_WARM = 200
 SCANS_FORCED = 1 << 20  # Never give up.
 _Any = TypeVar("_Any", bound=np.generic)
@@ -76,17 +76,10 @@ class Contracted:
 
     def add_nodes(self, n_nodes: int, ids: Int64s, supplies: Int64s) -> None:
         """Make room for node ids below n_nodes; the new ones begin idle."""
-        more = n_nodes - self.net.price.size
-        if more > 0:
-            end = np.full(more, self.net.arc.size, np.int64)
-            none = np.zeros(more, np.int64)
-            columns = (self.net.first, self.net.shut, self.net.stop, self.net.room)
-            first, shut, stop, room = (np.concatenate([column, end]) for column in columns)
-            excess, price = (np.concatenate([column, none]) for column in (self.net.excess, self.net.price))
-            self.net = self.net._replace(first=first, shut=shut, stop=stop, room=room, excess=excess, price=price)
-            self.table = leaves.with_nodes(self.table, n_nodes)
-            if self.scratch.shape[1] < n_nodes:
-                self.scratch = exchange.scratch_for(self.table.is_leaf.size)
+        self.net = with_nodes(self.net, n_nodes)
+        self.table = leaves.with_nodes(self.table, n_nodes)
+        if self.scratch.shape[1] < n_nodes:
+            self.scratch = exchange.scratch_for(self.table.is_leaf.size)
         self.net.excess[ids] += supplies
         self.moved.append(ids)
 

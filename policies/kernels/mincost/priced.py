@@ -11,7 +11,7 @@ from policies.kernels.jit import Int64s
 from policies.kernels.mincost import patch, scaling
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.planted import Arcs
-from policies.kernels.mincost.residual import Residual, build, read
+from policies.kernels.mincost.residual import Residual, build, read, with_nodes
 
 SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuild costs as much as many small rounds.
 FIRST_EPSILON = 50  # From prices nearly right it begins at that part of the largest cost; 20 to 200 are alike.
@@ -50,14 +50,7 @@ class Priced:
 
     def add_nodes(self, n_nodes: int, ids: Int64s, supplies: Int64s) -> None:
         """Make room for node ids below n_nodes; the new ones begin idle."""
-        more = n_nodes - self.net.price.size
-        if more:
-            end = np.full(more, self.net.arc.size, np.int64)
-            none = np.zeros(more, np.int64)
-            columns = (self.net.first, self.net.shut, self.net.stop, self.net.room)
-            first, shut, stop, room = (np.concatenate([column, end]) for column in columns)
-            excess, price = (np.concatenate([column, none]) for column in (self.net.excess, self.net.price))
-            self.net = self.net._replace(first=first, shut=shut, stop=stop, room=room, excess=excess, price=price)
+        self.net = with_nodes(self.net, n_nodes)
         self.net.excess[ids] += supplies
 
     def add_arcs(self, arcs: Arcs, supply: Int64s, ids: Int64s) -> None:

@@ -240,6 +240,17 @@ def build(
     return net
 
 
+def with_nodes(net: Residual, n_nodes: int) -> Residual:
+    """The same with room for node ids below `n_nodes`; the new ones have no entries, no excess and a price of 0."""
+    more = n_nodes - net.price.size
+    if more <= 0:
+        return net
+    end, none = np.full(more, net.arc.size, np.int64), np.zeros(more, np.int64)
+    first, shut, stop, room = (np.concatenate([column, end]) for column in (net.first, net.shut, net.stop, net.room))
+    excess, price = (np.concatenate([column, none]) for column in (net.excess, net.price))
+    return net._replace(first=first, shut=shut, stop=stop, room=room, excess=excess, price=price)
+
+
 @kernel(types.float64(RESIDUAL, _ROW, _ROW, _FLAGS, _ROW, _ROW))
 def read(net: Residual, capacity: Int64s, cost: Int64s, alive: Flags, out_flow: Int64s, out_potential: Int64s) -> float:
     """Write each arc's flow (a loop that earns carries all it can) and each node's price, 0 where it is not alive.
