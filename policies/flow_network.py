@@ -285,7 +285,7 @@ class _Network:
         """What a class pays for tasks that get nothing: by its weight, `unscheduled_us`. What is placed already pays
         what it costs to go on where it is, less the margin: this is its continuation arc (I. Gog, M. Schwarzkopf,
         A. Gleave, R. Watson and S. Hand, Firmament, OSDI 2016)."""
-        last_wait_us = int(self._slots.wave_us[self._slots.wave > 0].max(initial=0))
+        last_wait_us = int(self._wave_wait_us.max(initial=0))
         waiting_us = unscheduled_us(self._targets.total_us, self._targets.free, last_wait_us)
         going_us = self._offered.going_us
         none_us = np.where(going_us == UNKNOWN, waiting_us, going_us)

@@ -2,7 +2,7 @@
 tasks and single agents costs."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from policies import targets
@@ -63,8 +63,18 @@ def worlds(draw: st.DrawFn) -> Snapshot:
     return snapshot(nodes, demands, shards, links(between))
 
 
+def two_cores_and_a_thin_link() -> Snapshot:
+    """The one core beside the data suits both tasks; the other stands behind 8 Mbit/s and the light task avoids it."""
+    nodes = [node("holder", "plant", cpu=0), node("far", "rack"), node("near", "plant")]
+    shards = [Shard(shard_id="s", size_bytes=MB, replicas=("holder",), replicas_wanted=0)]
+    heavy = demand("heavy", reads=("s",), run_us=100_000, priority=70)
+    light = demand("light", where=Where(agents_avoided=("far",)), run_us=100_000, priority=50)
+    return snapshot(nodes, [heavy, light], shards, links({("plant", "rack"): 8}))
+
+
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
+@example(two_cores_and_a_thin_link())
 def test_the_plan_costs_what_the_task_level_optimum_costs(world: Snapshot) -> None:
     columns = Lowerer().lower(world)
     cost = costs(columns, CostModel())
