@@ -3,10 +3,11 @@
     python -m benchmarks.comparison --json PATH --html PATH [--store PATH] [--seeds 10] [--processes 2]
         [--minutes N] [--only POLICY …] [--scenario NAME …] [--traces FOLDER]
 
-Each run is written to the store as it ends; called again, only what is missing is played, so it can be stopped at any
-time and policies added later. A scenario whose file changed is played anew. Every scenario gets about the same time,
-by what its runs took so far: when `--minutes` end, a quick one has all its seeds and a long one a few. The page and the
-table say how many each has.
+Each run is written to the store as it ends (docs/results/comparison, in the repository), so it can be stopped at any
+time and the comparison grows over builds. First what is missing is played, runs of a scenario whose file changed
+included; then what other code decided than today's (`benchmarks.comparison.store.Code`), which counts until then.
+Every scenario gets about the same time, by what its runs took so far: when `--minutes` end, a quick one has all its
+seeds and a long one a few. The page and the table say how many each has, and of which builds they are.
 
 Differences to `--base` (flow) are over the same seeds; one counts where its 95 % interval leaves zero out and it is
 more than 1 %. Exit code 4 when a law was broken in a run.
@@ -17,6 +18,7 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -24,14 +26,16 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.comparison.measure import MEASURES, Run, digest_of, run
+from benchmarks.comparison.store import Code, Key, Store, build
 from benchmarks.comparison.table import losses, markdown, page, table_of
 from policies import registry
 from policies.kernels.cache import warm_up
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
+RUNS = Path(__file__).parents[2] / "docs" / "results" / "comparison"
 EXIT_LAW = 4
-Key = tuple[str, str, int]  # scenario, policy, seed number
+Wanted = tuple[Path, str, int]  # scenario's file, policy, seed number
 
 
 def main() -> int:
@@ -42,21 +46,25 @@ def main() -> int:
     paths = [path for path in paths if not given.scenario or path.stem in given.scenario]
     policies = given.only or list(registry.names())
     digests = {path.stem: digest_of(path) for path in paths}
-    known = {key: each for key, each in _read(given.store).items() if digests.get(key[0]) == each.scenario_digest}
-    missing = [
-        (path, policy, nth)
-        for nth in range(given.seeds)
-        for path in paths
-        for policy in policies
-        if (path.stem, policy, nth) not in known
-    ]
-    missing.sort(key=lambda case: (case[2] + 1) * _cost_s(case[0].stem, known.values()))
+    code = Code()
+    codes = {policy: code.of_policy(policy) for policy in policies}
+    store = Store(given.store)
+    known = {key: each for key, each in store.read().items()
+             if key[0] not in digests or digests[key[0]] == each.scenario_digest}  # fmt: skip
+    wanted = [(path, policy, nth) for nth in range(given.seeds) for path in paths for policy in policies]
+    # What is missing, and what all are held against, comes before what other code decided; the cheap before the dear.
+    due = [case for case in wanted if _is_due(case, known, codes)]
+    costs_s = {path.stem: _cost_s(path.stem, known.values()) for path in paths}
+    due.sort(key=lambda case: (_key(case) in known and case[1] != given.base, (case[2] + 1) * costs_s[case[0].stem]))
     refused: dict[str, str] = {}
-    if missing and given.minutes > 0:
-        _play(missing, known, refused, given)
+    if due and given.minutes > 0:
+        try:
+            _play(due, known, refused, codes, store, given)
+        finally:
+            store.tidy(known)
     runs = [each for (name, policy, nth), each in known.items()
             if name in digests and policy in policies and nth < given.seeds]  # fmt: skip
-    _report(runs, refused, given)
+    _report(runs, refused, codes, given)
     return EXIT_LAW if any(each.broken_laws for each in runs) else 0
 
 
@@ -64,7 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description="Policies compared.")
     parser.add_argument("--json", type=Path, help="write the table here")
     parser.add_argument("--html", type=Path, help="write the page here")
-    parser.add_argument("--store", type=Path, default=Path("build/comparison.jsonl"), help="runs made so far")
+    parser.add_argument("--store", type=Path, default=RUNS, help="the folder of the runs made so far")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="begin no run after that; 0: only report")
@@ -75,13 +83,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _read(store: Path) -> dict[Key, Run]:
-    found: dict[Key, Run] = {}
-    decoder = msgspec.json.Decoder(tuple[int, Run])
-    for line in store.read_bytes().splitlines() if store.exists() else ():
-        nth, each = decoder.decode(line)
-        found[each.scenario, each.policy, nth] = each
-    return found
+def _key(case: Wanted) -> Key:
+    return case[0].stem, case[1], case[2]
+
+
+def _is_due(case: Wanted, known: dict[Key, Run], codes: dict[str, str]) -> bool:
+    run = known.get(_key(case))
+    return run is None or run.code != codes[case[1]]
 
 
 def _cost_s(scenario: str, runs: Iterable[Run]) -> float:
@@ -90,41 +98,47 @@ def _cost_s(scenario: str, runs: Iterable[Run]) -> float:
 
 
 def _play(
-    missing: list[tuple[Path, str, int]], known: dict[Key, Run], refused: dict[str, str], given: argparse.Namespace
+    due: list[Wanted],
+    known: dict[Key, Run],
+    refused: dict[str, str],
+    codes: dict[str, str],
+    store: Store,
+    given: argparse.Namespace,
 ) -> None:
-    """Play what is missing, each run to the store as it ends. What cannot be played is left out, and said."""
+    """Play what is due, each run to the store as it ends. What cannot be played is left out, and said."""
     warm_up()
-    given.store.parent.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + given.minutes * 60
-    queue = iter(missing)
-    running: dict[Future[Run], tuple[Path, str, int]] = {}
-    with ProcessPoolExecutor(given.processes) as pool, given.store.open("ab") as store:
+    queue, this = iter(due), build()
+    running: dict[Future[Run], Wanted] = {}
+    with ProcessPoolExecutor(given.processes) as pool:
         while True:
             while len(running) < given.processes and time.monotonic() < until_s and (case := next(queue, None)):
                 if f"{case[0].stem} {case[1]}" not in refused:
-                    running[pool.submit(run, *case)] = case
+                    running[pool.submit(run, *case, codes[case[1]], this)] = case
             if not running:
                 return
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                path, policy, nth = running.pop(done)
+                case = running.pop(done)
                 try:
                     each = done.result()
                 except Exception as error:  # A trace that is not there, a policy that breaks: the others go on.
-                    refused[f"{path.stem} {policy}"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                    why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                    refused[f"{case[0].stem} {case[1]}"] = why
                     continue
-                known[path.stem, policy, nth] = each
-                store.write(msgspec.json.encode((nth, each)) + b"\n")
-                store.flush()
-                print(f"{path.stem} {policy} #{each.seed} {each.cpu_s:.1f} s", file=sys.stderr, flush=True)
+                known[_key(case)] = each
+                store.add(case[2], each)
+                print(f"{each.scenario} {each.policy} #{each.seed} {each.cpu_s:.1f} s", file=sys.stderr, flush=True)
 
 
-def _report(runs: list[Run], refused: dict[str, str], given: argparse.Namespace) -> None:
+def _report(runs: list[Run], refused: dict[str, str], codes: dict[str, str], given: argparse.Namespace) -> None:
     table = table_of(runs, given.base)
     seeds = [len({run.seed for run in runs if run.scenario == name and run.policy == policy})
              for name, each in table.items() for policy in each]  # fmt: skip
     notes = [
         f"{len(runs)} runs, {min(seeds, default=0)} to {max(seeds, default=0)} seeds a cell, "
         f"{sum(run.cpu_s for run in runs):.0f} s of CPU time.",
+        f"Builds: {', '.join(f'{name} {n}' for name, n in Counter(run.build for run in runs).most_common())}; "
+        f"{sum(run.code == codes[run.policy] for run in runs)} runs are of the code as it is.",
         f"Green is better than {given.base} over the same seeds, red worse: 95 % interval, and more than 1 %.",
         "Completion is of tasks that finished; read it beside those that did not. Deciding is CPU time of one machine.",
         *(f"{name} was left out: {why}" for name, why in refused.items()),

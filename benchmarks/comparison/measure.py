@@ -44,7 +44,8 @@ is CPU time of this machine; all else is simulated."""
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """Values by measure, None where there was nothing to measure. `scenario_digest` is of the file's text."""
+    """Values by measure, None where there was nothing to measure. `scenario_digest` is of the file's text, `outcome` of
+    all that happened in the run, `code` and `build` say what code decided it (`benchmarks.comparison.store`)."""
 
     scenario: str
     scenario_digest: str
@@ -54,6 +55,9 @@ class Run(Record, frozen=True, kw_only=True):
     rounds: int
     broken_laws: tuple[str, ...]
     cpu_s: float
+    code: str = ""
+    build: str = ""
+    outcome: str = ""
 
 
 class _Timed:
@@ -74,8 +78,8 @@ def digest_of(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
-def run(path: Path, policy: str, nth: int) -> Run:
-    """The scenario under its own seed (`nth` 0) or one of those after it."""
+def run(path: Path, policy: str, nth: int, code: str, build: str) -> Run:
+    """The scenario under its own seed (`nth` 0) or one of those after it. `code` and `build` are put down."""
     began_s = time.process_time()
     own_seed = read_case(Case(path=str(path), policy=policy)).world.seed
     world = read_case(Case(path=str(path), policy=policy, seed=own_seed + nth)).world
@@ -103,4 +107,7 @@ def run(path: Path, policy: str, nth: int) -> Run:
         rounds=outcome.n_rounds,
         broken_laws=outcome.broken_laws,
         cpu_s=time.process_time() - began_s,
+        code=code,
+        build=build,
+        outcome=outcome.digest[:8],
     )

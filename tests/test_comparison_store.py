@@ -1,0 +1,71 @@
+"""The runs of the policy comparison outlive builds: they are read back as written, and changed code is noticed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.comparison.measure import MEASURES, Run
+from benchmarks.comparison.store import Code, Store
+from policies import registry
+
+VALUES = st.none() | st.integers(-999_999, 999_999).map(lambda each: each / 1000)
+
+
+def run_of(policy: str = "flow", seed: int = 3, **changed: object) -> Run:
+    values = changed.pop("values", {measure.name: 1.5 for measure in MEASURES})
+    return Run(scenario="s", scenario_digest="d", policy=policy, seed=seed, values=values, rounds=7, broken_laws=(),
+               cpu_s=1.25, code="c", build="b", outcome="o", **changed)  # type: ignore[arg-type]  # fmt: skip
+
+
+@given(values=st.lists(VALUES, min_size=len(MEASURES), max_size=len(MEASURES)))
+def test_a_run_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, values: list[float | None]) -> None:
+    store = Store(tmp_path_factory.mktemp("runs"))
+    run = run_of(values={measure.name: value for measure, value in zip(MEASURES, values, strict=True)})
+    store.add(2, run)
+    assert store.read() == {("s", "flow", 2): run}
+    store.tidy(store.read())
+    assert store.read() == {("s", "flow", 2): run}
+
+
+def test_the_newest_line_of_a_run_counts_and_half_a_line_does_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(0, run_of(seed=3))
+    store.add(0, run_of(seed=4))
+    store.add(1, run_of(policy="fifo"))
+    file = tmp_path / "s.jsonl"
+    file.write_bytes(file.read_bytes()[:-9])  # Stopped while it wrote.
+    assert {key: run.seed for key, run in store.read().items()} == {("s", "flow", 0): 4}
+    store.tidy(store.read())
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_code_that_decides_changes_the_digest_and_prose_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a_decider"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "policy.py").write_text("import json\nfrom a_decider import part\nfrom a_decider.part import A\n")
+    (folder / "unused.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digest(text: str, unused: str = "") -> str:
+        (folder / "part.py").write_text(text)
+        (folder / "unused.py").write_text(unused)
+        return Code().digest(["a_decider.policy"], {"a_decider"})
+
+    first = digest("A = 1\n")
+    assert digest('"""What it is."""\nA = 1  # because\n"""One."""\n', "B = 2\n") == first
+    assert digest("A = 2\n") != first
+    before = digest('A = "weights.npz"\n')
+    (folder / "weights.npz").write_bytes(b"trained")
+    assert digest('A = "weights.npz"\n') != before
+
+
+def test_every_policy_of_one_module_has_one_code() -> None:
+    assert registry.entry("gavel").module == registry.entry("gavel-makespan").module
+    gavel, makespan, flow, fifo = map(Code().of_policy, ("gavel", "gavel-makespan", "flow", "fifo"))
+    assert gavel == makespan
+    assert len({gavel, flow, fifo}) == 3
