@@ -9,12 +9,12 @@ import pytest
 
 CODE = """
 from policies.kernels.cache import is_cached, warm_up
-from policies.kernels.jit import CACHE_FOLDER
+from policies.kernels.jit import cache_folder
 calls = []
 before = is_cached()
 warm_up(lambda module, done, total: calls.append((module, done, total)))
 assert [done for _, done, _ in calls] == list(range(len(calls))) and calls[-1][1] == calls[-1][2]
-print(before, is_cached(), CACHE_FOLDER)
+print(before, is_cached(), cache_folder())
 """
 
 
@@ -30,13 +30,27 @@ def run(code: str, **environment: str) -> list[str]:
 def test_the_second_start_finds_everything_compiled(tmp_path: Path) -> None:
     before, after, folder = run(CODE, XDG_CACHE_HOME=str(tmp_path))
     assert (before, after) == ("False", "True")
-    assert Path(folder).is_relative_to(tmp_path / "offerflow" / "numba")
+    assert Path(folder) == tmp_path / "offerflow" / "numba"
     kept = sorted(path.name for path in Path(folder).rglob("*.nbc"))
     assert run(CODE, XDG_CACHE_HOME=str(tmp_path))[:2] == ["True", "True"]
     assert sorted(path.name for path in Path(folder).rglob("*.nbc")) == kept
 
 
-FOLDER = "from policies.kernels.jit import CACHE_FOLDER; print(CACHE_FOLDER)"
+FOLDER = "from policies.kernels import jit; print(jit.folder_of('policies.kernels.jit'))"
+
+
+def test_an_edit_compiles_anew_what_can_have_changed_and_no_more() -> None:
+    code = """
+from pathlib import Path
+from policies.kernels import jit
+root = Path(jit.__file__).parent
+for name in ("drf", "mincost/simplex"):
+    print(*sorted(path.relative_to(root).as_posix() for path in jit.sources_of(root / f"{name}.py")), sep=",")
+"""
+    drf, simplex = (line.split(",") for line in run(code))
+    assert drf == ["drf.py", "jit.py"]
+    assert {"jit.py", "mincost/simplex.py", "mincost/tree.py", "mincost/repair.py"} <= set(simplex)
+    assert "drf.py" not in simplex and "maxmin.py" not in simplex
 
 
 def test_bounds_checks_and_a_chosen_folder_have_their_own_place(tmp_path: Path) -> None:
@@ -50,7 +64,7 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (folder,) = run(FOLDER, XDG_CACHE_HOME=str(tmp_path / "file"), TMPDIR=str(tmp_path))
     assert Path(folder).is_relative_to(tmp_path)
-    assert Path(folder).is_dir()
+    assert Path(folder).parent.is_dir()
 
 
 def test_a_wrong_dtype_is_a_type_error_and_not_a_compilation() -> None:

@@ -6,8 +6,9 @@
 import importlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 
-from policies.kernels.jit import CACHE_FOLDER
+from policies.kernels.jit import cache_folder, digest_of, sources
 
 MODULES = (  # What is imported by another comes before it, so that progress is shown where the time goes.
     "policies.kernels.mincost.gate",
@@ -26,12 +27,11 @@ MODULES = (  # What is imported by another comes before it, so that progress is 
     "policies.kernels.fragmentation",
     "policies.kernels.drf",
 )
-_MARK = CACHE_FOLDER / "complete"
 
 
 def is_cached() -> bool:
     """True when `warm_up` has completed on this machine for these very sources: it will then only load, in a second."""
-    return _MARK.exists()
+    return _mark().exists()
 
 
 def warm_up(progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -43,4 +43,8 @@ def warm_up(progress: Callable[[str, int, int], None] | None = None) -> None:
     if progress is not None:
         progress("", len(MODULES), len(MODULES))
     if not os.environ.get("NUMBA_DISABLE_JIT"):
-        _MARK.touch()
+        _mark().touch()
+
+
+def _mark() -> Path:
+    return cache_folder() / f"complete-{digest_of(sources())}"

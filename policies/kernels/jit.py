@@ -1,15 +1,19 @@
-"""The decorator every kernel carries, and the folder its machine code is kept in.
+"""The decorator every kernel carries, and the folders its machine code is kept in.
 
 A kernel is compiled when its module is imported (its signature is explicit), releases the GIL and is kept on disk.
 Numba decides whether kept code is fresh by the kernel's own file alone: an edit in a kernel imported from another file
-goes unseen, and so does a change of NUMBA_BOUNDSCHECK. Hence the folder's name is a digest of all that matters.
+goes unseen, and so does a change of NUMBA_BOUNDSCHECK. Hence each module has a folder named by a digest of all that
+matters to it, and an edit compiles anew what it can have changed, no more.
 """
 
 import hashlib
 import os
 import platform
+import re
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,12 +27,13 @@ Int64s = npt.NDArray[np.int64]
 _config: Any = numba.config  # Its attributes are made at run time.
 _F = TypeVar("_F", bound=Callable[..., Any])
 _KERNELS = Path(__file__).resolve().parent
+_IMPORT = re.compile(r"^\s*(?:from|import) (policies\.kernels[.\w]*)", re.MULTILINE)
 
 
-def _digest() -> str:
-    """A name for everything the machine code depends on: sources, versions, processor, bounds checks."""
+def digest_of(paths: Iterable[Path]) -> str:
+    """A name for everything the machine code of these files depends on: sources, versions, processor, bounds checks."""
     digest = hashlib.sha256()
-    for path in sorted(_KERNELS.rglob("*.py")):
+    for path in sorted(paths):
         digest.update(path.relative_to(_KERNELS).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     versions = (numba.__version__, np.__version__, platform.python_version(), platform.machine())
     settings = (str(llvmlite.binding.get_host_cpu_name()), str(_config.BOUNDSCHECK), str(_config.OPT))
@@ -36,30 +41,52 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _choose_folder() -> Path:
-    """`$NUMBA_CACHE_DIR` where set, else the user's cache; a temporary folder where neither can be written."""
+def sources() -> list[Path]:
+    """Of all kernels."""
+    return sorted(_KERNELS.rglob("*.py"))
+
+
+def sources_of(path: Path) -> set[Path]:
+    """A kernel's file and those of kernels it imports, directly or not. A package that is imported is all in it."""
+    found, left = set[Path](), [path]
+    while left:
+        each = left.pop()
+        if each in found:
+            continue
+        found.add(each)
+        for name in _IMPORT.findall(each.read_text(encoding="utf-8")):
+            module = _KERNELS.joinpath(*name.split(".")[2:])
+            left += [module.with_suffix(".py")] if module.with_suffix(".py").exists() else module.rglob("*.py")
+    return found
+
+
+@cache
+def cache_folder() -> Path:
+    """`$NUMBA_CACHE_DIR` where set, else in the user's cache; a temporary folder where neither can be written."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path("~").expanduser() / ".cache")
-    base = os.environ.get("NUMBA_CACHE_DIR") or str(Path(home) / "offerflow" / "numba")
-    folder = Path(base) / _digest()
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(home) / "offerflow" / "numba")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
         user = os.getuid() if hasattr(os, "getuid") else "user"
-        folder = Path(tempfile.gettempdir()) / f"offerflow-numba-{user}" / folder.name
+        folder = Path(tempfile.gettempdir()) / f"offerflow-numba-{user}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
-CACHE_FOLDER = _choose_folder()
-_config.CACHE_DIR = str(CACHE_FOLDER)
+@cache
+def folder_of(module: str) -> Path:
+    """Where the machine code of a module is kept."""
+    return cache_folder() / digest_of(sources_of(Path(str(sys.modules[module].__file__)).resolve()))
 
 
 def kernel(signature: object) -> Callable[[_F], _F]:
     """Compile for `signature` now (or load what was kept), without the GIL. A wrong dtype is then a TypeError."""
 
     def compile_now(function: _F) -> _F:
+        _config.CACHE_DIR = str(folder_of(function.__module__))  # numba asks for it when it makes the dispatcher
         return cast(_F, numba.njit(signature, nogil=True, cache=True)(function))
 
     return compile_now
