@@ -45,7 +45,9 @@ LINKS = (
         "link.rtt_us{to=site:cloud} < 10ms", "link.bandwidth_bps{from=site:cloud} >= 50Mbps",
         "link.rtt_us{to=site:plant-b} < 1", "link.rtt_us{to=site:plant-a} > 18.5ms", "no label{key=other}",
         "label{key=other} or agent.id == gw-1", "no label{key=zone} or label{key=zone} and gpu.count == 2",
-        'agent.id != "or" and agent.id != "and"',
+        'agent.id != "or" and agent.id != "and"', 'agent.id matches "gw-[0-9]+"', "no gpu.model == t4",
+        'gpu.model matches "[ah]100"', 'no agent.id matches "gw"', 'no label{key=zone} matches "b|c"',
+        "no link.rtt_us{to=site:never}", "no gpu.count > 2", 'label{key=zone} != "say ""a"""',
     ],
 )  # fmt: skip
 def test_what_holds(text: str) -> None:
@@ -59,7 +61,9 @@ def test_what_holds(text: str) -> None:
         "link.rtt_us{to=site:plant-a} < 19000", "link.rtt_us{to=site:never} < 1000000",
         "link.bandwidth_bps{to=site:plant-a} > 1", "agent.hardware =~ x86*", "gpu.isolation == whole",
         "no label{key=zone}", "no agent.site", "no gpu.model",
-        "agent.id == gw-1 and gpu.count > 2 or agent.tier == cloud",
+        "agent.id == gw-1 and gpu.count > 2 or agent.tier == cloud", 'label{key=other} matches ".*"',
+        "no agent.id == gw-1", "no gpu.model == a100", "no gpu.count", "no link.rtt_us{to=site:cloud}",
+        'agent.id matches "gw"',
     ],
 )  # fmt: skip
 def test_what_does_not(text: str) -> None:
@@ -74,9 +78,10 @@ def test_what_does_not(text: str) -> None:
         ("agent.id < x", "has no order"), ("gpu.count =~ 3", "is a number"), ("gpu.count == many", "is no number"),
         ("gpu.memory_bytes > 3ms", "not counted in ms"), ("gpu.count == 1 2", "follows a whole predicate"),
         ("agent.id == a && b", "has no place"), ("label == x", "needs its key"), ("agent.id{a=b} == c", "no selector"),
-        ("agent.id in (a", "ends where"), ("link.rtt_us{to=a < 3", "stands where }"), ("x" * 5000, "exceeds"),
-        ("link.rtt_us{to=site:a} < 0.5", "not a whole number"), ("no gpu.count", "takes a field of text"),
-        ("no agent.id == x", "nothing after it"), ("label{key=a} and", "ends where"), ("or label{key=a}", "ends where"),
+        ("agent.id in (a", "ends where"), ("link.rtt_us{to=a < 3", "stands where }"), ("x" * 20_000, "exceeds"),
+        ("link.rtt_us{to=site:a} < 0.5", "not a whole number"), ("no no agent.id", "no field 'no'"),
+        ("gpu.count matches 2", "is a number"), ('agent.id matches "(a"', "not closed"),
+        ("agent.id matches", "ends where"), ("label{key=a} and", "ends where"), ("or label{key=a}", "ends where"),
         ("label{key=a} or label{key=b}", "several predicates"),
     ],
 )  # fmt: skip
@@ -87,7 +92,7 @@ def test_what_is_no_predicate(text: str, says: str) -> None:
 
 WORDS = [
     "link.rtt_us", "label", "no", " and ", " or ", "{", "}", "to", "=", "site:a", "<", ">=", "20ms", "in", "(", ")",
-    ",", '"', "==", " ",
+    ",", '"', "==", " ", " matches ", '"a*"', "agent.id",
 ]  # fmt: skip
 
 

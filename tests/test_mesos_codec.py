@@ -20,6 +20,7 @@ from federation.http.mesos.peer import decode_event, encode_call
 from federation.http.mesos.recordio import Unframer, frame
 from federation.jobs import Artifact, Write
 from federation.market import protocol as p
+from federation.market.constraints import parse_all
 from policies.model import Gpu, GpuNeed, LatencyTarget, Link, Resources, Where
 
 MIB = 2**20
@@ -195,7 +196,8 @@ def test_a_shell_command_and_constraints_of_mesos() -> None:
     }
     call = said("SUBSCRIBE", body)
     assert isinstance(call, p.Subscribe)
-    assert call.framework.constraints == {"ml": ('agent.site == "a"', 'label{key="zone"}', 'agent.id != "h"')}
+    wanted = 'agent.site == "a" and label{key="zone"} and no agent.id == "h"'
+    assert call.framework.constraints == {"ml": (wanted,)}
 
 
 COMMAND = {"value": "true"}
@@ -303,9 +305,48 @@ def test_groups_of_constraints_are_alternatives() -> None:
     groups[1]["attribute_constraints"] = []
     with pytest.raises(PeerError, match="each group a constraint"):
         said("SUBSCRIBE", body)
-    groups[1]["attribute_constraints"] = [constraint("text_matches", "site", regex="a.*")]
-    with pytest.raises(PeerError, match="text_matches"):
-        said("SUBSCRIBE", body)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "body", "text"),
+    [
+        ("site", "text_matches", {"regex": "plant-.*"}, 'agent.site matches "plant-.*"'),
+        ("rack", "text_matches", {"regex": 'a|"b"'}, 'label{key="rack"} matches "a|""b"""'),
+        ("gpu.model", "text_not_matches", {"regex": "t4"}, 'no gpu.model matches "t4"'),
+        ('of "x"', "not_exists", {}, 'no label{key="of ""x"""}'),
+        ("speed_milli", "exists", {}, "agent.speed_milli >= 0"),
+        ("gpu.memory_bytes", "not_exists", {}, "no gpu.memory_bytes"),
+        # A number is no text: both of these hold of it, and the framework looks itself.
+        ("gpu.memory_bytes", "text_equals", {"value": "1"}, "gpu.memory_bytes >= 0"),
+        ("speed_milli", "text_not_matches", {"regex": "1.*"}, "agent.speed_milli >= 0"),
+        ("link.rtt_us{to=site:cloud}", "exists", {}, "link.rtt_us{to=site:cloud} >= 0"),
+    ],
+)
+def test_what_a_constraint_of_mesos_says(name: str, kind: str, body: dict[str, str], text: str) -> None:
+    assert constraints_of(name, kind, body) == (text,)
+    assert parse_all(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("text_matches", {}), ("text_equals", {"value": 3}), ("text_like", {"value": "a"}), ("exists", None)],
+)
+def test_a_constraint_that_says_nothing_is_refused(kind: str, body: Any) -> None:
+    with pytest.raises(PeerError):
+        constraints_of("site", kind, body)
+
+
+def constraints_of(name: str, kind: str, body: Any) -> tuple[str, ...]:
+    group = {"attribute_constraints": [{"selector": {"attribute_name": name}, "predicate": {kind: body}}]}
+    call = said(
+        "SUBSCRIBE",
+        {
+            "framework_info": {"user": "u", "name": "n"},
+            "offer_constraints": {"role_constraints": {"*": {"groups": [group]}}},
+        },
+    )
+    assert isinstance(call, p.Subscribe)
+    return call.framework.constraints["default"]
 
 
 KEYS = st.sampled_from(("type", "value", "framework_id", "accept", "offer_ids", "operations", "launch", "task_id"))

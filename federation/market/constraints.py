@@ -1,16 +1,18 @@
 """Offer constraints: a small strict language of predicates on an agent, its GPUs and its measured links.
 
     constraint := all {"or" all};  all := predicate {"and" predicate}
-    predicate := field [selector] (operator value | "in" "(" value {"," value} ")" | nothing) | "no" field [selector]
+    predicate := ["no"] field [selector] (operator value | "in" "(" value {"," value} ")" | nothing)
     selector  := "{" key "=" value {"," key "=" value} "}"
-    operator  := "==" | "!=" | "<" | "<=" | ">" | ">=" | "=~"
+    operator  := "==" | "!=" | "<" | "<=" | ">" | ">=" | "=~" | "matches"
 
 Fields of text: `agent.id`, `agent.site`, `agent.region`, `agent.tier`, `agent.hardware`, `label{key=…}`, and with
 `gpu.` in front `model`, `memory_kind`, `isolation`. Fields of numbers: `agent.speed_milli`, `gpu.memory_bytes`,
 `gpu.count`, and of links `link.rtt_us`, `link.jitter_us`, `link.loss_ppm`, `link.bandwidth_bps`, `link.age_us`,
 `link.confidence_ppm`, with a selector `{to=site:x}` or `{from=site:x}` (the other end is the agent or its site).
-Numbers may carry a unit: KiB MiB GiB TiB, kB MB GB TB, us ms s, bps kbps Mbps Gbps. `=~` is a glob. A bare
-`label{key=…}` asks only that the label is there; `no` that a field of text has no value.
+Numbers may carry a unit: KiB MiB GiB TiB, kB MB GB TB, us ms s, bps kbps Mbps Gbps. `=~` is a glob, `matches` a regular
+expression (`market.regex`) of the whole text. A bare `label{key=…}` asks only that the label is there; `no field` that
+the field has no value, `no` before a comparison that nothing satisfies it. A quoted value holds anything, a quotation
+mark in it is written twice.
 
 A predicate on GPUs holds when one of them satisfies it. What was never measured, or cannot be read, satisfies nothing.
 """
@@ -21,6 +23,7 @@ from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from federation.agents_book import AgentEntry
+from federation.market.regex import RegexError, compiled
 from policies.model import Gpu, Link
 
 TEXT_FIELDS: Final = frozenset(
@@ -37,12 +40,12 @@ UNITS: Final = {
     "us": ("us", 1), "ms": ("us", 10**3), "s": ("us", 10**6),
     "bps": ("bps", 1), "kbps": ("bps", 10**3), "Mbps": ("bps", 10**6), "Gbps": ("bps", 10**9),
 }  # fmt: skip
-TEXT_BYTES_MAX: Final = 4_096
-Operator = Literal["==", "!=", "<", "<=", ">", ">=", "=~", "in", "exists", "absent"]
+TEXT_BYTES_MAX: Final = 16_384
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "=~", "matches", "in", "exists"]
 Tokens = list[tuple[str, str]]
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<op>==|!=|<=|>=|=~|<|>)|(?P<mark>[{}(),=])|"(?P<quoted>[^"]*)"|(?P<word>[A-Za-z0-9_.:/*?+-]+))"""
+    r"""\s*(?:(?P<op>==|!=|<=|>=|=~|<|>)|(?P<mark>[{}(),=])|"(?P<quoted>(?:[^"]|"")*)"|(?P<word>[A-Za-z0-9_.:/*?+-]+))"""
 )
 _NUMBER = re.compile(r"(\d{1,15})(?:\.(\d{1,6}))?([A-Za-z]*)")
 
@@ -57,6 +60,7 @@ class Predicate(NamedTuple):
     texts: tuple[str, ...] = ()  # the value, or the values of `in`
     number: int = 0
     selector: tuple[tuple[str, str], ...] = ()
+    is_denied: bool = False  # it stands after "no": it holds where nothing satisfies it
 
 
 def _tokens(text: str) -> Tokens:
@@ -69,7 +73,7 @@ def _tokens(text: str) -> Tokens:
             raise ConstraintError(f"{text[:80]!r}: {text[at : at + 1]!r} at {at + 1} has no place in a predicate")
         kind = match.lastgroup
         assert kind is not None
-        found.append((kind, match[kind]))
+        found.append((kind, match[kind].replace('""', '"') if kind == "quoted" else match[kind]))
         at = match.end()
     return found
 
@@ -102,6 +106,8 @@ def parse_all(text: str) -> tuple[tuple[Predicate, ...], ...]:
 
 
 def _predicate(text: str, tokens: Tokens) -> Predicate:
+    text = text if len(text) <= 200 else f"{text[:200]}…"
+
     def expect(kind: str, value: str = "") -> str:
         if not tokens:
             raise ConstraintError(f"{text!r} ends where {value or kind} was expected")
@@ -111,8 +117,8 @@ def _predicate(text: str, tokens: Tokens) -> Predicate:
             raise ConstraintError(f"{text!r}: {got!r} stands where {value or f'a {kind}'} was expected")
         return got
 
-    is_absent = bool(tokens) and tokens[0] == ("word", "no")
-    if is_absent:
+    is_denied = bool(tokens) and tokens[0] == ("word", "no")
+    if is_denied:
         tokens.pop(0)
     field = expect("word")
     if field not in TEXT_FIELDS and field not in NUMBER_FIELDS:
@@ -131,14 +137,10 @@ def _predicate(text: str, tokens: Tokens) -> Predicate:
             expect("mark", "}")
             break
     _check_selector(text, field, tuple(key for key, _ in selector))
-    if is_absent:
-        if tokens or field not in TEXT_FIELDS:
-            raise ConstraintError(f"{text!r}: 'no' takes a field of text, and nothing after it")
-        return Predicate(field, "absent", selector=tuple(selector))
     if not tokens:
-        if field != "label":
+        if field != "label" and not is_denied:
             raise ConstraintError(f"{text!r} compares {field} with nothing")
-        return Predicate(field, "exists", selector=tuple(selector))
+        return Predicate(field, "exists", selector=tuple(selector), is_denied=is_denied)
     if tokens[0] == ("word", "in"):
         tokens.pop(0)
         expect("mark", "(")
@@ -148,18 +150,27 @@ def _predicate(text: str, tokens: Tokens) -> Predicate:
             values.append(expect("word"))
         expect("mark", ")")
         operator: str = "in"
+    elif tokens[0] == ("word", "matches"):
+        operator = tokens.pop(0)[1]
+        values = [expect("word")]
     else:
         operator = expect("op")
         values = [expect("word")]
     if tokens:
         raise ConstraintError(f"{text!r}: {tokens[0][1]!r} follows a whole predicate; give each its own text")
     if field in NUMBER_FIELDS:
-        if operator in ("in", "=~"):
+        if operator in ("in", "=~", "matches"):
             raise ConstraintError(f"{text!r}: {field} is a number, it is compared with < <= > >= == !=")
-        return Predicate(field, operator, number=_number(text, field, values[0]), selector=tuple(selector))  # type: ignore[arg-type]
+        number = _number(text, field, values[0])
+        return Predicate(field, operator, number=number, selector=tuple(selector), is_denied=is_denied)  # type: ignore[arg-type]
     if operator in ("<", "<=", ">", ">="):
         raise ConstraintError(f"{text!r}: {field} is text, it has no order")
-    return Predicate(field, operator, texts=tuple(values), selector=tuple(selector))  # type: ignore[arg-type]
+    if operator == "matches":
+        try:
+            compiled(values[0])
+        except RegexError as error:
+            raise ConstraintError(f"{text[:80]!r}: {error}") from None
+    return Predicate(field, operator, texts=tuple(values), selector=tuple(selector), is_denied=is_denied)  # type: ignore[arg-type]
 
 
 def _check_selector(text: str, field: str, keys: tuple[str, ...]) -> None:
@@ -199,20 +210,22 @@ def admits(constraints: tuple[str, ...], entry: AgentEntry, links: tuple[Link, .
 
 
 def holds(predicate: Predicate, entry: AgentEntry, links: tuple[Link, ...]) -> bool:
+    return _is_satisfied(predicate, entry, links) != predicate.is_denied
+
+
+def _is_satisfied(predicate: Predicate, entry: AgentEntry, links: tuple[Link, ...]) -> bool:
     field, enrolled = predicate.field, entry.enrolled
     if field.startswith("link."):
         return _compare(predicate, _link_value(predicate, entry, links))
     if field == "gpu.count":
         return _compare(predicate, len(enrolled.total.gpus))
     if field.startswith("gpu."):
-        if predicate.operator == "absent":
-            return all(not getattr(gpu, field.removeprefix("gpu.")) for gpu in enrolled.total.gpus)
         return any(_gpu_holds(predicate, gpu) for gpu in enrolled.total.gpus)
     if field == "label":
         key = predicate.selector[0][1]
         values = [value for name, value in enrolled.labels if name == key]
-        if predicate.operator in ("exists", "absent"):
-            return bool(values) == (predicate.operator == "exists")
+        if predicate.operator == "exists":
+            return bool(values)
         if predicate.operator == "!=":
             return all(_matches(predicate, value) for value in values)
         return any(_matches(predicate, value) for value in values)
@@ -255,6 +268,8 @@ def _compare(predicate: Predicate, value: int | None) -> bool:
         return False
     number = predicate.number
     match predicate.operator:
+        case "exists":
+            return True
         case "==":
             return value == number
         case "!=":
@@ -279,7 +294,9 @@ def _matches(predicate: Predicate, value: str) -> bool:
             return value not in predicate.texts
         case "=~":
             return fnmatchcase(value, predicate.texts[0])
-        case "absent":
-            return not value
+        case "matches":
+            return bool(value) and compiled(predicate.texts[0]).matches(value)
+        case "exists":
+            return bool(value)
         case _:
             raise AssertionError(f"{predicate.operator} of a text")
