@@ -1,0 +1,279 @@
+"""The columns of a snapshot, and the groups of agents that they are made by."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.constraints import shards_by_id, unreachable
+from policies.gpus import WHOLE
+from policies.lower.bounds import (
+    AMOUNT_MAX,
+    COUNT_MAX,
+    UNKNOWN,
+    Bools,
+    Int64s,
+    clip,
+    round_to_bits,
+)
+from policies.lower.links import LinkIndex, ends_of, index_links, link_matrices, queued_bytes
+from policies.lower.resources import (
+    KINDS,
+    Devices,
+    GpuType,
+    gpu_columns,
+    needs_columns,
+    share_bytes,
+)
+from policies.model import Needs, Node, Shard, Snapshot
+
+GROUPS_MAX = 512
+_SPEED_BITS = 6
+_Key = tuple[str, str, tuple[tuple[str, str], ...], str, int, int]  # site, tier, labels, hardware, speed, price
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A snapshot in columns. `objects` beside them are in the same order, for the way back."""
+
+    snapshot: Snapshot
+    # nodes
+    free: Int64s  # [N, KINDS]
+    gpus: Int64s  # [N, T] free whole GPUs by type
+    gpu_types: tuple[GpuType, ...]
+    devices: Devices
+    group: Int64s  # [N]
+    # groups
+    n_groups: int
+    members: tuple[Int64s, ...]  # node indices, ascending
+    kind: Int64s  # [G] → H: groups of one kind differ only in data held, links of their own and demands that name them
+    first: Int64s  # [G] the first member stands for the group where objects are asked
+    speed_milli: Int64s  # [G]
+    price: Int64s  # [G] micro-dollars a CPU-hour
+    # demand classes, in the snapshot's order
+    needs: tuple[Needs, ...]  # [K]
+    needs_of: Int64s  # [C] → K
+    amounts: Int64s  # [K, KINDS]
+    gpu_count: Int64s  # [K]
+    gpu_milli: Int64s  # [K] of each; less than 1000 where a share of one will do
+    gpu_bytes: Int64s  # [K, T] memory that such a share takes of a GPU
+    gpu_mask: Bools  # [K, T] types that will do
+    count: Int64s  # [C]
+    unreachable: tuple[tuple[str, ...], ...]  # [C] shards read of which no replica is known
+    # data
+    shards: tuple[Shard, ...]  # read by some demand, or wanting replicas
+    shard_index: dict[str, int]
+    reads: tuple[tuple[int, ...], ...]  # [C] → shards
+    holders: tuple[tuple[int, ...], ...]  # [shard] → nodes that hold it
+    sources: tuple[tuple[int, ...], ...]  # [shard] → ends it can be fetched from
+    # links from ends to groups
+    ends: tuple[tuple[str, str], ...]  # [E] (agent id or "", site); ("", "") is the master's store
+    end_index: dict[tuple[str, str], int]
+    rtt_us: Int64s  # [E, G], UNKNOWN where not measured
+    bandwidth_bps: Int64s  # [E, G]
+    link_age_us: Int64s  # [E, G]
+    same_site: Bools  # [E, G]
+    out_bps: Int64s  # [E] the most measured out of the end's site to any other, UNKNOWN where nothing was
+    in_bps: Int64s  # [G] the most measured into the group's site
+    queued_bytes: Int64s  # [E, G] still to cross from the end's site to the group's, of work placed before
+
+
+class Lowerer:
+    """Lowers one snapshot after the other; what it remembers changes the time it takes and nothing else."""
+
+    def __init__(self, exact: bool = False) -> None:
+        """`exact`: agents of different site, tier, labels or hardware are never lumped, whoever asks for them."""
+        self._exact = exact
+        self._nodes: tuple[Node, ...] = ()
+        self._free: Int64s = np.zeros((0, KINDS), np.int64)
+        self._keys: list[int] = []  # [N] → static key
+        self._key_ids: dict[_Key, int] = {}
+
+    def lower(self, snapshot: Snapshot) -> Columns:
+        """Columns of a snapshot whose tuples are sorted by id, as `Snapshot` says."""
+        self._update_nodes(snapshot.nodes)
+        by_id = shards_by_id(snapshot)
+        shards = tuple(by_id[key] for key in sorted(by_id))
+        shard_index = {shard.shard_id: n for n, shard in enumerate(shards)}
+        position = {node.agent_id: n for n, node in enumerate(snapshot.nodes)}
+        links = index_links(snapshot.links)
+        ends, end_index, sources = ends_of(snapshot, shards, position, links)
+        keys, group, n_groups = self._group(snapshot, _marks(snapshot, shards, position, links), links, ends)
+        order = np.argsort(group, kind="stable")
+        starts = np.searchsorted(group[order], np.arange(n_groups + 1))
+        members = tuple(order[starts[g] : starts[g + 1]] for g in range(n_groups))
+        first = np.array([nodes[0] for nodes in members], np.int64)
+        heads = [snapshot.nodes[n] for n in first.tolist()]
+        rtt_us, bandwidth_bps, age_us, same_site = link_matrices(ends, heads, links)
+        gpu_types, gpus, devices = gpu_columns(snapshot.nodes)
+        needs, needs_of, amounts, gpu_count, gpu_mask = needs_columns(snapshot.demands, gpu_types)
+        return Columns(
+            snapshot=snapshot,
+            free=self._free,
+            gpus=gpus,
+            gpu_types=gpu_types,
+            devices=devices,
+            group=group,
+            n_groups=n_groups,
+            members=members,
+            kind=_ranks(keys[first].tolist()),
+            first=first,
+            speed_milli=np.array([max(1, clip(node.speed_milli, 10**6)) for node in heads], np.int64),
+            price=np.array([clip(node.price_microusd_per_cpu_hour, 1 << 40) for node in heads], np.int64),
+            needs=needs,
+            needs_of=needs_of,
+            amounts=amounts,
+            gpu_count=gpu_count,
+            gpu_milli=np.array([need.gpu.milli if need.gpu else WHOLE for need in needs], np.int64),
+            gpu_bytes=share_bytes(needs, gpu_types),
+            gpu_mask=gpu_mask,
+            count=np.array([clip(demand.count, COUNT_MAX) for demand in snapshot.demands], np.int64),
+            unreachable=tuple(unreachable(demand, by_id) if demand.reads else () for demand in snapshot.demands),
+            shards=shards,
+            shard_index=shard_index,
+            reads=tuple(
+                tuple(shard_index[key] for key in demand.reads if key in shard_index) for demand in snapshot.demands
+            ),
+            holders=tuple(tuple(position[a] for a in shard.replicas if a in position) for shard in shards),
+            sources=sources,
+            ends=ends,
+            end_index=end_index,
+            rtt_us=rtt_us,
+            bandwidth_bps=bandwidth_bps,
+            link_age_us=age_us,
+            same_site=same_site,
+            out_bps=np.array([links.out_bps.get(site, UNKNOWN) for _, site in ends], np.int64),
+            in_bps=np.array([links.in_bps.get(node.site, UNKNOWN) for node in heads], np.int64),
+            queued_bytes=queued_bytes(snapshot, ends, heads),
+        )
+
+    def _update_nodes(self, nodes: tuple[Node, ...]) -> None:
+        """Bring the columns kept for nodes up to date."""
+        old = self._nodes
+        if len(old) == len(nodes) and len(self._key_ids) <= 2 * len(nodes):
+            changed = [n for n, (a, b) in enumerate(zip(old, nodes, strict=True)) if a is not b]
+        else:
+            changed = list(range(len(nodes)))
+            self._keys = [0] * len(nodes)
+            self._key_ids = {}
+        free = self._free.copy() if len(old) == len(nodes) else np.zeros((len(nodes), KINDS), np.int64)
+        if changed:
+            rows = [nodes[n].free for n in changed]
+            free[changed] = np.array(
+                [
+                    (
+                        clip(row.cpu_milli, AMOUNT_MAX),
+                        clip(row.memory_bytes, AMOUNT_MAX),
+                        clip(row.disk_bytes, AMOUNT_MAX),
+                    )
+                    for row in rows
+                ],
+                np.int64,
+            )
+            ids, keys = self._key_ids, self._keys
+            for n in changed:
+                node = nodes[n]
+                key = (
+                    node.site,
+                    node.tier,
+                    node.labels,
+                    node.hardware,
+                    round_to_bits(node.speed_milli, _SPEED_BITS),
+                    node.price_microusd_per_cpu_hour,
+                )
+                keys[n] = ids.setdefault(key, len(ids))
+        self._nodes, self._free = nodes, free
+
+    def _group(
+        self,
+        snapshot: Snapshot,
+        marks: dict[int, tuple[object, ...]],
+        links: LinkIndex,
+        ends: tuple[tuple[str, str], ...],
+    ) -> tuple[Int64s, Int64s, int]:
+        """The static key and the group of each node, numbered in the order in which groups first appear."""
+        for bits in (64, 4, 3, 2, 1):
+            keys = self._coarse(snapshot, bits, _site_keys(snapshot, links, ends, bits))
+            group, n_groups = _number(keys, marks)
+            if n_groups <= GROUPS_MAX:
+                break
+        return np.array(keys, np.int64), group, n_groups
+
+    def _coarse(self, snapshot: Snapshot, bits: int, site_keys: dict[str, object]) -> list[int]:
+        """Static keys with what no demand asks for left out, and numbers rounded to so many bits."""
+        demands = snapshot.demands
+        labels_asked = {label for demand in demands for label in demand.where.labels}
+        tier_asked = any(demand.where.tiers for demand in demands)
+        profiles = {demand.profile for demand in demands}
+        learned = {profile.hardware for profile in snapshot.profiles if profile.profile in profiles}
+        ids: dict[tuple[object, ...], int] = {}
+        renamed: list[int] = []
+        for site, tier, labels, hardware, speed, price in self._key_ids:
+            coarse = (
+                site if self._exact else site_keys.get(site),
+                tier if tier_asked or self._exact else None,
+                labels if self._exact else tuple(label for label in labels if label in labels_asked),
+                hardware if hardware in learned or self._exact else None,
+                round_to_bits(speed, bits),
+                price,
+            )
+            renamed.append(ids.setdefault(coarse, len(ids)))
+        return [renamed[n] for n in self._keys]
+
+
+def _site_keys(snapshot: Snapshot, links: LinkIndex, ends: tuple[tuple[str, str], ...], bits: int) -> dict[str, object]:
+    """What tells sites apart: their name where a demand or shard names them or data comes from there, else the links
+    from where data and clients are. A site without a key is like any other without."""
+    named = {site for demand in snapshot.demands for site in demand.where.sites}
+    named |= {site for shard in snapshot.shards for site in shard.sites}
+    named |= {transfer.to_site for transfer in snapshot.transfers} if ends else set()
+    if snapshot.transfers and ends:
+        named |= {site for each in snapshot.bottlenecks for site in each.to_sites}
+    from_sites = {site for _, site in ends}
+    keys: dict[str, object] = {site: site for site in sorted(named | from_sites)}
+    if not ends:
+        return keys
+    measured: dict[str, list[object]] = {}
+    for (from_id, to_id), (rtt_us, bps, _) in links.by_ends.items():
+        between = from_id.startswith("site:") and to_id.startswith("site:")
+        if between and to_id[5:] not in keys and from_id[5:] in from_sites:
+            reading = (from_id, round_to_bits(rtt_us, bits), round_to_bits(bps, bits))
+            measured.setdefault(to_id[5:], []).append(reading)
+    for site, bps in links.in_bps.items():
+        if site not in keys:
+            measured.setdefault(site, []).append(round_to_bits(bps, bits))
+    return keys | {site: tuple(readings) for site, readings in measured.items()}
+
+
+def _ranks(values: list[int]) -> Int64s:
+    """Of each among the distinct ones. For a few hundred groups NumPy's `unique` takes as long, for one ten times."""
+    rank = {value: n for n, value in enumerate(sorted(set(values)))}
+    return np.array([rank[value] for value in values], np.int64)
+
+
+def _number(keys: list[int], marks: dict[int, tuple[object, ...]]) -> tuple[Int64s, int]:
+    ids: dict[object, int] = {}
+    if not marks:
+        return np.array([ids.setdefault(key, len(ids)) for key in keys], np.int64), len(ids)
+    numbers = [ids.setdefault((key, marks[n]) if n in marks else key, len(ids)) for n, key in enumerate(keys)]
+    return np.array(numbers, np.int64), len(ids)
+
+
+def _marks(
+    snapshot: Snapshot, shards: tuple[Shard, ...], position: dict[str, int], links: LinkIndex
+) -> dict[int, tuple[object, ...]]:
+    """What sets single nodes apart: shards held, demands that name them, links of their own."""
+    found: dict[int, list[object]] = {}
+    read = {shard_id for demand in snapshot.demands for shard_id in demand.reads}
+    for n, shard in enumerate(shards):
+        if shard.shard_id in read:
+            for agent_id in shard.replicas:
+                if agent_id in position:
+                    found.setdefault(position[agent_id], []).append(n)
+    for c, demand in enumerate(snapshot.demands):
+        for agent_id in (*demand.where.agents, *demand.where.agents_avoided):
+            if agent_id in position:
+                found.setdefault(position[agent_id], []).append(("named", c))
+    for agent_id, own in links.of_agent.items():
+        if agent_id in position:
+            found.setdefault(position[agent_id], []).append(own)
+    return {n: tuple(marks) for n, marks in found.items()}

@@ -1,0 +1,102 @@
+"""The values every part shares: resources, links, shards, demands, nodes, the snapshot and the plan.
+
+All are frozen structs. Whatever is compared, added or optimised is an integer in a small unit, and the unit ends the
+name: microseconds (`_us`), bytes (`_bytes`), bits per second (`_bps`), milli-CPU (`_milli`), parts per million
+(`_ppm`), micro-dollars (`_microusd`). These modules import nothing of ours and nothing heavy: agents load them.
+"""
+
+from policies.model.demand import (
+    RACK_LABEL,
+    Communication,
+    Demand,
+    Elastic,
+    Gang,
+    GroupSteps,
+    LatencyTarget,
+    Profile,
+    Replicas,
+    Saving,
+    StepTime,
+    Tuning,
+    Where,
+)
+from policies.model.network import Link, Shard
+from policies.model.plan import (
+    Blocker,
+    Candidate,
+    CostTerms,
+    Eviction,
+    Miss,
+    Placement,
+    Plan,
+    Reason,
+    Refusal,
+    Relocation,
+    ServicePlan,
+    ShardMove,
+)
+from policies.model.record import TIERS, Record, Tier
+from policies.model.resources import Amount, Gpu, GpuNeed, LinkNeed, Needs, Resources
+from policies.model.snapshot import (
+    Bottleneck,
+    Continuation,
+    Node,
+    Release,
+    Role,
+    Running,
+    Service,
+    ServiceReplica,
+    Snapshot,
+    Transfer,
+    Weight,
+)
+
+__all__ = [
+    "RACK_LABEL",
+    "TIERS",
+    "Amount",
+    "Blocker",
+    "Bottleneck",
+    "Candidate",
+    "Communication",
+    "Continuation",
+    "CostTerms",
+    "Demand",
+    "Elastic",
+    "Eviction",
+    "Gang",
+    "Gpu",
+    "GpuNeed",
+    "GroupSteps",
+    "LatencyTarget",
+    "Link",
+    "LinkNeed",
+    "Miss",
+    "Needs",
+    "Node",
+    "Placement",
+    "Plan",
+    "Profile",
+    "Reason",
+    "Record",
+    "Refusal",
+    "Release",
+    "Relocation",
+    "Replicas",
+    "Resources",
+    "Role",
+    "Running",
+    "Saving",
+    "Service",
+    "ServicePlan",
+    "ServiceReplica",
+    "Shard",
+    "ShardMove",
+    "Snapshot",
+    "StepTime",
+    "Tier",
+    "Transfer",
+    "Tuning",
+    "Weight",
+    "Where",
+]
