@@ -109,7 +109,7 @@ class _Clock:
 
 
 def agent_folder(config: AgentConfig) -> Path:
-    return Path(config.data_dir).expanduser() / config.agent_id
+    return Path(config.data_dir).expanduser().absolute() / config.agent_id  # Tasks run in folders of their own.
 
 
 async def run_agent(config: AgentConfig, *, stop: asyncio.Event | None = None, build: Build | None = None) -> None:

@@ -36,6 +36,7 @@ PERCENT_FORMS = "a percentage such as 30% or 0.2%"
 GPU_FORMS = "a number of GPUs such as 2 or 0.5 (at most three decimals)"
 CPU_FORMS = "a number of cores such as 2 or 0.5 (at most three decimals)"
 PRICE_FORMS = "a price in dollars such as 3.2/h or 0.05/h"
+EGRESS_FORMS = "a price in dollars such as 0.09/GB"
 COUNT_FORMS = "a whole number such as 4"
 
 # The same grammars as regular expressions, for JSON Schema.
@@ -53,6 +54,7 @@ FREQUENCY_PATTERN = rf"^{NUMBER_PATTERN} ?/ ?[smhd]$"
 PERCENT_PATTERN = rf"^{NUMBER_PATTERN} ?%$"
 CPU_PATTERN = rf"^{NUMBER_PATTERN}$"
 PRICE_PATTERN = rf"^\$?{NUMBER_PATTERN} ?/ ?h$"
+EGRESS_PATTERN = rf"^\$?{NUMBER_PATTERN} ?/ ?GB$"
 
 _QUANTITY = re.compile(rf"({NUMBER_PATTERN})\s*([^\s0-9.].*)?", re.DOTALL)
 _DURATION_PART = re.compile(rf"({NUMBER_PATTERN})\s*([a-zµ]+)\s*")
@@ -134,11 +136,12 @@ def format_gpus(milli: int) -> str:
 
 def parse_price_microusd_per_hour(text: str) -> int:
     """`3.2/h`, `$3.2/h` → micro-dollars an hour."""
-    amount, slash, unit = text.strip().removeprefix("$").partition("/")
-    if not slash or unit.strip() != "h":
-        raise ConfigError(f"{_shown(text)} is not a price: write {PRICE_FORMS}")
-    value = _number(amount.strip(), text, PRICE_FORMS) * 10**6
-    return _bounded(text, _whole(text, value, "micro-dollars", PRICE_FORMS))
+    return _priced(text, "h", PRICE_FORMS)
+
+
+def parse_price_microusd_per_gb(text: str) -> int:
+    """`0.09/GB`, `$0.09/GB` → micro-dollars a gigabyte (10⁹ bytes)."""
+    return _priced(text, "GB", EGRESS_FORMS)
 
 
 def parse_count(text: str) -> int:
@@ -185,6 +188,10 @@ def format_price(microusd_per_hour: int) -> str:
     return f"{_decimal(Fraction(microusd_per_hour, 10**6))}/h"
 
 
+def format_egress(microusd_per_gb: int) -> str:
+    return f"{_decimal(Fraction(microusd_per_gb, 10**6))}/GB"
+
+
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +219,14 @@ def about_duration(n_us: int) -> str:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _priced(text: str, per: str, forms: str) -> int:
+    amount, slash, unit = text.strip().removeprefix("$").partition("/")
+    if not slash or unit.strip() != per:
+        raise ConfigError(f"{_shown(text)} is not a price: write {forms}")
+    value = _number(amount.strip(), text, forms) * 10**6
+    return _bounded(text, _whole(text, value, "micro-dollars", forms))
 
 
 def _scaled(text: str, units: Mapping[str, int], forms: str, small: str, *, shown: str | None = None) -> int:

@@ -50,11 +50,14 @@ def read_law(node: Node) -> Law:
         return law
     if name == "pareto":
         fields = Fields(value, f'"{name}"', ("min", "alpha", "max"))
-        return Pareto(
+        pareto = Pareto(
             min_us=fields.required("min", read_duration),
             alpha_milli=fields.required("alpha", _read_alpha),
             max_us=fields.optional("max", read_duration, SPAN_US_MAX),
         )
+        if pareto.max_us < pareto.min_us:
+            raise FileError(value.place, '"max" is below "min"')
+        return pareto
     fields = Fields(value, f'"{name}"', ("from", "to"))
     low_us, high_us = fields.required("from", read_duration), fields.required("to", read_duration)
     if high_us < low_us:

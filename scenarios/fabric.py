@@ -81,9 +81,8 @@ class Fabric:
             self._specs.setdefault((site, site), LOCAL)
         links = {f"{from_site}→{to_site}": spec for (from_site, to_site), spec in self._specs.items()}
         for spec in world.agents:
-            if spec.uplink_bps is not None:
-                for direction in ("out", "in"):
-                    links[f"{spec.agent_id}:{direction}"] = LinkSpec(rtt_us=0, bandwidth_bps=spec.uplink_bps)
+            if spec.uplink is not None:
+                links |= {f"{spec.agent_id}:out": spec.uplink[0], f"{spec.agent_id}:in": spec.uplink[1]}
         for name, outward, inward in world.access:
             links |= {f"{name}:out": outward, f"{name}:in": inward}
         self._access = {spec.agent_id: spec.access for spec in world.agents if spec.access}
@@ -91,7 +90,7 @@ class Fabric:
         self._cuts: dict[tuple[str, str], int] = {}
         self._link_faults: list[LinkFault] = []
         self.network = Network(links)
-        self._capped = {spec.agent_id for spec in world.agents if spec.uplink_bps is not None}
+        self._uplinks = {spec.agent_id: spec.uplink for spec in world.agents if spec.uplink is not None}
         self._master_site = world.master_site
         self._noise_ppm = world.noise_ppm
         self._noise = stream(world.seed, "network")
@@ -110,8 +109,8 @@ class Fabric:
         core = f"{from_site}→{to_site}"
         way: tuple[str, ...] = (core,)
         if from_site != to_site:
-            out = (f"{from_agent}:out",) if from_agent in self._capped else ()
-            into = (f"{to_agent}:in",) if to_agent in self._capped else ()
+            out = (f"{from_agent}:out",) if from_agent in self._uplinks else ()
+            into = (f"{to_agent}:in",) if to_agent in self._uplinks else ()
             way = (*out, *way, *into)
         else:
             while outward and inward and outward[-1] == inward[-1]:  # They meet below the core: in a pod, in a rack.
@@ -241,7 +240,13 @@ class Fabric:
         spec = self._specs.get(way)
         if spec is None or (self._cuts and way in self._cuts):
             return None
-        return spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+        delay_us = spec.rtt_us // 2 + int(spec.jitter_us * self._noise.random())
+        line = self._uplinks.get(agent_id)
+        if line is not None and site != self._master_site:
+            delay_us += line[0].rtt_us // 2
+            if line[0].jitter_us:
+                delay_us += int(line[0].jitter_us * self._noise.random())
+        return delay_us
 
     def reaches_master(self, agent_id: str) -> bool:
         """Both ways: a connection needs them."""

@@ -40,8 +40,9 @@ from scenarios.faults import (
     Target,
 )
 from scenarios.randomness import Poisson, Uniform, arrival_times_us, draw_us
+from scenarios.sites import as_is, read_bandwidth, read_sites
 from scenarios.streams import stream
-from scenarios.topology import Topology, as_is, read_sites
+from scenarios.topology import Topology
 
 ACTIONS = (
     "kill", "power_off", "pause", "partition", "link", "messages", "clock", "disk_full", "lie", "drain", "cordon",
@@ -251,7 +252,7 @@ class _Reader:
                 at_us=from_us,
                 until_us=to_us,
                 ways=ways,
-                bandwidth_bps=change.optional("bandwidth", quantity(units.parse_bandwidth_bps), None),
+                bandwidth_bps=change.optional("bandwidth", read_bandwidth, None),
                 rtt_us=change.optional("rtt", quantity(units.parse_duration_us), None),
                 jitter_us=change.optional("jitter", quantity(units.parse_duration_us), None),
                 loss_ppm=change.optional("loss", quantity(units.parse_percent_ppm), None),

@@ -29,7 +29,8 @@ from scenarios.expect import Expectations, read_expectations
 from scenarios.faultfile import read_faults
 from scenarios.frameworks import read_frameworks
 from scenarios.preparing import prepare, read_matrix
-from scenarios.topology import Site, as_is, no_site, read_topology
+from scenarios.sites import Site, as_is, no_site
+from scenarios.topology import read_topology
 from scenarios.traces.folder import Traces
 from scenarios.workload import Scope, read_workload
 from scenarios.world import ShardSpec, World

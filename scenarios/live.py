@@ -32,6 +32,7 @@ from scenarios.format import Scenario
 from scenarios.injection import Incident
 from scenarios.player import START_US, Outcome, Submission
 from scenarios.replay import laws_of_recording
+from scenarios.transport import LinkSpec
 from scenarios.world import AgentSpec, World
 
 AGENTS_MAX = 32  # processes of some 40 MB each
@@ -50,6 +51,8 @@ def refusals(scenario: Scenario) -> tuple[str, ...]:
         found.append(f"{len(world.agents)} agents; {AGENTS_MAX} processes are the most")
     found += [f"the GPUs of {spec.agent_id}" for spec in world.agents if spec.total.gpus]
     found += [f"what {spec.agent_id} falsely claims" for spec in world.agents if spec.real_cpu_milli is not None]
+    found += [f"the uplink of {spec.agent_id}, whose directions differ or that delays or loses what passes"
+              for spec in world.agents if spec.uplink is not None and not _is_plain(spec.uplink)]  # fmt: skip
     if world.variations:
         found.append("links that vary")
     found += [f"the framework {spec.name}" for spec in world.frameworks]
@@ -62,6 +65,10 @@ def refusals(scenario: Scenario) -> tuple[str, ...]:
     if n_bytes > SHARDS_BYTES_MAX:
         found.append(f"{n_bytes / 2**30:.1f} GiB of shards; 1 GiB is the most")
     return tuple(found)
+
+
+def _is_plain(line: tuple[LinkSpec, LinkSpec]) -> bool:
+    return line[0] == line[1] == LinkSpec(rtt_us=0, bandwidth_bps=line[0].bandwidth_bps)
 
 
 def _talks(job: Job) -> bool:
@@ -276,8 +283,8 @@ class _Live:
             "disk_bytes": spec.total.disk_bytes, "broker": self._broker.url,
             "data_dir": str(self._folder / "agents"), "shards_folder": str(shards), "shards_folder_every_us": 1_000_000,
         }  # fmt: skip
-        if spec.uplink_bps is not None:
-            settings["uplink_bps"] = spec.uplink_bps
+        if spec.uplink is not None:
+            settings["uplink_bps"] = spec.uplink[0].bandwidth_bps
         (self._folder / f"{spec.agent_id}.toml").write_text("".join(_toml_lines(settings)))
         for shard in self._world.shards:
             if shard.agent_id == spec.agent_id:

@@ -9,7 +9,7 @@ from policies.resources import role_chain
 from scenarios.clients import Asking
 from scenarios.expect import DISTRIBUTIONS, Metric, Window
 from scenarios.predictions import predictions
-from scenarios.records import JobRun, Records, TaskRun
+from scenarios.records import JobRun, Records, Span, TaskRun
 
 HOUR_US = 3_600_000_000
 EVERYTHING = Window()
@@ -92,9 +92,12 @@ class Metrics:
         group = task.task_id.rsplit("/", 2)[1]
         groups = arrival.job.tasks if arrival is not None else ()
         targets = next((each.latency for each in groups if each.name == group), ())
-        site = self._records.specs[task.agent_id].site
-        links = [(self._links.get((site, each.site)), each) for each in targets]
-        return [(0 if each.site == site else spec.rtt_us if spec else None, each) for spec, each in links]
+        agent = self._records.specs[task.agent_id]
+        line_us = agent.uplink[0].rtt_us if agent.uplink is not None else 0
+        links = [(self._links.get((agent.site, each.site)), each) for each in targets]
+        return [
+            (0 if each.site == agent.site else spec.rtt_us + line_us if spec else None, each) for spec, each in links
+        ]
 
     def _client_miss(self, tasks: Iterable[TaskRun]) -> float | None:
         clients = [pair for task in tasks if task.agent_id for pair in self._clients(task)]
@@ -199,8 +202,7 @@ class Metrics:
                 return len(finished) * 1e6 / self._outcome.ended_us if self._outcome.ended_us else None
             case "cost":
                 chosen = {task.task_id for task in tasks}
-                return sum(self._cost(span.agent_id, span.cpu_milli, span.ended_us - span.placed_us)
-                           for span in self._records.spans if span.task_id in chosen)  # fmt: skip
+                return sum(self._cost(span) for span in self._records.spans if span.task_id in chosen)
             case _:  # makespan
                 jobs = list(self._jobs(scope, window))
                 ends = [job.ended_us for job in jobs if job.ended_us is not None]
@@ -216,9 +218,18 @@ class Metrics:
             )
         return ended_us - task.arrived_us > task.deadline_us
 
-    def _cost(self, agent_id: str, cpu_milli: int, for_us: int) -> float:
-        price = self._records.specs[agent_id].price_microusd_per_cpu_hour
-        return price * cpu_milli / 1000 * for_us / HOUR_US / 1e6
+    def _cost(self, span: Span) -> float:
+        """Of cores and GPUs, from when it was placed; of an agent with GPUs at several prices those of the model that
+        the task asks for, else their mean."""
+        spec = self._records.specs[span.agent_id]
+        hours = (span.ended_us - span.placed_us) / HOUR_US
+        price = spec.price_microusd_per_cpu_hour * span.cpu_milli / 1000
+        if span.gpu_milli and spec.gpu_prices:
+            prices = dict(spec.gpu_prices)
+            need = self._records.tasks[span.task_id].needs.gpu
+            models = [need.model] if need is not None and need.model else [gpu.model for gpu in spec.total.gpus]
+            price += sum(prices.get(model or "", 0) for model in models) / len(models) * span.gpu_milli / 1000
+        return price * hours / 1e6
 
     def _utilisation(self, kind: int) -> float | None:
         total = self._records.totals[kind]

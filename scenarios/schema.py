@@ -8,7 +8,7 @@ from typing import Any
 from federation import jobfile, units
 from federation.jobschema import job_schema
 from policies.model import TIERS
-from scenarios import chance, faultfile, frameworks, topology, workload
+from scenarios import chance, faultfile, frameworks, links, topology, workload
 from scenarios import format as scenario_format
 from scenarios.faults import KILL_POINTS
 from scenarios.traces import jobs, networks
@@ -33,6 +33,7 @@ _PERCENT = _pattern(units.PERCENT_PATTERN, "5%")
 _RATE = _pattern(units.FREQUENCY_PATTERN, "4/s")
 _CPU = _pattern(units.CPU_PATTERN, "0.5")
 _PRICE = _pattern(units.PRICE_PATTERN, "3.2/h")
+_EGRESS = _pattern(units.EGRESS_PATTERN, "0.09/GB")
 _COUNT: Schema = {"type": ["integer", "string"]}
 _FLAG: Schema = {"type": ["boolean", "string"]}
 _NAMES: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]}
@@ -101,7 +102,9 @@ def _law() -> Schema:
 
 
 def _topology() -> Schema:
-    gpu = _object(topology.GPU_KEYS, count=_COUNT, memory=_SIZE, shared={"type": "boolean"})
+    gpu = _object(topology.GPU_KEYS, count=_COUNT, memory=_SIZE, shared={"type": "boolean"}, price=_PRICE)
+    directions = _object(topology.DIRECTIONS, up=_BANDWIDTH, down=_BANDWIDTH)
+    line = {"bandwidth": {"anyOf": [_BANDWIDTH, directions]}, "rtt": _DURATION, "jitter": _DURATION, "loss": _PERCENT}
     agents = _object(
         topology.AGENT_KEYS,
         like=_TEXT,
@@ -113,22 +116,23 @@ def _topology() -> Schema:
         speed=_CPU,
         price=_PRICE,
         hardware=_TEXT,
-        uplink=_BANDWIDTH,
+        uplink={"anyOf": [_BANDWIDTH, _object(topology.LINE_KEYS, **line)]},
         metered=_FLAG,
         labels=_map(_SCALAR),
         claims=_object(topology.CLAIM_KEYS, cpu=_CPU, memory=_SIZE),
     )
-    racks = _object(topology.RACK_KEYS, count=_COUNT, agents=_map(agents), bandwidth=_BANDWIDTH, rtt=_DURATION)
+    racks = _object(topology.RACK_KEYS, count=_COUNT, agents=_map(agents), **line)
+    wiring = _object(topology.WIRING_KEYS, links=_map(_object(topology.LINE_KEYS, **line)))
     site = _object(
         topology.SITE_KEYS,
         tier={"enum": list(TIERS)},
         region=_TEXT,
         agents=_map(agents),
         racks=racks,
-        network=_object(("tree", "fat_tree")),
+        network=_object(topology.NETWORKS, wiring=wiring),
     )
     link = _object(
-        topology.LINK_KEYS,
+        links.LINK_KEYS,
         between={"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2},
         within=_TEXT,
         to=_TEXT,
@@ -144,6 +148,7 @@ def _topology() -> Schema:
         templates=_map(agents),
         sites=_map(site),
         links={"type": "array", "items": link},
+        egress={"type": "array", "items": _object(links.EGRESS_KEYS, **{"from": _NAMES}, to=_NAMES, price=_EGRESS)},
         notes={"type": "array", "items": _TEXT},
         **{"from": _object(networks.KINDS)},
     )

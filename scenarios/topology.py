@@ -1,7 +1,5 @@
 """The `topology` section: sites, agents, racks and trees, links, and sites and links that come from measured sets."""
 
-import re
-from collections.abc import Callable
 from collections.abc import Mapping as Values
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -9,7 +7,7 @@ from typing import Literal, NamedTuple, cast
 import msgspec
 
 from federation import units
-from federation.jobfile import read_duration, read_identifier, read_size
+from federation.jobfile import read_identifier, read_size
 from federation.strictyaml import (
     Fields,
     FileError,
@@ -21,39 +19,38 @@ from federation.strictyaml import (
     integer_between,
     list_of,
     mapping_of,
-    one_or_more,
     quantity,
     read_flag,
     read_text,
     suggest,
 )
 from policies.model import TIERS, Gpu, Resources, Tier
+from scenarios.links import Link, read_egress, read_links
 from scenarios.preparing import merge
+from scenarios.sites import Site, as_is, no_site, read_bandwidth, read_cores, read_speed
 from scenarios.traces.folder import Traces
-from scenarios.traces.networks import Measured, read_measured, variations_of
+from scenarios.traces.networks import Measured, read_measured
 from scenarios.transport import LinkSpec
 from scenarios.world import AgentSpec, Variation
 
-TOPOLOGY_KEYS = ("master", "templates", "sites", "from", "links", "notes")
+TOPOLOGY_KEYS = ("master", "templates", "sites", "from", "links", "egress", "notes")
 SITE_KEYS = ("tier", "region", "agents", "racks", "network")
 AGENT_KEYS = (
     "like", "count", "cpu", "memory", "disk", "gpus", "speed", "price", "hardware", "uplink", "labels", "claims",
     "metered",
 )  # fmt: skip
 CLAIM_KEYS = ("cpu", "memory")
-GPU_KEYS = ("count", "memory", "shared")
-RACK_KEYS = ("count", "agents", "bandwidth", "rtt")
+GPU_KEYS = ("count", "memory", "shared", "price")
+LINE_KEYS = ("bandwidth", "rtt", "jitter", "loss")  # of an agent's uplink, and of a rack's
+DIRECTIONS = ("up", "down")
+RACK_KEYS = ("count", "agents", *LINE_KEYS)
 TREE_KEYS = ("fanout", "bandwidth", "rtt")
 FAT_TREE_KEYS = ("k", "bandwidth", "rtt")
-LINK_KEYS = ("between", "within", "from", "to", "rtt", "jitter", "bandwidth", "loss", "shared", "varies")
+NETWORKS = ("tree", "fat_tree", "wiring")
+WIRING_KEYS = ("links", "hosts")
 AGENTS_MAX = 100_000
 
 Access = tuple[str, LinkSpec, LinkSpec]
-
-
-class Site(NamedTuple):
-    name: str
-    agents: tuple[AgentSpec, ...]
 
 
 class Topology(NamedTuple):
@@ -76,14 +73,14 @@ def read_topology(node: Node, duration_us: int, traces: Traces, base: Path) -> T
     templates = as_mapping(fields.required("templates", as_is), '"templates"') if "templates" in fields else None
     reader = _Reader(templates)
     sites: dict[str, Site] = {}
-    links: list[tuple[str, str, LinkSpec]] = []
+    measured_links: list[Link] = []
     notes: list[str] = list(fields.optional("notes", list_of(read_text, '"notes"'), ()))
     egress: list[tuple[str, str, int]] = []
     if "from" in fields:
         for kind, value in as_mapping(fields.required("from", as_is), '"from"').entries.items():
             measured = read_measured(kind, value, traces)
             notes += measured.notes
-            links += measured.links
+            measured_links += measured.links
             egress += measured.egress
             reader.access += measured.access
             for name, agents in measured.agents.items():
@@ -93,36 +90,19 @@ def read_topology(node: Node, duration_us: int, traces: Traces, base: Path) -> T
             read_identifier(Scalar(value.place, name, plain=False))
             sites[name] = reader.site(name, value)
     _check_agents(node, sites)
-    variations: list[Variation] = []
-    if "links" in fields:
-        for own in list_of(as_is, '"links"')(fields.required("links", as_is)):
-            pairs, varied = _read_link(own, sites)
-            links += pairs
-            if varied is not None:
-                changes, said = variations_of(varied, pairs, duration_us, traces, base)
-                variations += changes
-                notes += said
+    links = read_links(fields.node("links"), sites, measured_links, duration_us, traces, base)
     master_site = fields.required("master", read_identifier)
     if master_site not in sites:
         raise FileError(fields.place_of("master"), no_site(master_site, sites))
     return Topology(
         sites,
-        _once(links, fields),
+        links.links,
         tuple(reader.access),
         master_site,
-        tuple(variations),
-        tuple(notes),
-        tuple(egress),
+        links.variations,
+        (*notes, *links.notes),
+        read_egress(fields.node("egress"), sites, egress),
     )
-
-
-def as_is(node: Node) -> Node:
-    return node
-
-
-def no_site(name: str, sites: dict[str, Site]) -> str:
-    some = ", ".join(list(sites)[:12]) + (", …" if len(sites) > 12 else "")
-    return f'no site is called "{name}"{suggest(name, sites)}; the file has {some}'
 
 
 def _check_agents(node: Node, sites: dict[str, Site]) -> None:
@@ -140,7 +120,7 @@ def _check_agents(node: Node, sites: dict[str, Site]) -> None:
 
 def _wired(site: Site, paths: Values[str, tuple[str, ...]]) -> Site:
     agents = (msgspec.structs.replace(each, access=paths.get(each.agent_id, each.access)) for each in site.agents)
-    return Site(site.name, tuple(agents))
+    return site._replace(agents=tuple(agents))
 
 
 def _measured_site(measured: Measured, name: str, agents: Node) -> Node:
@@ -171,7 +151,7 @@ class _Reader:
         if "racks" in fields:
             if "network" in fields:
                 raise FileError(fields.place_of("network"), "racks bring their own network; leave the key out")
-            return Site(name, tuple(self._racks(name, fields.required("racks", as_is), tier, region)))
+            return Site(name, tuple(self._racks(name, fields.required("racks", as_is), tier, region)), tier, region)
         agents: list[AgentSpec] = []
         for prefix, group in as_mapping(
             fields.required("agents", as_is), f'the agents of site "{name}"'
@@ -179,16 +159,16 @@ class _Reader:
             agents += self._agents(prefix, group, name, tier, region)
         if "network" in fields:
             agents = self._network(name, fields.required("network", as_is), agents)
-        return Site(name, tuple(agents))
+        return Site(name, tuple(agents), tier, region)
 
     def _racks(self, site: str, node: Node, tier: Tier, region: str) -> list[AgentSpec]:
         """Racks of equal agents, `<site>-r1-<agents>-1` …; what leaves a rack shares its uplink."""
         fields = Fields(node, '"racks"', RACK_KEYS)
-        spec = _access_link(fields)
+        outward, inward = _line(fields)
         agents: list[AgentSpec] = []
         for number in range(1, fields.required("count", integer_between(1, 10_000)) + 1):
             rack = f"{site}-r{number}"
-            self.access.append((rack, spec, spec))
+            self.access.append((rack, outward, inward))
             groups = as_mapping(fields.required("agents", as_is), '"agents"')
             for prefix, group in groups.entries.items():
                 agents += [
@@ -198,11 +178,13 @@ class _Reader:
         return agents
 
     def _network(self, site: str, node: Node, agents: list[AgentSpec]) -> list[AgentSpec]:
-        """A tree or a fat-tree between the site's agents, who are dealt to its leaves in order."""
+        """A tree or a fat-tree between the site's agents, who are dealt to its leaves in order; or any wiring."""
         kinds = as_mapping(node, '"network"')
-        if len(kinds.entries) != 1 or next(iter(kinds.entries)) not in ("tree", "fat_tree"):
-            raise FileError(node.place, "a network is {tree: …} or {fat_tree: …}")
+        if len(kinds.entries) != 1 or next(iter(kinds.entries)) not in NETWORKS:
+            raise FileError(node.place, "a network is {tree: …}, {fat_tree: …} or {wiring: …}")
         ((kind, value),) = kinds.entries.items()
+        if kind == "wiring":
+            return self._wire(value, agents)
         levels = _tree_levels(value) if kind == "tree" else _fat_tree_levels(value)
         return self._hang(site, levels, agents)
 
@@ -224,11 +206,26 @@ class _Reader:
             paths = [path for path in paths for _ in range(per_leaf)]
         return [msgspec.structs.replace(each, access=path) for each, path in zip(agents, paths, strict=False)]
 
+    def _wire(self, node: Node, agents: list[AgentSpec]) -> list[AgentSpec]:
+        """Links by name, and for each agent in order its way up to the core over them."""
+        fields = Fields(node, '"wiring"', WIRING_KEYS)
+        links = as_mapping(fields.required("links", as_is), '"links"').entries
+        hosts = fields.required("hosts", list_of(list_of(read_text, "a host's way up"), '"hosts"'))
+        place = fields.place_of("hosts")
+        if len(hosts) < len(agents):
+            raise FileError(place, f"{len(hosts)} hosts are wired and the site has {len(agents)} agents")
+        for name in dict.fromkeys(name for way in hosts for name in way):
+            if name not in links:
+                raise FileError(place, f'no link of the wiring is called "{name}"{suggest(name, links)}')
+        for name, value in links.items():
+            self.access.append((name, *_line(Fields(value, f'link "{name}"', LINE_KEYS))))
+        return [msgspec.structs.replace(each, access=way) for each, way in zip(agents, hosts, strict=False)]
+
     def _agents(self, prefix: str, node: Node, site: str, tier: Tier, region: str) -> list[AgentSpec]:
         fields = Fields(self._like(node, prefix, ()), f'agents "{prefix}"', AGENT_KEYS)
         count = fields.optional("count", integer_between(1, AGENTS_MAX), None)
         total = Resources(
-            cpu_milli=fields.required("cpu", quantity(units.parse_cpu_milli)),
+            cpu_milli=fields.required("cpu", read_cores),
             memory_bytes=fields.required("memory", read_size),
             disk_bytes=fields.optional("disk", read_size, 100 * 10**9),
         )
@@ -238,7 +235,7 @@ class _Reader:
             real_cpu_milli = total.cpu_milli
             total = msgspec.structs.replace(
                 total,
-                cpu_milli=claims.optional("cpu", quantity(units.parse_cpu_milli), total.cpu_milli),
+                cpu_milli=claims.optional("cpu", read_cores, total.cpu_milli),
                 memory_bytes=claims.optional("memory", read_size, total.memory_bytes),
             )
         gpus = as_mapping(fields.required("gpus", as_is), '"gpus"').entries if "gpus" in fields else {}
@@ -250,9 +247,10 @@ class _Reader:
             region=region,
             total=total,
             hardware=fields.optional("hardware", read_text, prefix),
-            speed_milli=fields.optional("speed", quantity(units.parse_cpu_milli), 1000),
+            speed_milli=fields.optional("speed", read_speed, 1000),
             price_microusd_per_cpu_hour=fields.optional("price", quantity(units.parse_price_microusd_per_hour), 0),
-            uplink_bps=fields.optional("uplink", quantity(units.parse_bandwidth_bps), None),
+            gpu_prices=tuple((model, price) for model, _, _, _, price in kinds if price),
+            uplink=fields.optional("uplink", _read_uplink, None),
             metered=fields.optional("metered", read_flag, False),
             labels=tuple(sorted(fields.optional("labels", mapping_of(read_text, '"labels"'), {}).items())),
             real_cpu_milli=real_cpu_milli,
@@ -269,7 +267,7 @@ class _Reader:
                     memory_kind="dedicated",
                     isolation=isolation,
                 )
-                for model, n_gpus, memory_bytes, isolation in kinds
+                for model, n_gpus, memory_bytes, isolation, _ in kinds
                 for number in range(n_gpus)
             )
             specs.append(
@@ -297,25 +295,44 @@ class _Reader:
         return merge(self._like(known[name], name, (*above, name)), bare)
 
 
-def _read_gpu(model: str, node: Node) -> tuple[int, int, Literal["whole", "shared"]]:
-    """Count, bytes of memory each, and whether shares of them are given out."""
+def _read_gpu(model: str, node: Node) -> tuple[int, int, Literal["whole", "shared"], int]:
+    """Count, bytes of memory each, whether shares of them are given out, and micro-dollars an hour of one."""
     fields = Fields(node, f'GPU "{model}"', GPU_KEYS)
     is_shared = fields.optional("shared", read_flag, False)
     count, memory_bytes = fields.required("count", integer_between(1, 1024)), fields.required("memory", read_size)
-    return count, memory_bytes, "shared" if is_shared else "whole"
+    price = fields.optional("price", quantity(units.parse_price_microusd_per_hour), 0)
+    return count, memory_bytes, "shared" if is_shared else "whole", price
 
 
-def _access_link(fields: Fields) -> LinkSpec:
-    return LinkSpec(
-        bandwidth_bps=fields.required("bandwidth", quantity(units.parse_bandwidth_bps)),
-        rtt_us=fields.optional("rtt", quantity(units.parse_duration_us), 0),
+def _read_uplink(node: Node) -> tuple[LinkSpec, LinkSpec]:
+    """`20Mbit` each way, or a line of its own: `{bandwidth: {up: 10Mbit, down: 50Mbit}, rtt, jitter, loss}`."""
+    if isinstance(node, Scalar):
+        spec = LinkSpec(rtt_us=0, bandwidth_bps=read_bandwidth(node))
+        return spec, spec
+    return _line(Fields(node, '"uplink"', LINE_KEYS))
+
+
+def _line(fields: Fields) -> tuple[LinkSpec, LinkSpec]:
+    """Outward and inward. Round trip, jitter and loss are those of either direction."""
+    node = fields.required("bandwidth", as_is)
+    if isinstance(node, Scalar):
+        rates = (read_bandwidth(node),) * 2
+    else:
+        directions = Fields(node, '"bandwidth"', DIRECTIONS)
+        rates = (directions.required("up", read_bandwidth), directions.required("down", read_bandwidth))
+    rtt_us = fields.optional("rtt", quantity(units.parse_duration_us), 0)
+    jitter_us = fields.optional("jitter", quantity(units.parse_duration_us), 0)
+    loss_ppm = fields.optional("loss", quantity(units.parse_percent_ppm), 0)
+    outward, inward = (
+        LinkSpec(rtt_us=rtt_us, bandwidth_bps=bps, jitter_us=jitter_us, loss_ppm=loss_ppm) for bps in rates
     )
+    return outward, inward
 
 
 def _tree_levels(node: Node) -> list[tuple[int, LinkSpec]]:
     fields = Fields(node, '"tree"', TREE_KEYS)
     fanouts = fields.required("fanout", list_of(integer_between(1, 10_000), '"fanout"'))
-    bandwidths = fields.required("bandwidth", list_of(quantity(units.parse_bandwidth_bps), '"bandwidth"'))
+    bandwidths = fields.required("bandwidth", list_of(read_bandwidth, '"bandwidth"'))
     rtts = fields.optional("rtt", list_of(quantity(units.parse_duration_us), '"rtt"'), (0,) * len(fanouts))
     if not len(fanouts) == len(bandwidths) == len(rtts) or not fanouts:
         raise FileError(node.place, "fanout, bandwidth and rtt need one value each per level, the core's first")
@@ -332,7 +349,7 @@ def _fat_tree_levels(node: Node) -> list[tuple[int, LinkSpec]]:
     k = fields.required("k", integer_between(2, 64))
     if k % 2:
         raise FileError(fields.place_of("k"), f"k is the number of ports of a switch and even, not {k}")
-    bps = fields.required("bandwidth", quantity(units.parse_bandwidth_bps))
+    bps = fields.required("bandwidth", read_bandwidth)
     rtt_us = fields.optional("rtt", quantity(units.parse_duration_us), 0)
     half = k // 2
     return [
@@ -340,95 +357,3 @@ def _fat_tree_levels(node: Node) -> list[tuple[int, LinkSpec]]:
         (half, LinkSpec(bandwidth_bps=bps * half, rtt_us=rtt_us)),
         (half, LinkSpec(bandwidth_bps=bps, rtt_us=rtt_us)),
     ]
-
-
-# --- links -----------------------------------------------------------------------------------------------------------
-
-
-def _read_link(node: Node, sites: dict[str, Site]) -> tuple[list[tuple[str, str, LinkSpec]], Node | None]:
-    """The directed links that it stands for, and what their bandwidth follows."""
-    fields = Fields(node, "a link", LINK_KEYS)
-    ways = _ways(fields, node, sites)
-    bandwidths = _bandwidths(fields, ways)
-    links = [
-        (
-            first,
-            second,
-            LinkSpec(
-                rtt_us=fields.required("rtt", read_duration),
-                bandwidth_bps=bandwidths[first, second],
-                jitter_us=fields.optional("jitter", quantity(units.parse_duration_us), 0),
-                loss_ppm=fields.optional("loss", quantity(units.parse_percent_ppm), 0),
-                shared=fields.optional("shared", read_flag, True),
-            ),
-        )
-        for first, second in ways
-    ]
-    return links, fields.node("varies")
-
-
-def _ways(fields: Fields, node: Node, sites: dict[str, Site]) -> list[tuple[str, str]]:
-    """The directed pairs that a link stands for."""
-    forms = [form for form in ("between", "within", "from") if form in fields]
-    if len(forms) != 1 or ("to" in fields) != (forms == ["from"]):
-        sentence = "a link is between: [one site, another], within: a site, or from: one site with to: another"
-        raise FileError(node.place, sentence)
-    if forms == ["within"]:
-        ends = [fields.required("within", read_identifier)] * 2
-    elif forms == ["from"]:
-        ends = [fields.required("from", read_identifier), fields.required("to", read_identifier)]
-    else:
-        ends = list(fields.required("between", list_of(read_identifier, '"between"')))
-        if len(ends) != 2 or ends[0] == ends[1]:
-            raise FileError(fields.place_of("between"), '"between" names two different sites')
-    for site in ends:
-        if site not in sites:
-            raise FileError(fields.place_of(forms[0]), no_site(site, sites))
-    return [(ends[0], ends[1])] if forms == ["from"] else sorted({(ends[0], ends[1]), (ends[1], ends[0])})
-
-
-def _bandwidths(fields: Fields, ways: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """One for all directions, or `{to plant: 20Mbit, to rack: 100Mbit}`."""
-    node = fields.required("bandwidth", as_is)
-    read = quantity(units.parse_bandwidth_bps)
-    if isinstance(node, Scalar):
-        return dict.fromkeys(ways, read(node))
-    entries = as_mapping(node, '"bandwidth"').entries
-    wanted = {f"to {second}" for _, second in ways}
-    if set(entries) != wanted or len(ways) != 2:
-        raise FileError(node.place, f"a bandwidth by direction has the keys {' and '.join(sorted(wanted))}")
-    return {(first, second): read(entries[f"to {second}"]) for first, second in ways}
-
-
-def _once(links: list[tuple[str, str, LinkSpec]], topology: Fields) -> tuple[tuple[str, str, LinkSpec], ...]:
-    seen: set[tuple[str, str]] = set()
-    for from_site, to_site, _ in links:
-        if (from_site, to_site) in seen:
-            raise FileError(topology.place_of("links"), f"the link {from_site} → {to_site} is given twice")
-        seen.add((from_site, to_site))
-    return tuple(links)
-
-
-def site_names(pattern: str, sites: dict[str, Site]) -> list[str]:
-    """Sites whose name matches: `*` stands for anything."""
-    compiled = re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
-    return [name for name in sites if compiled.fullmatch(name)]
-
-
-Sites = dict[str, Site]
-ReadSites = Callable[[Node], list[str]]
-
-
-def read_sites(sites: Sites) -> ReadSites:
-    """A site, a pattern such as `edge-*`, or a list of both."""
-
-    def read(node: Node) -> list[str]:
-        found: list[str] = []
-        for item in one_or_more(as_is)(node):
-            names = site_names(read_text(item), sites)
-            if not names:
-                raise FileError(item.place, no_site(read_text(item), sites))
-            found += [name for name in names if name not in found]
-        return found
-
-    return read

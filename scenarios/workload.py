@@ -46,8 +46,8 @@ from policies.model import Amount, LatencyTarget, Needs, Replicas, Where
 from policies.resources import amount_from
 from scenarios.chance import read_arrivals, read_law
 from scenarios.randomness import Arrivals, Constant, Law, arrival_times_us, draw_us, median_us
+from scenarios.sites import Sites, as_is, no_site, read_cores, read_sites, some
 from scenarios.streams import stream
-from scenarios.topology import Sites, as_is, no_site, read_sites
 from scenarios.traces.folder import Traces
 from scenarios.world import Arrival, Behaviour, Clients, ShardSpec
 
@@ -137,10 +137,10 @@ def _read_roles(fields: Fields) -> list[RoleConfig]:
 def _read_quota(node: Node) -> Amount:
     fields = Fields(node, '"quota"', QUOTA_KEYS)
     return amount_from(
-        fields.optional("cpu", quantity(units.parse_cpu_milli), 0),
+        fields.optional("cpu", read_cores, 0),
         fields.optional("memory", read_size, 0),
         fields.optional("disk", read_size, 0),
-        fields.optional("gpus", quantity(units.parse_gpu_milli), 0),
+        fields.optional("gpus", some(units.parse_gpu_milli, "leave the key out, and GPUs are not limited"), 0),
     )
 
 

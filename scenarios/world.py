@@ -14,7 +14,7 @@ START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: d
 
 
 class AgentSpec(Record, frozen=True, kw_only=True):
-    """One simulated agent. `uplink_bps` caps what it sends to and receives from other sites, each direction.
+    """One simulated agent. `uplink` is the line, outward and inward, over which it reaches other sites and the master.
 
     `access` names the links between it and its site's core, its own first: a rack, a pod. `total` is what it claims;
     `real` is what it has, where that is less: its tasks then share it, and run slower."""
@@ -27,7 +27,8 @@ class AgentSpec(Record, frozen=True, kw_only=True):
     hardware: str = "reference"
     speed_milli: int = 1000
     price_microusd_per_cpu_hour: int = 0
-    uplink_bps: int | None = None
+    gpu_prices: tuple[tuple[str, int], ...] = ()  # model → micro-dollars an hour of one
+    uplink: tuple[LinkSpec, LinkSpec] | None = None
     metered: bool = False  # its way out is paid by the byte
     labels: tuple[tuple[str, str], ...] = ()
     access: tuple[str, ...] = ()

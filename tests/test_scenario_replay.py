@@ -137,10 +137,11 @@ def test_a_live_task_sleeps_and_writes_what_the_file_says() -> None:
 
 
 @pytest.mark.slow
-def test_a_scenario_runs_live_and_its_recording_replays(tmp_path: Path) -> None:
-    """A broker, a master and three agents; an agent is killed and returns."""
+def test_a_scenario_runs_live_and_its_recording_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker, a master and three agents; an agent is killed and returns. The folder is named from where one is."""
+    monkeypatch.chdir(tmp_path)
     case = Case(path=str(written(tmp_path, SMALL)), policy="flow")
-    result = run_live(case, tmp_path / "kept", lambda *_: None)
+    result = run_live(case, Path("kept"), lambda *_: None)
     assert result.summary.live and result.summary.broken_laws == ()
     assert [verdict.text for verdict in result.verdicts if not verdict.ok] == []
     assert result.summary.tasks_finished == 10

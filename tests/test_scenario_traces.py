@@ -264,8 +264,25 @@ workload: {}
 """
     world = load_scenario(written(tmp_path, scenario)).world
     assert {(a, b) for a, b, _ in world.links} >= {("aws-us-east-1", "gcp-us-east1-b")}
+    assert ("aws-us-east-1", "gcp-us-east1-b", 90_000) in world.egress
     assert {spec.tier for spec in world.agents} == {"cloud"}
     assert world.notes[0].endswith("licence Apache-2.0")  # The file that is included brings it along.
+
+
+@real
+def test_imported_wiring_is_that_of_the_set(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["import", "lingjun", str(tmp_path / "net.yaml"), "--traces", str(REAL)])
+    assert done.exit_code == 0, done.output
+    head = "schema: offerflow/scenario/v1\nname: wired\npurpose: hosts of ours on real wiring\nseed: 1\nduration: 1m\n"
+    sites = "{cluster: {agents: {host: {count: 847, cpu: 1, memory: 1GiB}}}}"
+    own = f"include: net.yaml\ntopology: {{master: cluster, sites: {sites}}}\nworkload: {{}}\n"
+    imported = load_scenario(written(tmp_path, head + own)).world
+    rates = "bandwidth: [1.6Tbit, 800Gbit, 200Gbit]"
+    hosts = "agents: {host: {cpu: 1, memory: 1GiB}}"
+    direct = f"topology: {{master: cluster, from: {{lingjun: {{{rates}, {hosts}}}}}}}\nworkload: {{}}\n"
+    world = load_scenario(written(tmp_path, head + direct), traces=REAL).world
+    assert [spec.access for spec in imported.agents] == [spec.access for spec in world.agents]
+    assert imported.access == world.access
 
 
 @real

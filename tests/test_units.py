@@ -28,6 +28,7 @@ VALUES = st.one_of(
         (units.parse_percent_ppm, units.format_percent, units.PERCENT_PATTERN),
         (units.parse_cpu_milli, units.format_cpu, units.CPU_PATTERN),
         (units.parse_price_microusd_per_hour, units.format_price, units.PRICE_PATTERN),
+        (units.parse_price_microusd_per_gb, units.format_egress, units.EGRESS_PATTERN),
         (units.parse_count, str, "^[0-9]+$"),
     ],
 )
@@ -56,6 +57,7 @@ def test_frequencies_survive_the_round_trip(count: int, unit: str) -> None:
         units.parse_percent_ppm,
         units.parse_cpu_milli,
         units.parse_price_microusd_per_hour,
+        units.parse_price_microusd_per_gb,
         units.parse_count,
     ],
 )
@@ -148,6 +150,11 @@ def test_accepted_forms(parse: Callable[[str], object], text: str, value: object
             units.parse_price_microusd_per_hour,
             "3.2",
             "'3.2' is not a price: write a price in dollars such as 3.2/h or 0.05/h",
+        ),
+        (
+            units.parse_price_microusd_per_gb,
+            "0.09/GiB",
+            "'0.09/GiB' is not a price: write a price in dollars such as 0.09/GB",
         ),
         (units.parse_count, "1.5", "'1.5' is not a whole number: write a whole number such as 4"),
     ],

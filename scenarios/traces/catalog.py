@@ -12,7 +12,7 @@ import msgspec
 
 from federation.errors import ConfigError
 from federation.strictyaml import Fields, Mapping, Node, Place, Scalar, Sequence
-from federation.units import about_bandwidth, about_duration, format_bandwidth, format_duration
+from federation.units import about_bandwidth, about_duration, format_bandwidth, format_duration, format_egress
 from policies.model import Record
 from scenarios.metrics import quantile
 from scenarios.traces import jobs, networks
@@ -116,14 +116,12 @@ def _network(name: str, traces: Traces, options: dict[str, str]) -> Read:
         "egress prices": str(len(measured.egress)),
     }
     facts |= _users(traces, measured) if name == "eua" else {}
-    if measured.paths:
-        raise_from = "read it by `topology: {from: {lingjun: …}}`; its wiring has no form of its own in a file"
-        return Read(name=name, notes=(*measured.notes, raise_from), facts=facts, text=_wiring(measured), suffix=".yaml")
     sites = {
         site: {
             "tier": measured.tier,
             **({"region": measured.regions[site]} if measured.regions.get(site) else {}),
             **({"agents": _plain(agents)} if has_agents else {}),
+            **({"network": {"wiring": _wiring(measured)}} if measured.paths else {}),
         }
         for site, agents in measured.agents.items()
     }
@@ -131,17 +129,25 @@ def _network(name: str, traces: Traces, options: dict[str, str]) -> Read:
         {"from": a, "to": b, "rtt": format_duration(spec.rtt_us), "bandwidth": format_bandwidth(spec.bandwidth_bps)}
         for a, b, spec in measured.links
     ]
-    topology = {"notes": measured.notes, "sites": sites, **({"links": links} if links else {})}
-    prices = tuple(f"egress {a} → {b}: {price / 1e6:g} dollars a GB" for a, b, price in measured.egress)
+    prices = [{"from": a, "to": b, "price": format_egress(price)} for a, b, price in measured.egress]
+    topology = {
+        "notes": measured.notes,
+        "sites": sites,
+        **({"links": links} if links else {}),
+        **({"egress": prices} if prices else {}),
+    }
     body = msgspec.json.format(msgspec.json.encode({"topology": topology}), indent=1).decode()
-    head = "".join(f"# {note}\n" for note in (*measured.notes, *prices))
+    head = "".join(f"# {note}\n" for note in measured.notes)
     return Read(name=name, notes=measured.notes, facts=facts, text=f"{head}{body}\n", suffix=".yaml")
 
 
-def _wiring(measured: networks.Measured) -> str:
-    """Host by host its way up, for people and other tools."""
-    head = "".join(f"# {note}\n" for note in measured.notes)
-    return head + "".join(f"{agent}: [{', '.join(path)}]\n" for agent, path in measured.paths.items())
+def _wiring(measured: networks.Measured) -> dict[str, Any]:
+    """The links between switches, and host by host its way up over them."""
+    links = {
+        name: {"bandwidth": format_bandwidth(spec.bandwidth_bps), "rtt": format_duration(spec.rtt_us)}
+        for name, spec, _ in measured.access
+    }
+    return {"links": links, "hosts": list(measured.paths.values())}
 
 
 def _users(traces: Traces, measured: networks.Measured) -> dict[str, str]:

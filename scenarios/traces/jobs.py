@@ -25,7 +25,7 @@ from federation.strictyaml import (
 from policies.gpus import WHOLE
 from policies.model import GpuNeed, Needs
 from scenarios.randomness import Constant
-from scenarios.topology import as_is, read_sites
+from scenarios.sites import as_is, read_sites
 from scenarios.traces.folder import Traces, note_of, skipped_note
 from scenarios.traces.networks import DAMAGED
 from scenarios.workload import Maker, Scope, read_task
