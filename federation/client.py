@@ -69,7 +69,9 @@ _RECONCILE_S: Final = (1.0, 60.0)  # the first pause between two questions for t
 _ENDED: Final = frozenset(
     {"TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_ERROR", "TASK_LOST", "TASK_DROPPED", "TASK_GONE"}
 )
-_CAPABILITIES: Final = frozenset({"MULTI_ROLE", "RESERVATION_REFINEMENT", "PARTITION_AWARE", "TASK_KILLING_STATE"})
+_CAPABILITIES: Final = frozenset(
+    {"MULTI_ROLE", "RESERVATION_REFINEMENT", "PARTITION_AWARE", "TASK_KILLING_STATE", "REGION_AWARE"}
+)
 log = structlog.get_logger("offerflow.client")
 
 

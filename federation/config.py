@@ -163,7 +163,9 @@ class MasterConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     lease_us: Positive = 30 * SECOND_US
     # Allocation cycles are this far apart, so that a burst of declines or new agents is one cycle. Mesos takes 1 s.
     allocate_every_us: NonNegative = 100_000
-    # Less than this is not worth an offer (Mesos: 0.01 CPU, 32 MiB).
+    # Where the master is: frameworks without REGION_AWARE are offered nothing of other regions. "": of every region.
+    region: str = ""
+    # Less than this is not worth an offer (Mesos: 0.01 CPU, 32 MiB), unless a framework names its own least.
     offer_cpu_milli_min: NonNegative = 10
     offer_memory_bytes_min: NonNegative = 32 * 2**20  # as for CPU
     # An agent whose turn is a built-in job's is left to the placement rounds for this long; then it is offered.

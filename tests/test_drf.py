@@ -37,6 +37,8 @@ def worlds(draw: st.DrawFn) -> tuple[Node, list[Item], list[int]]:
                 client.refused = [
                     (draw(st.integers(0, n_agents - 1)), list(draw(kinds))) for _ in range(draw(st.integers(0, 2)))
                 ]
+                if draw(st.integers(0, 3)) == 0:
+                    client.leasts = draw(st.lists(kinds.map(list), min_size=1, max_size=2))
                 before = list(draw(kinds))
                 n_large = draw(st.integers(0, before[3]))
                 for above in client.chain():
@@ -66,6 +68,7 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
     amounts[drf.LIMIT] = drf.UNLIMITED
     children: list[int] = []
     masks: list[list[int]] = []
+    leasts: list[list[int]] = []
     for n, node in enumerate(nodes):
         row = rows[n]
         row[drf.PARENT] = index[id(node.parent)] if node.parent else -1
@@ -76,6 +79,9 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
         if node.admitted is not None:
             row[drf.MASK] = len(masks)
             masks.append([agent in node.admitted for agent in range(n_agents)])
+        row[drf.LEAST_FROM] = len(leasts)
+        leasts += node.leasts
+        row[drf.LEAST_TO] = len(leasts)
         amounts[drf.ALLOCATED, n] = node.allocated
         amounts[drf.GUARANTEE, n] = node.guarantee
         if node.limit is not None:
@@ -97,6 +103,8 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
         masks=np.array(masks, np.int64).reshape(-1, n_agents),
         least=np.array(LEAST, np.int64),
+        leasts=np.array(leasts, np.int64).reshape(-1, 4),
+        floor=np.array((0, 0) if leasts else LEAST, np.int64),
         grants=np.zeros((512, drf.GRANT_ROW), np.int64),
         gpus=np.array([gpu for item in items for gpu in item.gpus], np.int64),
         gpus_whole=np.array(whole[3:], np.int64),

@@ -40,6 +40,7 @@ INFO = p.FrameworkInfo(
     name="n", user="u", roles=("ml", "default"), capabilities=frozenset({"MULTI_ROLE", "GPU_RESOURCES"}),
     failover_timeout_us=1_500_000, checkpoint=True, hostname="h", webui_url="w", principal="me",
     labels=(("k", "v"),), constraints={"": ("link.rtt_us{to=site:a} < 20ms",)},
+    least_offers={"ml": (p.LeastOffer(cpu_milli=1500, memory_bytes=3 * MIB), p.LeastOffer(gpus=2))},
 )  # fmt: skip
 WANT = p.WantedOffer(
     request_id="r", role="ml", count=3, cpu_milli=500, memory_bytes=MIB, gpu=GpuNeed(count=1, memory_bytes=MIB),
@@ -92,6 +93,7 @@ EVENTS: list[p.StreamEvent] = [
     ),
     p.Update(task_id="t", state="TASK_UNREACHABLE"),
     p.UpdateOperation(operation_id="o", state="OPERATION_FINISHED", uuid=UUID, agent_id="a"),
+    p.UpdateOperation(operation_id="o", state="OPERATION_FINISHED", converted=OFFER.portions[1:2]),
     p.ExecutorMessage(agent_id="a", executor_id="e", data=b"\xfe"), p.Failure(agent_id="a"),
     p.Failure(agent_id="a", executor_id="e", status=9), p.Error(message="no"), p.Heartbeat(),
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from federation.market.protocol import (
     Launch,
     LaunchGroup,
     Operation,
+    Portion,
     Reservation,
     Reserve,
     TaskSpec,
@@ -340,7 +341,8 @@ class Acceptance:
             )
             self._left.setdefault(Standing(reservation, False), Bundle()).add(resources)
         core.count("reservations", len(wanted))
-        operations.finish(core, framework, operation.operation_id, entry.agent_id, "OPERATION_FINISHED")
+        made = tuple(Portion(resources=resources, reservation=reservation) for reservation, resources in wanted)
+        operations.finish(core, framework, operation.operation_id, entry.agent_id, "OPERATION_FINISHED", converted=made)
 
     def _undo(self, wanted: list[tuple[Reservation, Resources]]) -> None:
         for _, resources in wanted:
@@ -369,7 +371,10 @@ class Acceptance:
                 )
             )
             self._left.setdefault(OPEN, Bundle()).add(resources)
-        operations.finish(core, framework, operation.operation_id, entry.agent_id, "OPERATION_FINISHED")
+        freed = tuple(Portion(resources=resources) for _, resources in parts)
+        operations.finish(
+            core, framework, operation.operation_id, entry.agent_id, "OPERATION_FINISHED", converted=freed
+        )
 
 
 def _gpus_claimed(claim: Claim) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
 from federation.agents_book import AgentEntry
 from federation.core import Core
@@ -18,7 +19,7 @@ from federation.market.book import Filter, FrameworkEntry
 from federation.market.constraints import admits
 from federation.market.gpu_classes import class_of, gpu_classes_of, gpus_allocated
 from federation.market.holdings import OPEN, Pool, Standing
-from federation.market.leasing import Grant, emit, gpu_order, lease, links_at, links_of, rescind
+from federation.market.leasing import Grant, constraints_of, emit, gpu_order, lease, links_at, links_of, rescind
 from federation.market.protocol import FrameworkOffer, Offers, Portion
 from federation.market.running import kill_task
 from federation.offers import free_of, is_offered, unused_of
@@ -43,6 +44,7 @@ class Tree(NamedTuple):
     who: dict[int, tuple[FrameworkEntry, str]]  # node → client
     built_in: dict[str, int]  # role → the node of its pending tasks
     masks: list[tuple[str, ...]]  # the constraints of each mask
+    leasts: list[tuple[int, int, int, int]]  # of clients that say what is worth an offer
 
 
 class Item(msgspec.Struct, gc=False):
@@ -140,6 +142,7 @@ def make_tree(core: Core) -> Tree:
     who: dict[int, tuple[FrameworkEntry, str]] = {}
     built_in: dict[str, int] = {}
     masks: list[tuple[str, ...]] = []
+    leasts: list[tuple[int, int, int, int]] = []
     for n, (path, role, framework) in enumerate(names):
         row = nodes[n]
         row[drf.PARENT] = index[path.rpartition("/")[0]] if path else -1
@@ -150,7 +153,10 @@ def make_tree(core: Core) -> Tree:
             row[drf.LEAF] = 1
             row[drf.GPUS] = framework.has("GPU_RESOURCES")
             row[drf.REVOCABLE] = framework.has("REVOCABLE_RESOURCES")
-            constraints = (*framework.info.constraints.get("", ()), *framework.info.constraints.get(role, ()))
+            row[drf.LEAST_FROM] = len(leasts)
+            leasts += [astuple(least) for least in framework.info.least_offers.get(role, ())]
+            row[drf.LEAST_TO] = len(leasts)
+            constraints = constraints_of(core, framework, role)
             if constraints:
                 if constraints not in masks:
                     masks.append(constraints)
@@ -172,7 +178,7 @@ def make_tree(core: Core) -> Tree:
     for n, of_node in enumerate(below):
         nodes[n, drf.FIRST], nodes[n, drf.N_CHILDREN] = len(children), len(of_node)
         children += of_node
-    return Tree(nodes, np.array(children, np.int64), amounts, roles, clients, who, built_in, masks)
+    return Tree(nodes, np.array(children, np.int64), amounts, roles, clients, who, built_in, masks, leasts)
 
 
 def _lower(
@@ -185,7 +191,8 @@ def _lower(
     odd: list[tuple[int, ...]] = []  # items of which more than the agent is to be said: which, and the rest of its row
     filters: list[tuple[int, int, int, int, int]] = []
     classes, gpu_classes = gpu_classes_of(core), list[int]()
-    least_cpu, least_memory = config.offer_cpu_milli_min, config.offer_memory_bytes_min
+    least = config.offer_cpu_milli_min, config.offer_memory_bytes_min
+    floor_cpu, floor_memory = (0, 0) if tree.leasts else least
     for entry in entries:
         agent_id = entry.agent_id
         if agent_id in market.held or not is_offered(entry, core.now_us):
@@ -196,7 +203,7 @@ def _lower(
         left_us = market.left_since.get(agent_id) if market.left_since else None
         had_turn = left_us is not None and core.now_us - left_us >= config.left_to_rounds_us
         for standing, root, free in _parts(core, tree, entry):
-            if free.cpu_milli < least_cpu and free.memory_bytes < least_memory:
+            if free.cpu_milli < floor_cpu and free.memory_bytes < floor_memory:
                 continue
             gpus = tuple(sorted(free.gpus, key=gpu_order)) if free.gpus else ()
             n_filters = len(filters)
@@ -229,7 +236,9 @@ def _lower(
         free=_amounts_of(items),
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
         masks=np.array(masks, np.int64).reshape(-1, len(agents)),
-        least=np.array((least_cpu, least_memory), np.int64),
+        least=np.array(least, np.int64),
+        leasts=np.array(tree.leasts, np.int64).reshape(-1, drf.KINDS),
+        floor=np.array((floor_cpu, floor_memory), np.int64),
         grants=np.zeros((room or 4 * len(items) + 64, drf.GRANT_ROW), np.int64),
         gpus=np.array(gpu_classes, np.int64),
         gpus_whole=np.array(classes.whole, np.int64),
@@ -398,7 +407,7 @@ def _note_idle(core: Core, entries: tuple[AgentEntry, ...], items: list[Item], a
     for entry in entries:
         if not entry.holdings.pools and entry.agent_id not in held:
             idle.pop(entry.agent_id, None)
-    left = ((arrays.free[:, 0] >= arrays.least[0]) | (arrays.free[:, 1] >= arrays.least[1])).nonzero()[0]
+    left = ((arrays.free[:, 0] >= arrays.floor[0]) | (arrays.free[:, 1] >= arrays.floor[1])).nonzero()[0]
     for n in left.tolist():
         idle[items[n].entry.agent_id] = None
 

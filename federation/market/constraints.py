@@ -63,6 +63,11 @@ class Predicate(NamedTuple):
     is_denied: bool = False  # it stands after "no": it holds where nothing satisfies it
 
 
+def quoted(value: str) -> str:
+    """A value as texts hold it, whatever is in it."""
+    return '"' + value.replace('"', '""') + '"'
+
+
 def _tokens(text: str) -> Tokens:
     found: Tokens = []
     at = 0

@@ -1,6 +1,6 @@
 """The market's facts: what must be known of frameworks, their tasks and reservations after a crash."""
 
-from federation.market.protocol import FrameworkInfo, OperationState, Reservation, TaskSpec, Update
+from federation.market.protocol import FrameworkInfo, OperationState, Portion, Reservation, TaskSpec, Update
 from policies.model import Record, Resources
 
 
@@ -76,6 +76,7 @@ class OperationChanged(Record, frozen=True, kw_only=True, tag="operation"):
     uuid: bytes = b""
     message: str = ""
     left: tuple[str, ...] = ()
+    converted: tuple[Portion, ...] = ()
 
 
 class OperationAcknowledged(Record, frozen=True, kw_only=True, tag="operation_acked"):

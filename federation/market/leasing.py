@@ -9,6 +9,7 @@ from federation.agents_book import AgentEntry
 from federation.commands import Emit
 from federation.core import Core
 from federation.market.book import Filter, FrameworkEntry
+from federation.market.constraints import quoted
 from federation.market.holdings import Lease, Standing, by_standing, standing_of
 from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
 from policies.model import Gpu, Link, Resources
@@ -177,6 +178,15 @@ def end_filters(core: Core) -> None:
             _drop_filter(core, framework, role, agent_id)
     if ends:
         core.deadlines.set(("market", "filters"), ends[0][0])
+
+
+def constraints_of(core: Core, framework: FrameworkEntry, role: str) -> tuple[str, ...]:
+    """What its agents must satisfy: what it said, and the master's region where it is not prepared for others."""
+    info, region = framework.info, core.config.region
+    said = (*info.constraints.get("", ()), *info.constraints.get(role, ()))
+    if not region or framework.has("REGION_AWARE"):
+        return said
+    return (*said, f"agent.region == {quoted(region)} or no agent.region")
 
 
 def gpu_order(gpu: Gpu) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from federation.market import running
 from federation.market.book import FrameworkEntry
 from federation.market.facts import OperationChanged
 from federation.market.leasing import emit
-from federation.market.protocol import OperationState, UpdateOperation
+from federation.market.protocol import OperationState, Portion, UpdateOperation
 from federation.wire import DropShard, ShardStatus
 from policies.model import ShardMove
 
@@ -29,6 +29,7 @@ def finish(
     state: OperationState,
     message: str = "",
     left: tuple[str, ...] = (),
+    converted: tuple[Portion, ...] = (),
 ) -> None:
     """Write and tell the state of an operation that has an id."""
     if not operation_id:
@@ -47,6 +48,7 @@ def finish(
             uuid=uuid,
             message=message,
             left=left,
+            converted=converted,
         )
     )
     tell(core, framework, operation_id)
@@ -64,7 +66,12 @@ def tell(core: Core, framework: FrameworkEntry, operation_id: str) -> None:
 
 def update_of(fact: OperationChanged, uuid: bytes) -> UpdateOperation:
     return UpdateOperation(
-        operation_id=fact.operation_id, state=fact.state, agent_id=fact.agent_id, uuid=uuid, message=fact.message
+        operation_id=fact.operation_id,
+        state=fact.state,
+        agent_id=fact.agent_id,
+        uuid=uuid,
+        message=fact.message,
+        converted=fact.converted,
     )
 
 

@@ -27,6 +27,15 @@ Capability = Literal[
 ]  # fmt: skip
 
 
+class LeastOffer(Record, frozen=True, kw_only=True):
+    """An offer is worth it to a framework when it holds all of this. GPUs count as pieces: whole, or what is left."""
+
+    cpu_milli: Amounts = 0
+    memory_bytes: Amounts = 0
+    disk_bytes: Amounts = 0
+    gpus: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+
+
 class FrameworkInfo(Record, frozen=True, kw_only=True):
     """What a framework says of itself. `failover_timeout_us`: how long its tasks outlive its stream."""
 
@@ -44,6 +53,10 @@ class FrameworkInfo(Record, frozen=True, kw_only=True):
         default_factory=dict
     )
     """Offer constraints by role; "" is for every role. Each text is one predicate, all must hold (docs/market.md)."""
+    least_offers: dict[Name, Annotated[tuple[LeastOffer, ...], msgspec.Meta(max_length=64)]] = msgspec.field(
+        default_factory=dict
+    )
+    """By role, what is worth an offer: any of these. Of a role not named: what the master's configuration says."""
 
 
 # --- resources -------------------------------------------------------------------------------------------------------
@@ -396,6 +409,7 @@ class UpdateOperation(Record, frozen=True, kw_only=True, tag="UPDATE_OPERATION_S
     agent_id: Name = ""
     uuid: bytes = b""
     message: Text = ""
+    converted: tuple[Portion, ...] = ()  # what became of the offer's resources by a reservation
 
 
 class ExecutorMessage(Record, frozen=True, kw_only=True, tag="MESSAGE"):

@@ -98,6 +98,9 @@ def check_info(
     n_new = len({role for role in info.roles if role not in shares.roles})
     if n_new and len(shares.roles) + sum(shares.new_roles(role) for role in info.roles) > core.config.roles_max:
         return refusal(503, "full", "The master's books are full", f"there are {core.config.roles_max} roles")
+    others = [role for role in info.least_offers if role not in info.roles]
+    if others:
+        return refusal(400, "bad_roles", "Offer filters are of roles the framework has not", ", ".join(others))
     for role, texts in info.constraints.items():
         if role and role not in info.roles:
             return refusal(400, "bad_constraint", "A constraint is of a role the framework has not", role)

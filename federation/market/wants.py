@@ -17,7 +17,7 @@ from federation.core import Core
 from federation.market.book import FrameworkEntry, Want
 from federation.market.constraints import ConstraintError, Predicate, admits, parse
 from federation.market.holdings import OPEN
-from federation.market.leasing import Grant, emit, lease, links_at, links_of
+from federation.market.leasing import Grant, constraints_of, emit, lease, links_at, links_of
 from federation.market.protocol import CallTaken, FrameworkOffer, Offers, Portion, Request, WantedOffer
 from federation.market.subscriptions import changed, refusal
 from federation.offers import FOREVER_US, free_of, is_offered, may_live
@@ -164,7 +164,7 @@ def _avoided(core: Core, want: Want, with_gpus: tuple[str, ...], links: dict[str
     framework = core.market.frameworks[want.framework_id]
     found = set() if framework.has("GPU_RESOURCES") else set(with_gpus)
     found.update(agent_id for role, agent_id in framework.filters if _is_refused(framework, want, agent_id))
-    texts = _predicates(framework, want)
+    texts = _predicates(core, framework, want)
     if texts:
         for entry in core.agents.sorted():
             if not admits(texts, entry, links_of(links, entry)):
@@ -172,11 +172,10 @@ def _avoided(core: Core, want: Want, with_gpus: tuple[str, ...], links: dict[str
     return found
 
 
-def _predicates(framework: FrameworkEntry, want: Want) -> tuple[str, ...]:
+def _predicates(core: Core, framework: FrameworkEntry, want: Want) -> tuple[str, ...]:
     """Those of the framework and of the wish that the policy does not judge itself."""
-    info = framework.info
     own = tuple(text for text in want.wanted.constraints if _link_need(parse(text)) is None)
-    return (*info.constraints.get("", ()), *info.constraints.get(want.wanted.role, ()), *own)
+    return (*constraints_of(core, framework, want.wanted.role), *own)
 
 
 def _is_refused(framework: FrameworkEntry, want: Want, agent_id: str) -> bool:
@@ -261,7 +260,7 @@ def _suits(core: Core, want: Want, entry: AgentEntry) -> bool:
         shard = core.shards.entries.get(shard_id)
         if shard is None or (shard.sites and entry.site not in shard.sites):
             return False
-    texts = (*_predicates(framework, want), *wanted.constraints)
+    texts = (*_predicates(core, framework, want), *wanted.constraints)
     if not texts:
         return True
     return admits(texts, entry, links_of(links_at(core), entry))

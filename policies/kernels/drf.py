@@ -6,7 +6,8 @@ Axes: V nodes of the tree of roles and clients, I items (what of one agent is fr
 Items are given in their order, each in whole to one client as far as limits allow, and what is left of it to the next.
 For each, the tree is walked from its root (an item that is reserved: from the node of its role), at every node to the
 child that has the least weighted dominant share, of equal ones to that with fewer allocations, then to the first (nodes
-are numbered by path). Offered counts as allocated: shares move with every grant (Ghodsi et al., NSDI 2011, §4; Mesos
+are numbered by path). What a client names as the least that is worth an offer to it stands before `least`. Offered
+counts as allocated: shares move with every grant (Ghodsi et al., NSDI 2011, §4; Mesos
 `DRFSorter`). A share is the largest over the kinds of ⌊allocated·2³⁰ / whole⌋, both shifted right until the whole is
 below 2³¹, then times 2²⁰ and divided by the weight. Each class of GPUs is a kind of its own here: half of the few large
 ones is half, whatever else there is. Limits, guarantees and filters count GPUs.
@@ -24,9 +25,12 @@ from policies.kernels.jit import Int64s, kernel
 
 KINDS = 4
 # Columns of `nodes`. FIRST/N_CHILDREN: into `children`; LEAF: 1 for a client; MASK: row of `masks`, −1 for none;
-# GPUS, REVOCABLE: whether the client takes such; TODO: 1 for built-in work, which takes no more than its `todo` row.
-PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, SHARE, STAMP = range(12)
-NODE_ROW = 12
+# GPUS, REVOCABLE: whether the client takes such; TODO: 1 for built-in work, which takes no more than its `todo` row;
+# LEAST_FROM/LEAST_TO: rows of `leasts`, none where `least` holds.
+PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, SHARE, STAMP, LEAST_FROM, LEAST_TO = (
+    range(14)
+)
+NODE_ROW = 14
 # Columns of `items`. AGENT: index of its agent, for masks; ROOT: the node it may go below; HAS_GPUS: of its agent;
 # IS_REVOCABLE: it must be given back; NOT_TODO: built-in work had its turn; FILTER_FROM/FILTER_TO: rows of `filters`;
 # GPU_FROM: where in `gpus` its next free one stands.
@@ -54,6 +58,8 @@ class Market(NamedTuple):
     filters: Int64s  # [F, FILTER_ROW]
     masks: Int64s  # [M, agents]: 1 where the client's constraints admit the agent
     least: Int64s  # [2]: less CPU and less memory than this is not worth an offer
+    leasts: Int64s  # [·, K]: offers that are worth it to a client hold all of one of its rows
+    floor: Int64s  # [2]: what of an item is worth looking at: `least`, or 0 where some client may take less
     grants: Int64s  # [room, GRANT_ROW], out
     gpus: Int64s  # the class of every free GPU, item by item in the order in which they are given
     gpus_whole: Int64s  # [G]
@@ -64,7 +70,7 @@ _named_tuple: Any = types.NamedTuple  # numba's stubs do not know it
 _i2 = types.Array(types.int64, 2, "C")
 _i3 = types.Array(types.int64, 3, "C")
 _i1 = types.Array(types.int64, 1, "C")
-_market: Any = _named_tuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2, _i1, _i1, _i2), Market)
+_market: Any = _named_tuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2, _i1, _i2, _i1, _i1, _i2), Market)
 
 
 @kernel(types.int64(_market, types.int64))
@@ -83,6 +89,24 @@ def share_of(m: Market, v: int) -> int:
         best = max(best, (m.gpus_allocated[v, g] << SHARE_BITS) // m.gpus_whole[g])
     share: int = (best << WEIGHT_BITS) // m.nodes[v, WEIGHT]
     return share
+
+
+@kernel(types.int64(_market, types.int64, _i1))
+def is_worth_it(m: Market, v: int, out: Int64s) -> int:
+    """Whether client `v` wants to be offered so little."""
+    first, end = m.nodes[v, LEAST_FROM], m.nodes[v, LEAST_TO]
+    if first == end:
+        return int(out[0] >= m.least[0] or out[1] >= m.least[1])
+    if out.sum() == 0:
+        return 0
+    for row in range(first, end):
+        suffices = 1
+        for k in range(KINDS):
+            if out[k] < m.leasts[row, k]:
+                suffices = 0
+        if suffices:
+            return 1
+    return 0
 
 
 @kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
@@ -127,7 +151,7 @@ def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int6
     if not is_first and not is_reserved:
         for k in range(KINDS):
             out[k] = min(out[k], max(0, spare[k]))
-    if out[0] < m.least[0] and out[1] < m.least[1]:
+    if not is_worth_it(m, v, out):
         return 0
     for f in range(m.items[i, FILTER_FROM], m.items[i, FILTER_TO]):
         if m.filters[f, 0] == v:
@@ -192,7 +216,7 @@ def allocate(m: Market) -> int:
                 for k in range(KINDS):
                     spare[k] -= max(0, m.amounts[GUARANTEE, v, k] - m.amounts[ALLOCATED, v, k])
         for i in range(m.items.shape[0]):
-            while m.free[i, 0] >= m.least[0] or m.free[i, 1] >= m.least[1]:
+            while m.free[i, 0] >= m.floor[0] or m.free[i, 1] >= m.floor[1]:
                 stamp += 1
                 v = choose(m, i, stamp, 1 - turn, spare, out)
                 if v < 0:

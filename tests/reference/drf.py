@@ -21,6 +21,7 @@ class Node:
     takes_revocable: bool = True
     admitted: set[int] | None = None  # agents; None: all
     refused: list[tuple[int, Amounts]] = field(default_factory=list)  # (agent, amounts)
+    leasts: list[Amounts] = field(default_factory=list)  # an offer holds all of one of them
 
     def chain(self) -> list["Node"]:
         return [self] + (self.parent.chain() if self.parent else [])
@@ -73,7 +74,11 @@ def offered(item: Item, client: Node, is_first: bool, spare: Amounts | None, lea
                 out[k] = min(out[k], max(0, short[0].guarantee[k] - short[0].allocated[k]))
     elif spare is not None and item.root.parent is None:
         out = [min(have, max(0, left)) for have, left in zip(out, spare, strict=True)]
-    if out[0] < least[0] and out[1] < least[1]:
+    if client.leasts:
+        suffices = (all(have >= need for have, need in zip(out, row, strict=True)) for row in client.leasts)
+        if not any(out) or not any(suffices):
+            return None
+    elif out[0] < least[0] and out[1] < least[1]:
         return None
     for agent, refused in client.refused:
         if agent == item.agent and all(no >= have for no, have in zip(refused, out, strict=True)):
@@ -88,6 +93,7 @@ def nodes_below(node: Node) -> list[Node]:
 def allocate(root: Node, items: list[Item], whole: Amounts, least: tuple[int, int]) -> list[tuple[int, str, Amounts]]:
     """(item, path of the client, amounts) in the order they are granted."""
     grants: list[tuple[int, str, Amounts]] = []
+    floor = (0, 0) if any(node.leasts for node in nodes_below(root)) else least
     has_guarantees = any(sum(node.guarantee) for node in nodes_below(root))
     for is_first in (True, False):
         if is_first and not has_guarantees:
@@ -100,7 +106,7 @@ def allocate(root: Node, items: list[Item], whole: Amounts, least: tuple[int, in
             here = [item for item in items if item.root is root and not item.revocable]
             spare = [sum(item.free[k] for item in here) - wanted[k] for k in range(4)]
         for number, item in enumerate(items):
-            while item.free[0] >= least[0] or item.free[1] >= least[1]:
+            while item.free[0] >= floor[0] or item.free[1] >= floor[1]:
                 for client in clients_in_order(item.root, whole):
                     out = offered(item, client, is_first, spare, least)
                     if out is not None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from federation.errors import PeerError
-from federation.http.mesos.messages import Resource
-from federation.market.protocol import Claim, FrameworkInfo, Portion, Reservation
+from federation.http.mesos.messages import Resource, Scalar
+from federation.market.protocol import Claim, FrameworkInfo, LeastOffer, Portion, Reservation
 from policies.gpus import WHOLE, milli_of
 from policies.model import Record, Resources
 
@@ -66,6 +66,22 @@ def claims_of(resources: Iterable[Resource]) -> tuple[Claim, ...]:
     )
 
 
+def least_of(quantities: dict[str, Scalar]) -> LeastOffer:
+    """Raises `PeerError("invalid")`."""
+    found: dict[str, int] = {}
+    for name, scalar in quantities.items():
+        ours, amount = amount_of(Resource(name=name, scalar=scalar))
+        found["gpus" if ours == "gpu_milli" else ours] = 1 if ours == "gpu_milli" else amount
+    return LeastOffer(**found)
+
+
+def least_trees(least: LeastOffer) -> dict[str, Any]:
+    claim = Claim(
+        cpu_milli=least.cpu_milli, memory_bytes=least.memory_bytes, disk_bytes=least.disk_bytes, gpus=least.gpus
+    )
+    return {name: {"value": amount} for name, amount in claim_amounts(claim)}
+
+
 def amount_of(resource: Resource) -> tuple[str, int]:
     """Our name of the amount, and how much. Raises `PeerError("invalid")`."""
     if resource.name not in _UNITS:
@@ -89,9 +105,11 @@ def amount_of(resource: Resource) -> tuple[str, int]:
 
 
 def reservation_of(resource: Resource) -> Reservation | None:
-    """The innermost reservation, of either format; None where there is none."""
+    """The reservation, of either format; None where there is none. Raises `PeerError("invalid")`."""
+    if len(resource.reservations) > 1:
+        raise PeerError("invalid", "a reservation is of one role: reservations are not refined here")
     if resource.reservations:
-        info = resource.reservations[-1]
+        info = resource.reservations[0]
         role = info.role or resource.role
     elif resource.reservation is not None:
         info, role = resource.reservation, resource.role

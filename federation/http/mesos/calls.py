@@ -9,7 +9,7 @@ import msgspec
 
 from federation.errors import PeerError
 from federation.http.mesos import messages as m
-from federation.http.mesos.amounts import ANY_ROLE, claims_of, our_role
+from federation.http.mesos.amounts import ANY_ROLE, claims_of, least_of, our_role
 from federation.http.mesos.constraints import predicates_of
 from federation.http.mesos.operations import grace_us_of, labels_of, operations_of
 from federation.market.book import share_of
@@ -26,6 +26,7 @@ from federation.market.protocol import (
     FrameworkInfo,
     KillTask,
     KnownTask,
+    LeastOffer,
     Message,
     Reconcile,
     ReconcileOperations,
@@ -134,8 +135,18 @@ def _framework(part: m.SubscribePart) -> tuple[FrameworkInfo, bool]:
         principal=info.principal,
         labels=labels_of(info.labels),
         constraints=constraints,
+        least_offers={
+            our_role(role): _least_offers(filters.min_allocatable_resources)
+            for role, filters in info.offer_filters.items()
+            if filters.min_allocatable_resources is not None
+        },
     )
     return made, ANY_ROLE in roles
+
+
+def _least_offers(least: m.LeastAllocatable) -> tuple[LeastOffer, ...]:
+    """Any of them suffices; where none is named, everything does."""
+    return tuple(least_of(each.quantities) for each in least.quantities) or (LeastOffer(),)
 
 
 # --- offers ----------------------------------------------------------------------------------------------------------

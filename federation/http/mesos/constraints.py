@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from federation.errors import PeerError
 from federation.http.mesos.messages import AttributeConstraint, RoleConstraints, Selector
+from federation.market.constraints import quoted
 
 _PSEUDO: Final = {"HOSTNAME": "agent.id", "REGION": "agent.region", "ZONE": "agent.site"}
 # Attributes of offers that are no labels.
@@ -68,7 +69,7 @@ def _field(selector: Selector) -> tuple[str, bool]:
         return _NUMBERS[name], True
     if _LINK.fullmatch(name):
         return name, True
-    return _TEXTS.get(name) or f"label{{key={_quoted(name)}}}", False
+    return _TEXTS.get(name) or f"label{{key={quoted(name)}}}", False
 
 
 def _value(kind: str, body: dict[str, Any]) -> str:
@@ -76,8 +77,4 @@ def _value(kind: str, body: dict[str, Any]) -> str:
     value = body.get(name)
     if not isinstance(value, str):
         raise PeerError("invalid", f"'{kind}' needs the text '{name}'")
-    return _quoted(value)
-
-
-def _quoted(value: str) -> str:
-    return '"' + value.replace('"', '""') + '"'
+    return quoted(value)

@@ -61,7 +61,7 @@ def _body(event: StreamEvent, dialect: Dialect, master: dict[str, Any] | None) -
         case Update():
             return {"status": update_tree(event, dialect)}
         case UpdateOperation():
-            return {"status": _operation_tree(event)}
+            return {"status": _operation_tree(event, dialect)}
         case ExecutorMessage(agent_id=agent_id, executor_id=executor_id, data=data):
             return {"agent_id": _id(agent_id), "executor_id": _id(executor_id), "data": _base64(data)}
         case Failure():
@@ -185,13 +185,16 @@ def update_tree(update: Update, dialect: Dialect) -> dict[str, Any]:
     )
 
 
-def _operation_tree(event: UpdateOperation) -> dict[str, Any]:
+def _operation_tree(event: UpdateOperation, dialect: Dialect) -> dict[str, Any]:
+    converted = [tree for portion in event.converted for tree in portion_trees(portion, None, dialect)]
     return _some(
         operation_id=_id(event.operation_id),
         state=event.state,
         message=event.message or None,
         agent_id=_id(event.agent_id),
         uuid={"value": _base64(event.uuid)} if event.uuid else None,
+        converted_resources=converted or None,
+        offerflow={"converted": msgspec.to_builtins(event.converted)} if event.converted else None,
     )
 
 

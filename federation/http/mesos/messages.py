@@ -179,6 +179,18 @@ class CapabilityPart(Part, frozen=True, kw_only=True):
     type: str = "UNKNOWN"
 
 
+class Quantities(Part, frozen=True, kw_only=True):
+    quantities: dict[str, Scalar] = {}
+
+
+class LeastAllocatable(Part, frozen=True, kw_only=True):
+    quantities: tuple[Quantities, ...] = ()
+
+
+class OfferFilters(Part, frozen=True, kw_only=True):
+    min_allocatable_resources: LeastAllocatable | None = None
+
+
 class FrameworkPart(Part, frozen=True, kw_only=True):
     user: str
     name: str
@@ -192,6 +204,7 @@ class FrameworkPart(Part, frozen=True, kw_only=True):
     webui_url: str = ""
     capabilities: tuple[CapabilityPart, ...] = ()
     labels: Labels = Labels()
+    offer_filters: dict[str, OfferFilters] = {}
 
 
 class Selector(Part, frozen=True, kw_only=True):

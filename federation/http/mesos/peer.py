@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from federation.errors import PeerError
-from federation.http.mesos.amounts import Dialect, claim_amounts, labels_tree, scalar_tree, standing_tree
+from federation.http.mesos.amounts import Dialect, claim_amounts, labels_tree, least_trees, scalar_tree, standing_tree
 from federation.market.protocol import (
     Accept,
     AcceptInverse,
@@ -114,6 +114,11 @@ def _framework_tree(info: FrameworkInfo, framework_id: str, suppressed: Iterable
         tree["principal"] = info.principal
     if framework_id:
         tree["id"] = {"value": framework_id}
+    if info.least_offers:
+        tree["offer_filters"] = {
+            role: {"min_allocatable_resources": {"quantities": [{"quantities": least_trees(each)} for each in leasts]}}
+            for role, leasts in info.least_offers.items()
+        }
     body: dict[str, Any] = {"framework_info": tree, "suppressed_roles": list(suppressed)}
     if info.constraints:
         body["offerflow"] = {"constraints": {role: list(texts) for role, texts in info.constraints.items()}}
@@ -286,6 +291,7 @@ def _named(offer: dict[str, Any]) -> dict[str, Any]:
 
 def _status_fields(status: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {**_plain(status), **status.get("offerflow", {})}
+    fields.pop("converted_resources", None)  # `converted` has them exactly
     if "labels" in fields:
         fields["labels"] = [(label["key"], label.get("value", "")) for label in fields["labels"]["labels"]]
     if "outputs" in fields:
