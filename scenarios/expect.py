@@ -3,7 +3,7 @@
     vision.latency.p99 < 5s                    of the tasks of a role or generator; p50 … p99.9, mean, min, max
     vision.deadline_miss < 1% excluding faults of tasks that met no fault in their life
     recovery.time.max < 30s
-    jain(weighted_share) > 0.95                over roles; also min(…), max(…), mean(…)
+    jain(share) > 0.95                         over roles; also min(…), max(…), mean(…)
     baseline(fifo).completion.p50 ratio < 0.9  this run's value over that of the same world under fifo
     baseline(offers=plain).makespan ratio < 1  or over that with another value of a parameter
 
@@ -67,10 +67,15 @@ SCALARS: dict[str, Kind] = {
     "laws.broken": "count",
     "recovery.missing": "count",  # faults from which the run did not recover
 }
-VECTORS: dict[str, Kind] = {"weighted_share": "share"}  # by role: dominant share over weight, while all want more
+VECTORS: dict[str, Kind] = {"share": "share"}  # by role: dominant share over weight, while all want more
 UNSCOPED = frozenset({"recovery.time", "prediction_error", "recovery.missing", "rounds", "bytes_moved", "egress",
-                      "moves", "redirects", "utilisation.cpu", "utilisation.gpu", "laws.broken", "weighted_share",
+                      "moves", "redirects", "utilisation.cpu", "utilisation.gpu", "laws.broken", "share",
                       "jobs.refused"})  # fmt: skip
+# Sums over the whole run, of which nobody knows when what happened; and what happens in time, but to no task or job.
+TIMELESS = frozenset({"rounds", "bytes_moved", "egress", "redirects", "laws.broken", "jobs.refused", "offers.made",
+                      "offers.declined", "offers.lapsed"})  # fmt: skip
+TASKLESS = frozenset({"recovery.time", "recovery.missing", "prediction_error", "moves", "utilisation.cpu",
+                      "utilisation.gpu", "share", "request_miss", "request_rtt", "replicas"})  # fmt: skip
 FUNCTIONS: tuple[Function, ...] = ("jain", "min", "max", "mean")
 _STAT = re.compile(r"mean|min|max|count|p(100|[0-9]{1,2}(\.[0-9]{1,2})?)")
 _LINE = re.compile(
@@ -148,7 +153,7 @@ def parse_slo(text: str, scopes: set[str], place: Place) -> Slo:
         metric=metric,
         operator=match["operator"],
         limit=_limit(match["limit"], kind, place),
-        window=_window(match["window"], place),
+        window=_window(match["window"], metric.measure, place),
         baseline=baseline,
     )
 
@@ -203,11 +208,15 @@ def _limit(text: str, kind: Kind, place: Place) -> float:
         raise FileError(place, str(error)) from None
 
 
-def _window(text: str | None, place: Place) -> Window:
+def _window(text: str | None, measure: str, place: Place) -> Window:
     if text is None:
         return Window()
     words = text.strip()
+    if measure in TIMELESS:
+        raise FileError(place, f'"{measure}" is of the whole run: leave "{words}" out')
     if words in ("excluding faults", "during faults"):
+        if measure in TASKLESS:
+            raise FileError(place, f'"{measure}" is of no task that may have met a fault: leave "{words}" out')
         return Window(faults=cast(Literal["excluding", "during"], words.split()[0]))
     match = re.fullmatch(r"(?:from|after)\s+(\S+)(?:\s+to\s+(\S+))?|before\s+(\S+)", words)
     if match is None:
@@ -215,9 +224,12 @@ def _window(text: str | None, place: Place) -> Window:
     try:
         first_us = units.parse_duration_us(match[1]) if match[1] else 0
         last = match[2] or match[3]
-        return Window(from_us=first_us, to_us=units.parse_duration_us(last) if last else None)
+        last_us = units.parse_duration_us(last) if last else None
     except ConfigError as error:
         raise FileError(place, str(error)) from None
+    if last_us is not None and last_us <= first_us:
+        raise FileError(place, f'"{words}" ends before it begins')
+    return Window(from_us=first_us, to_us=last_us)
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from policies.model import LatencyTarget
 from policies.resources import role_chain
 from scenarios.clients import Asking
 from scenarios.expect import DISTRIBUTIONS, Metric, Window
+from scenarios.player import START_US
 from scenarios.predictions import predictions
-from scenarios.records import JobRun, Records, Span, TaskRun
+from scenarios.records import NEVER_US, JobRun, Records, Span, TaskRun
 
 HOUR_US = 3_600_000_000
 EVERYTHING = Window()
@@ -32,7 +33,7 @@ class Metrics:
     def value(self, metric: Metric, window: Window = EVERYTHING) -> float | None:
         """In the metric's small unit; None where nothing was there to be measured."""
         if metric.function:
-            return _apply(metric.function, self.by_role())
+            return _apply(metric.function, self.by_role(window))
         if metric.measure in DISTRIBUTIONS:
             samples = sorted(self._samples(metric.measure, metric.scope, window))
             return float(len(samples)) if metric.stat == "count" else statistic(samples, metric.stat)
@@ -45,11 +46,10 @@ class Metrics:
             return [
                 float(each.recovery_us)
                 for each in self._outcome.incidents
-                if each.recovery_us is not None and window.from_us <= each.began_us < (window.to_us or 2**62)
+                if each.recovery_us is not None and _is_within(each.began_us, window)
             ]
         if measure == "prediction_error":
-            until_us = window.to_us or 2**62
-            return [each.error for each in predictions(self._outcome.facts) if window.from_us <= each.at_us < until_us]
+            return [each.error for each in predictions(self._outcome.facts) if _is_within(each.at_us, window)]
         if measure == "request_rtt":
             seconds = self._asking(scope, window)
             return [float(rtt_us) for each in seconds for rtt_us, n in each.answered.items() for _ in range(n)]
@@ -106,14 +106,13 @@ class Metrics:
 
     def _asking(self, scope: str, window: Window) -> list[Asking]:
         """What clients got, second by second; `scope` is the service's name or its role."""
-        until_us = window.to_us if window.to_us is not None else 2**62
         roles = {each.origin: each.job.role for each in self._outcome.world.arrivals if each.clients is not None}
         return [
             each
             for origin, seconds in self._outcome.asking.items()
             if scope in ("", origin, *role_chain(roles[origin]))
             for each in seconds
-            if window.from_us <= each.at_us < until_us
+            if _is_within(each.at_us, window)
         ]
 
     # --- which tasks count -------------------------------------------------------------------------------------------
@@ -129,7 +128,7 @@ class Metrics:
                 yield job
 
     def _counts(self, arrived_us: int, ended_us: int | None, window: Window) -> bool:
-        if arrived_us < window.from_us or (window.to_us is not None and arrived_us >= window.to_us):
+        if not _is_within(arrived_us, window):
             return False
         if window.faults == "any":
             return True
@@ -154,10 +153,12 @@ class Metrics:
                 tasks = self._tasks(scope, window)
                 return float(sum(task.n_failed if tail == "failed" else task.n_attempts for task in tasks))
             case "utilisation":
-                return self._utilisation(3 if tail == "gpu" else 0)
+                return self._utilisation(3 if tail == "gpu" else 0, window)
             case "recovery":
-                return float(sum(each.over_us is not None and each.recovery_us is None and _recovers(each.what)
-                                 for each in self._outcome.incidents))  # fmt: skip
+                missing = (
+                    each for each in self._outcome.incidents if each.over_us is not None and each.recovery_us is None
+                )
+                return float(sum(_recovers(each.what) and _is_within(each.began_us, window) for each in missing))
             case "laws":
                 return float(len(self._outcome.broken_laws))
             case "rounds":
@@ -167,7 +168,8 @@ class Metrics:
                 return float(sum(getattr(each, tail) for name, each in counts if scope in ("", name)))
             case "moves":
                 changes = (fact for fact in self._outcome.facts if isinstance(fact, TaskStateChanged))
-                return float(sum(fact.reason == "moved" and fact.state == "pending" for fact in changes))
+                return float(sum(fact.reason == "moved" and fact.state == "pending"
+                                 and _is_within(fact.at_us - START_US, window) for fact in changes))  # fmt: skip
             case "redirects":
                 return float(self._outcome.n_redirected)
             case "egress":
@@ -231,25 +233,33 @@ class Metrics:
             price += sum(prices.get(model or "", 0) for model in models) / len(models) * span.gpu_milli / 1000
         return price * hours / 1e6
 
-    def _utilisation(self, kind: int) -> float | None:
+    def _utilisation(self, kind: int, window: Window) -> float | None:
         total = self._records.totals[kind]
-        if not total or not self._outcome.ended_us:
+        from_us, to_us = window.from_us, min(self._outcome.ended_us, NEVER_US if window.to_us is None else window.to_us)
+        if not total or to_us <= from_us:
             return None
-        used = sum((span.gpu_milli if kind == 3 else span.cpu_milli) * (span.ended_us - span.placed_us)
+        used = sum((span.gpu_milli if kind == 3 else span.cpu_milli)
+                   * max(0, min(span.ended_us, to_us) - max(span.placed_us, from_us))
                    for span in self._records.spans)  # fmt: skip
-        return used / (total * self._outcome.ended_us)
+        return used / (total * (to_us - from_us))
 
-    def by_role(self) -> dict[str, float]:
+    def by_role(self, window: Window = EVERYTHING) -> dict[str, float]:
         """Dominant share over weight, averaged over the time in which every role wanted more."""
-        totals = self._records.totals
+        records = self._records
+        if window != EVERYTHING:
+            records = Records(self._outcome, window.from_us, NEVER_US if window.to_us is None else window.to_us)
         weights = {role.path: role.weight for role in self._outcome.world.roles}
         shares: dict[str, float] = {}
-        for role, held_us in self._records.held_us.items():
-            whole = max(1, self._records.contended_us)
-            parts = (held / whole / total for held, total in zip(held_us, totals, strict=True) if total)
+        for role, held_us in records.held_us.items():
+            whole = max(1, records.contended_us)
+            parts = (held / whole / total for held, total in zip(held_us, records.totals, strict=True) if total)
             dominant = max(parts, default=0.0)
             shares[role] = dominant / weights.get(role, 1)
         return shares
+
+
+def _is_within(at_us: int, window: Window) -> bool:
+    return window.from_us <= at_us and (window.to_us is None or at_us < window.to_us)
 
 
 def _recovers(what: str) -> bool:

@@ -87,14 +87,17 @@ class QueuePoint(NamedTuple):
     reasons: tuple[tuple[str, int], ...] = ()  # pending tasks by what keeps them from a place
 
 
+NEVER_US = 2**62
 NOT_REFUSED = "to be placed"  # no round has refused one like it
 
 
 class Records:
-    """Cost O(facts). `shares` integrates, role by role, what it held while every role of the run wanted more."""
+    """Cost O(facts). `held_us` integrates, role by role, what it held while every role of the run wanted more, from
+    `held_from_us` on and until `held_to_us`."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, held_from_us: int = 0, held_to_us: int = NEVER_US) -> None:
         self.outcome = outcome
+        self._held_from_us, self._held_to_us = held_from_us, held_to_us
         self.specs: dict[str, AgentSpec] = {spec.agent_id: spec for spec in outcome.world.agents}
         self.tasks: dict[str, TaskRun] = {}
         self.jobs: dict[str, JobRun] = {}
@@ -367,10 +370,10 @@ class Records:
 
     def _tick(self, at_us: int) -> None:
         """Time passes: who held how much while every role had something waiting."""
-        passed_us = at_us - self._clock_us
+        passed_us = min(at_us, self._held_to_us) - max(self._clock_us, self._held_from_us)
+        self._clock_us = max(self._clock_us, at_us)
         if passed_us <= 0:
             return
-        self._clock_us = at_us
         roles = [role for role in self._wanting if role in self._held or self._wanting[role]]
         if len(roles) < 2 or not all(self._wanting[role] > 0 for role in roles):
             return

@@ -33,7 +33,7 @@ MEASURES = (
     Measure("makespan", "Makespan", "s", Metric(measure="makespan"), 1e-6),
     Measure("unfinished", "Tasks not finished", "%", None, 1.0),
     Measure("deadline_miss", "Deadlines missed", "%", Metric(measure="deadline_miss"), 100.0),
-    Measure("fairness", "Fairness of roles", "Jain", Metric(measure="weighted_share", function="jain"), 1.0, -1),
+    Measure("fairness", "Fairness of roles", "Jain", Metric(measure="share", function="jain"), 1.0, -1),
     Measure("uplink_bytes", "Bytes between sites", "GB", Metric(measure="bytes_moved"), 1e-9),
     Measure("dollars", "Cost", "$", Metric(measure="cost")),
     Measure("decision_p50", "Deciding, median round", "ms", None),
