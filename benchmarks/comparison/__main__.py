@@ -18,8 +18,8 @@ import os
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def main() -> int:
     wanted = [(path, policy, nth) for nth in range(given.seeds) for path in paths for policy in policies]
     # What is missing, and what all are held against, comes before what other code decided; the cheap before the dear.
     due = [case for case in wanted if _is_due(case, known, codes)]
-    costs_s = {path.stem: _cost_s(path.stem, known.values()) for path in paths}
+    costs_s = _costs_s(known.values())
     due.sort(key=lambda case: (_key(case) in known and case[1] != given.base, (case[2] + 1) * costs_s[case[0].stem]))
     refused: dict[str, str] = {}
     if due and given.minutes > 0:
@@ -92,9 +92,14 @@ def _is_due(case: Wanted, known: dict[Key, Run], codes: dict[str, str]) -> bool:
     return run is None or run.code != codes[case[1]]
 
 
-def _cost_s(scenario: str, runs: Iterable[Run]) -> float:
-    """What a run of it takes, as far as is known."""
-    return statistics.fmean([run.cpu_s for run in runs if run.scenario == scenario] or [0.0])
+def _costs_s(runs: Iterable[Run]) -> Mapping[str, float]:
+    """What a run of each scenario takes, as far as is known; one never played is taken for their mean."""
+    by_scenario: dict[str, list[float]] = {}
+    for each in runs:
+        by_scenario.setdefault(each.scenario, []).append(each.cpu_s)
+    known = {name: statistics.fmean(costs) for name, costs in by_scenario.items()}
+    mean_s = statistics.fmean(known.values() or [0.0])
+    return defaultdict(lambda: mean_s, known)
 
 
 def _play(
