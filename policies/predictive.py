@@ -6,21 +6,28 @@ for today's `model-1`. Where a kind is due to be read at a site within `LEAD` of
 read yet lies elsewhere, it is copied there: once over each link at a time, and in the hours before in which that link
 was the fastest, as far as they leave twice the time the copy takes.
 
-Forecasts: of demand, that what was read in a slot of the day is read again in that slot a day later, with a weight that
-halves each day it is not; of links, the mean of what was measured in each slot (the near future is the link's own
-forecast, see docs/forecast.md). A day is `period_us`; a week does where work has one.
+It also forecasts how much work of each role and profile there will be (`policies.workload`). Where that is more tasks
+at once than the sites that hold the shards they read have room for, copies go to as many other sites as it takes,
+those that get them soonest first: then the work that overflows finds its bytes there.
+
+Forecasts: of reads, that what was read in a slot of the day is read again in that slot a day later, with a weight that
+halves each day it is not; of tasks, the most of each slot, the newest day counting half; of links, the mean of what was
+measured in each slot (the near future is the link's own forecast, see docs/forecast.md). A day is `period_us`; a week
+does where work has one.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
 from policies.api import Policy
-from policies.constraints import Links
+from policies.constraints import Links, obstacle
 from policies.flow import Flow
-from policies.model import Node, Plan, Shard, ShardMove, Snapshot
+from policies.model import Demand, Node, Plan, Shard, ShardMove, Snapshot
+from policies.resources import copies
+from policies.workload import Kind, Workload, kind_of
 
 DAY_US = 86_400_000_000
 SLOTS = 96  # of a day: a quarter of an hour each
@@ -28,11 +35,11 @@ LEAD = 24  # slots ahead that are prepared for: a quarter of a day
 WEIGHT_MIN = 0.2  # expected reads below which nothing is moved: a habit three days old and not repeated
 KINDS_MAX = 64  # remembered and watched; those read least go first
 SHARDS_READ_MAX = 10_000  # remembered as read; the oldest are forgotten first
+LOOK_US = 60_000_000  # between two looks at where work will overflow: each costs streams × agents
+TASKS_MAX = 1 << 20  # of one class on one agent
 MOVES_MAX = 16  # ordered in one round
 BETTER = 1.25  # times as fast as now a later slot must have been, for a copy to wait for it
 ARRIVAL_US = 60_000_000  # beside twice its time, before a copy that did not arrive may be ordered again
-
-Kind = str
 
 
 @dataclass(slots=True)
@@ -65,7 +72,8 @@ class Rates:
 
 
 class Predictive:
-    """Cost of a round: the host's, and O(kinds × sites + watched shards)."""
+    """Cost of a round: the host's, and O(kinds × sites + watched shards + running tasks); once a minute O(streams ×
+    agents)."""
 
     takes_terms = False
 
@@ -76,10 +84,13 @@ class Predictive:
         self._rates: dict[tuple[str, str], Rates] = {}  # by pair of sites
         self._read: dict[str, None] = {}  # shards that somebody read, oldest first
         self._ordered: dict[tuple[str, str], int] = {}  # (shard, site) → until when it is on its way
+        self._workload = Workload(period_us, SLOTS, LEAD)
+        self._looked_us = -LOOK_US
 
     def plan(self, snapshot: Snapshot) -> Plan:
         plan = self._host.plan(snapshot)
         self._remember(snapshot, plan)
+        self._workload.note(snapshot)
         moves = (*plan.moves, *self._prepare(snapshot, plan))
         return msgspec.structs.replace(
             plan, moves=moves, watches=self._watches(), kernel=f"predictive over {plan.kernel}"
@@ -137,22 +148,67 @@ class Predictive:
         busy = {(each.from_site, each.to_site) for each in snapshot.transfers}
         taken = {(move.shard_id, move.to_agent) for move in plan.moves}
         room = _room(snapshot, plan)
+        out: list[ShardMove] = []
+        for shard, site, due_us in (*self._read_soon(snapshot), *self._overflowing(snapshot)):
+            if len(out) == MOVES_MAX:
+                break
+            move = self._move(snapshot, shard, site, room, busy, due_us)
+            if move is not None and (move.shard_id, move.to_agent) not in taken:
+                out.append(move)
+        return out
+
+    def _read_soon(self, snapshot: Snapshot) -> Iterator[tuple[Shard, str, int]]:
+        """(shard that nobody read yet, site where its kind is due, when)"""
         fresh: dict[Kind, list[Shard]] = {}
         for shard in snapshot.shards:
             if shard.name and shard.shard_id not in self._read and shard.replicas:
                 fresh.setdefault(kind_of(shard.name), []).append(shard)
-        out: list[ShardMove] = []
         for key in sorted(self._habits):
             kind, site = key
-            if kind not in fresh or self._due(key, now_us, LEAD) < WEIGHT_MIN:
+            if kind in fresh and self._due(key, snapshot.now_us, LEAD) >= WEIGHT_MIN:
+                for shard in fresh[kind]:
+                    yield shard, site, self._first_due_us(key, snapshot.now_us)
+
+    def _overflowing(self, snapshot: Snapshot) -> Iterator[tuple[Shard, str, int]]:
+        """(shard, site, when): where work goes that the sites which hold what it reads will have no room for."""
+        if snapshot.now_us < self._looked_us + LOOK_US:
+            return
+        self._looked_us = snapshot.now_us
+        by_kind: dict[Kind, list[Shard]] = {}
+        for shard in snapshot.shards:
+            if shard.name and shard.replicas:
+                by_kind.setdefault(kind_of(shard.name), []).append(shard)
+        width_us = self._period_us // SLOTS
+        begun_us = snapshot.now_us - snapshot.now_us % self._period_us % width_us
+        links = Links(snapshot.links)
+        for _, stream in sorted(self._workload.streams.items()):
+            ahead = stream.peak.ahead()
+            if max(ahead) <= 0:
                 continue
-            for shard in fresh[kind]:
-                if len(out) == MOVES_MAX:
-                    return out
-                move = self._move(snapshot, shard, site, room, busy, self._first_due_us(key, now_us))
-                if move is not None and (move.shard_id, move.to_agent) not in taken:
-                    out.append(move)
-        return out
+            room = _tasks_by_site(snapshot, stream.demand, links)
+            for kind, at_once in stream.kinds.items():
+                # One of many shards is read by its part of the tasks; all of them are full where they have no room.
+                peaks = [int(each / at_once + 0.5) for each in ahead]
+                for shard in _newest(by_kind.get(kind, []), at_once):
+                    held = [site for site in _sites_of(shard, snapshot) if site in room]
+                    have = sum(room[site] for site in held) // at_once
+                    due = next((n for n, each in enumerate(peaks) if each > have), None)
+                    for site in self._nearest(shard, snapshot, links, set(room) - set(held)) if due is not None else ():
+                        if have >= max(peaks):
+                            break
+                        have += room[site] // at_once
+                        yield shard, site, begun_us + (due or 0) * width_us + width_us
+
+    @staticmethod
+    def _nearest(shard: Shard, snapshot: Snapshot, links: Links, sites: set[str]) -> list[str]:
+        """Sites by how fast the shard comes to them, those it cannot come to left out."""
+        rates: list[tuple[int, str]] = []
+        for site in sites:
+            ways = [links.from_site(source, "", site) for source in _sites_of(shard, snapshot)]
+            best = max((way.bandwidth_bps or 0 for way in ways if way is not None), default=0)
+            if best:
+                rates.append((-best, site))
+        return [site for _, site in sorted(rates)]
 
     def _move(
         self,
@@ -202,9 +258,25 @@ class Predictive:
         return any(rates.get((slot + n) % SLOTS, 0.0) > BETTER * bps for n in range(1, ahead + 1))
 
 
-def kind_of(name: str) -> Kind:
-    """Names that differ only in their numbers are of one kind."""
-    return re.sub(r"\d+", "#", re.sub(r"[*?]", "?", name))
+def _tasks_by_site(snapshot: Snapshot, demand: Demand, links: Links) -> dict[str, int]:
+    """How many tasks of a class each site could run, were it empty; sites where it may not run are left out."""
+    room: dict[str, int] = {}
+    for node in snapshot.nodes:
+        if obstacle(demand, node, {}, links) is None:
+            room[node.site] = room.get(node.site, 0) + copies(demand.needs, node.total, TASKS_MAX)
+    return {site: count for site, count in room.items() if count}
+
+
+def _sites_of(shard: Shard, snapshot: Snapshot) -> list[str]:
+    known = {node.agent_id: node.site for node in snapshot.nodes}
+    named = shard.replica_sites or ("",) * len(shard.replicas)
+    return [known.get(agent_id) or site for agent_id, site in zip(shard.replicas, named, strict=True)]
+
+
+def _newest(shards: list[Shard], count: int) -> list[Shard]:
+    """The last by the numbers in their names, which count up."""
+    order = sorted(shards, key=lambda shard: [int(each) for each in re.findall(r"\d+", shard.name)])
+    return order[max(0, len(order) - count) :]
 
 
 def _room(snapshot: Snapshot, plan: Plan) -> dict[str, int]:

@@ -2,13 +2,18 @@
 
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from federation.api import SubmitJob
 from federation.jobs import Write
 from policies.fifo import Fifo
-from policies.model import Link, Plan, Shard, Snapshot, Transfer, Where
-from policies.predictive import DAY_US, Habit, Predictive, kind_of
+from policies.forecast.daily_peak import DailyPeak
+from policies.model import Link, Needs, Plan, Running, Shard, Snapshot, Transfer, Where
+from policies.predictive import DAY_US, Habit, Predictive
+from policies.workload import Workload, kind_of
 from tests.master_world import GIB, SECOND, World, group, job, resources
 from tests.policy_worlds import MB, demand, links, node, snapshot
 
@@ -101,6 +106,90 @@ def test_a_copy_waits_for_the_hours_in_which_the_link_was_fast() -> None:
     after_a_morning(late)
     huge = shard(2, "vm", size=10**10)
     assert moves(late.plan(world(DAY_US + 7 * HOUR_US, [huge]))), "the fast hour comes too late for so much"
+
+
+# --- how much work there will be ------------------------------------------------------------------------------------
+
+
+def crowd(at_us: int, count: int = 0, shards: list[Shard] | None = None, **rest: Any) -> Snapshot:
+    """Three sites of four cores each; `count` tasks that may run at any of them wait to read the model."""
+    given = {"role": "shops", "profile": "score", "reads": ("id-1",), **rest}
+    wanted = [demand("d", count, **given)] if count else []
+    nodes = [node("vm", "rack", "cloud", cpu=4), node("box", "shop", cpu=4), node("till", "kiosk", cpu=4)]
+    lines = links({("rack", "shop"): 40, ("rack", "kiosk"): 20})
+    return snapshot(nodes, wanted, shards or [shard(1, "vm")], lines, now_us=at_us)
+
+
+def next_day(count: int, at_us: int = DAY_US + 5 * HOUR_US, **rest: Any) -> list[tuple[str, str, str]]:
+    """What is copied four hours before so many tasks came the day before."""
+    policy = Predictive(Fifo)
+    policy.plan(crowd(9 * HOUR_US, count, **rest))
+    policy.plan(crowd(9 * HOUR_US + 60 * SECOND))
+    return moves(policy.plan(crowd(at_us)))
+
+
+def test_where_work_will_overflow_its_data_goes_to_as_many_sites_as_it_takes() -> None:
+    assert next_day(4) == [], "the site that has the model has room for them"
+    assert next_day(8) == [("id-1", "vm", "box")], "half of them will go elsewhere: where the model comes to soonest"
+    assert next_day(12) == [("id-1", "vm", "box"), ("id-1", "vm", "till")]
+    assert next_day(12, at_us=DAY_US + HOUR_US) == [], "eight hours before is too early"
+    assert next_day(12, where=Where(sites=("rack",))) == [], "they may not go elsewhere"
+    assert next_day(12, where=Where(sites=("rack", "kiosk"))) == [("id-1", "vm", "till")]
+
+
+def test_running_work_is_demand_and_another_role_is_not_the_same() -> None:
+    policy = Predictive(Fifo)
+    policy.plan(crowd(9 * HOUR_US, 6, role="others"))
+    policy.plan(crowd(9 * HOUR_US + SECOND, 4))
+    assert moves(policy.plan(crowd(DAY_US + 5 * HOUR_US))) == [("id-1", "vm", "box")], "six of one, four of another"
+    running = Running(task_id="t", role="shops", needs=Needs(cpu_milli=1000), since_us=0, profile="score")
+    workload = Workload(DAY_US, 96, 24)
+    workload.note(crowd(9 * HOUR_US, 4))
+    busy = crowd(9 * HOUR_US + SECOND, 4)
+    vm = msgspec.structs.replace(busy.nodes[1], running=(running,) * 3)
+    workload.note(msgspec.structs.replace(busy, nodes=(busy.nodes[0], vm, busy.nodes[2])))
+    workload.note(crowd(DAY_US + 8 * HOUR_US))
+    assert max(workload.streams["shops", "score"].peak.ahead()) == 7
+
+
+def test_many_shards_read_at_once_are_each_read_by_their_part() -> None:
+    models = [shard(n, "vm") for n in range(1, 5)]
+    policy = Predictive(Fifo)
+    classes = [demand(f"d{n}", 2, role="shops", profile="score", reads=(f"id-{n}",)) for n in range(1, 5)]
+    base = crowd(9 * HOUR_US, shards=models)
+    policy.plan(msgspec.structs.replace(base, demands=tuple(classes)))
+    ready = policy.plan(crowd(DAY_US + 5 * HOUR_US, shards=models))
+    assert len(ready.moves) <= 1, "one over a link at a time"
+    assert {move.to_agent for move in ready.moves} == {"box"}, "eight tasks, four places where the models are"
+
+
+@given(
+    rates=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 3 * DAY_US)), min_size=1, max_size=30),
+    cut=st.integers(0, 29),
+)
+def test_a_daily_peak_is_within_what_was_and_goes_on_from_its_state(rates: list[tuple[int, int]], cut: int) -> None:
+    peak, other = DailyPeak(DAY_US, 96, 24), DailyPeak(DAY_US, 96, 24)
+    at_us = most = 0
+    for n, (rate, gap_us) in enumerate(rates):
+        if n == cut:
+            other.restore(peak.state())
+        at_us, most = at_us + gap_us, max(most, rate)
+        expected = peak.update(float(rate), at_us)
+        assert 0 <= expected <= most
+        assert n < cut or other.update(float(rate), at_us) == expected
+
+
+def test_a_peak_that_comes_every_day_is_expected_every_day() -> None:
+    peak = DailyPeak(DAY_US, 96, 24)
+    for day in range(3):
+        begun_us = day * DAY_US
+        assert peak.update(0.0, begun_us + 4 * HOUR_US) == (30.0 if day else 0.0)
+        peak.update(30.0, begun_us + 9 * HOUR_US)
+        peak.update(0.0, begun_us + 10 * HOUR_US)
+    assert peak.update(0.0, 5 * DAY_US + 4 * HOUR_US) == 7.5, "half of it for each day on which it did not come"
+
+
+# --- beside the host ------------------------------------------------------------------------------------------------
 
 
 def test_the_hosts_own_plan_is_kept() -> None:
