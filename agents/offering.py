@@ -17,7 +17,6 @@ from policies.model import Gpu, GpuNeed, Resources
 _CPU_GRAIN_MILLI = 100
 _MEMORY_GRAIN_BYTES = 16 * 2**20
 _DISK_GRAIN_BYTES = 64 * 2**20
-_METERED_CHANGE_US = 60_000_000  # A line that is paid by the byte tells of no change sooner than this after the last.
 
 
 def free_after(have: Resources, holding: Holding) -> Resources:
@@ -64,7 +63,6 @@ class Offering:
         self._have = Resources()  # what of it is offered, in whole grains
         self._n_offers = 0
         self._told: Offer | None = None  # the last one since the welcome
-        self._sent_us = 0
         self._sent: Resources | None = None  # what the machine had to give at the last offer, own attempts left out
         self._renew_due_us: int | None = None
         self._change_due_us: int | None = None
@@ -109,16 +107,16 @@ class Offering:
             return
         now_us = batch.now_us
         have = self._have
-        if self._change_due_us is None and self._sent is not None and (have != self._sent or self.doubted):
+        # A line that is paid by the byte tells of what the machine has when it renews, and not before.
+        has_changed = self.doubted or (have != self._sent and not self._config.metered)
+        if self._change_due_us is None and self._sent is not None and has_changed:
             self._change_due_us = now_us + self._config.offer_debounce_us
-            if self._config.metered and not self.doubted:
-                self._change_due_us = max(self._change_due_us, self._sent_us + _METERED_CHANGE_US)
         due_us = self.due_us(session)
         if due_us is None or now_us < due_us:
             return
         self._n_offers += 1
         self._publish(batch, session, session.welcome)
-        self._sent, self._sent_us = have, now_us
+        self._sent = have
         self.doubted = False
         self._renew_due_us = now_us + session.welcome.offer_every_us
         self._change_due_us = None

@@ -64,6 +64,16 @@ class Pair:
             "-m", "statistic", "--mode", "random", "--probability", str(loss_ppm / 1e6), "-j", "DROP",
         )  # fmt: skip
 
+    def quieten(self) -> None:
+        """No neighbour discovery, no IPv6: what crosses the link from now on is what programs send."""
+        for host, name in enumerate(self.names):
+            found = _run("ip", "netns", "exec", self.names[1 - host], "cat", "/sys/class/net/v0/address")
+            inside = ("ip", "netns", "exec", name)
+            _run(*inside, "ip", "neigh", "replace", ADDRESSES[1 - host], "lladdr", found.strip(), "dev", "v0",
+                 "nud", "permanent")  # fmt: skip
+            _run(*inside, "ip", "link", "set", "dev", "v0", "addrgenmode", "none")
+            _run(*inside, "ip", "-6", "addr", "flush", "dev", "v0")
+
     def popen(self, host: int, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command on a host, from the root of the repository, its output piped."""
         return subprocess.Popen(
@@ -111,8 +121,8 @@ def _bucket(rate_bps: int) -> tuple[str, ...]:
     return ("tbf", "rate", f"{rate_bps}bit", "burst", str(burst_bytes), "latency", f"{QUEUE_MS}ms")
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _tried(*command: str) -> bool:

@@ -68,8 +68,11 @@ def test_after_a_first_offer_only_what_changed_is_told() -> None:
     assert renewal == OfferDelta(agent_id="cam-1", boot=1, conn=1, seq=renewal.seq, base_seq=whole.seq)
     assert len(encode(renewal)) < 80 < len(encode(whole))
     less = Resources(cpu_milli=1000, memory_bytes=TOTAL.memory_bytes, disk_bytes=TOTAL.disk_bytes, gpus=TOTAL.gpus)
-    world.event(Measured(usable=less))
-    world.pass_time(60 * SECOND_US)
+    for usable in (less, TOTAL, less):  # A machine that breathes says no more often what it has.
+        world.event(Measured(usable=usable))
+        world.pass_time(39 * SECOND_US)
+    assert world.take(OfferDelta) == []
+    world.pass_time(3 * SECOND_US)
     (change,) = world.take(OfferDelta)
     assert (change.base_seq, change.cpu_milli, change.memory_bytes) == (renewal.seq, 1000, None)
     assert changed(changed(whole, renewal), change).free == less
