@@ -133,8 +133,12 @@ class Measuring:
 
     def gather(self, samples: tuple[LinkSample, ...], now_us: int) -> None:
         self._samples = [*self._samples, *samples][-_SAMPLES_MAX:]
-        if self._report_due_us is not None and any(sample.method in ("transfer", "probe") for sample in samples):
+        if self._report_due_us is not None and any(self._is_news(sample) for sample in samples):
             self._report_due_us = min(self._report_due_us, now_us + _SOON_US)
+
+    def _is_news(self, sample: LinkSample) -> bool:
+        """The rate of what came here; of what went out the receiver tells first."""
+        return sample.method in ("transfer", "probe") and sample.to_agent == self._config.agent_id
 
     def on_steps_told(self, steps: TaskSteps) -> None:
         """The newest of each task counts; of more tasks than a report holds, those that spoke last."""
@@ -151,7 +155,7 @@ class Measuring:
         while len(self._fetches) > _FETCHES_MAX:
             del self._fetches[next(iter(self._fetches))]
         self.gather(event.samples, now_us)
-        if self._report_due_us is not None:
+        if event.fetches and self._report_due_us is not None:
             self._report_due_us = min(self._report_due_us, now_us + _SOON_US)
 
     # --- what is due -------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ Two hosts of `benchmarks.netfleet`, the broker over TLS; the agent of host 1 is 
 interface counts IP packets both ways; the hosts' own neighbour discovery is off, which no mobile line has.
 `idle_bytes_per_month` is the rate from the second minute on, times 30 days, echoes, renewals and reports included;
 `probe_bytes` what the first probes took, each way one, with what came before, which happens once a day; `month_bytes`
-is 30 days of both. `told_bytes` and `true_bytes` are the agent's own count when it first told of it, and the interface's
-then. A report comes every half hour, so that fewer minutes than 31 compare nothing.
+is 30 days of both. `told_bytes` and `true_bytes` are the agent's own count when it first told of it, and the
+interface's then. A report comes every half hour, so that fewer minutes than 31 compare nothing.
 """
 
 import argparse
@@ -63,8 +63,8 @@ def measure(minutes: float) -> dict[str, object]:
         idle_bytes_per_month = round((last_bytes - first_bytes) / passed_s * MONTH_S)
         return {
             "minutes": round(passed_s / 60, 1), "probe_bytes": first_bytes, "idle_bytes": last_bytes - first_bytes,
-            "idle_bytes_per_month": idle_bytes_per_month, "month_bytes": idle_bytes_per_month + 30 * first_bytes, **told,
-            "online": built.ask(Client.status).agents.get("online", 0),
+            "idle_bytes_per_month": idle_bytes_per_month, "month_bytes": idle_bytes_per_month + 30 * first_bytes,
+            **told, "online": built.ask(Client.status).agents.get("online", 0),
         }  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """One end of a measured link, as a process of its own: `serve` as an agent's data server does, `probe` as its prober
-does, `ping`, or put `cross` traffic on the way. For `benchmarks.network` and the tests on real packets."""
+does, `fetch` as any client of a data server, `ping`, or put `cross` traffic on the way. For `benchmarks.network` and
+the tests on real packets."""
 
 import asyncio
 import socket
 import struct
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import msgspec
 from agents.data.client import Client
 from agents.data.rate import Uplink
 from agents.data.server import DataServer
-from agents.events import Event, LinksMeasured
+from agents.events import Event, FetchesProgressed, LinksMeasured
 from agents.probes.prober import Prober
 from federation.wire import Peer
 
@@ -22,17 +24,42 @@ CROSS_BYTES = 1200
 
 
 async def serve(host: str) -> None:
-    """Print the URL, serve until standard input ends."""
+    """Print the URL, serve until standard input ends; print a line of JSON for each sample of a shard that went out.
+    Shard N, in 64 hexadecimal digits, has N bytes."""
 
-    async def nothing(_: str) -> Path | None:
-        return None
+    async def made(shard_id: str) -> Path:
+        path = Path(folder) / shard_id
+        with path.open("wb") as file:
+            file.truncate(int(shard_id, 16))
+        return path
 
-    server = DataServer(
-        host=host, port=0, verified=nothing, read_log=lambda *_: None, uplink=Uplink("a", None), token=TOKEN
-    )
-    print(await server.start(), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.stop()
+    async def tell(event: Event) -> None:
+        if isinstance(event, FetchesProgressed):
+            print(msgspec.json.encode(event.samples).decode(), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = DataServer(
+            host=host, port=0, verified=made, read_log=lambda *_: None, uplink=Uplink("a", None), token=TOKEN,
+            agent_id="a", post=tell,
+        )  # fmt: skip
+        print(await server.start(), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        await server.stop()
+
+
+async def fetch(url: str, n_bytes: int, bps_max: int) -> None:
+    """Take a shard in, no faster than this (0: as it comes); print what it shared the way with, and its rate."""
+    client = Client(uplink=Uplink("b", None), agent_id="b", token=TOKEN)
+    async with client.connect(url, "a") as exchange:
+        await exchange.get(f"/shards/{n_bytes:064x}")
+        begun_s, n_come = time.monotonic(), 0
+        async for block in exchange.body():
+            n_come += len(block)
+            if bps_max:
+                await asyncio.sleep(max(0.0, begun_s + n_come * 8 / bps_max - time.monotonic()))
+        rate_bps = int(n_come * 8 / (time.monotonic() - begun_s))
+        sharing = await exchange.sharing()
+    print(sharing.limited_milli, sharing.is_lower_bound, rate_bps, flush=True)
 
 
 async def probe(url: str, bytes_max: int) -> None:
@@ -80,12 +107,14 @@ def main() -> None:
             asyncio.run(serve(host))
         case ["probe", url, bytes_max]:
             asyncio.run(probe(url, int(bytes_max)))
+        case ["fetch", url, n_bytes, bps_max]:
+            asyncio.run(fetch(url, int(n_bytes), int(bps_max)))
         case ["cross", host, rate_bps]:
             cross(host, int(rate_bps))
         case ["ping", host]:
             ping(host)
         case _:
-            raise SystemExit("ping HOST | serve HOST | probe URL BYTES | cross HOST BPS")
+            raise SystemExit("ping HOST | serve HOST | probe URL BYTES | fetch URL BYTES BPS | cross HOST BPS")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ KEPT_MAX = 1_000  # forecasters that outlive a term, 3 KB each: links between si
 KEPT_AT_ONCE = 4  # written in one turn, so that the journal grows by a few KB a minute
 KEPT_SAMPLES = 32  # more than when it was last written: less has taught it little
 FALLS_MAX = 16  # steps downwards remembered: ways that fall together share a bottleneck (`topology`)
-CLAIM_BYTES_MIN = 2**20  # of one report of a transfer; senders tell of 16 MiB and more (`agents.data.server`)
+CLAIM_BYTES_MIN = 1_000_000  # of one report of a transfer; senders tell of no less (`agents.probes.delivery`)
 CLAIMS_MIN, CLAIMS_MAX = 3, 8  # words of each end that are compared, by their medians
 CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a report covers explain less
 DISPUTED_PART = 4  # of its confidence is left to a disputed link
@@ -86,7 +86,7 @@ class LinkTrack:
         self.has_fallen = False  # by a step, and what is kept is all from after it
         self.rtt: deque[int] = deque(maxlen=samples_max)
         self.jitter: deque[int] = deque(maxlen=samples_max)
-        self.loss: deque[int] = deque(maxlen=samples_max)
+        self.loss: deque[tuple[int, int]] = deque(maxlen=samples_max)  # of so many bytes
         self.seen_us = 0
         self.passive_us = -(2**62)  # when real bytes last measured its bandwidth
 
@@ -110,9 +110,11 @@ class LinkTrack:
             self.learn_rate(bps, now_us, is_lower_bound=sample.is_lower_bound)
             if sample.method == "transfer":
                 self.passive_us = now_us
-        for kept, value in ((self.rtt, sample.rtt_us), (self.jitter, sample.jitter_us), (self.loss, sample.loss_ppm)):
+        for kept, value in ((self.rtt, sample.rtt_us), (self.jitter, sample.jitter_us)):
             if value is not None:
                 kept.append(value)
+        if sample.loss_ppm is not None:
+            self.loss.append((min(PPM, sample.loss_ppm), max(1, sample.bytes)))
         if _is_step(self.rtt, STEP_US_MIN):
             self.rtt = deque((self.rtt[-2], self.rtt[-1]), maxlen=self.rtt.maxlen)
 
@@ -138,6 +140,11 @@ class LinkTrack:
         elif measured is None:
             self.bound_bps = max(bps, self.bound_bps or 0)
 
+    def loss_ppm(self) -> int | None:
+        """Of all bytes of the window: a probe of sixty packets says less than a transfer."""
+        n_bytes = sum(n_bytes for _, n_bytes in self.loss)
+        return sum(ppm * n_bytes for ppm, n_bytes in self.loss) // n_bytes if n_bytes else None
+
     def is_of_sites(self) -> bool:
         return self.from_id.startswith("site:") and self.to_id.startswith("site:")
 
@@ -162,7 +169,7 @@ class LinkTrack:
         return min(forecast.low_bps, measured_bps or 0) if self.has_fallen else forecast.low_bps
 
     def estimate(self, now_us: int, half_life_us: int) -> Link:
-        """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the window."""
+        """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the bytes."""
         forecast, measured_bps = self.forecast(), self.measured_bps()
         age_us = max(0, now_us - self.seen_us)
         n_samples = max(len(self.bandwidth), len(self.rtt))
@@ -182,7 +189,7 @@ class LinkTrack:
             is_disputed=disputed_bps is not None,
             rtt_us=_quantile(self.rtt, 2),
             jitter_us=_quantile(self.jitter, 2),
-            loss_ppm=sum(self.loss) // len(self.loss) if self.loss else None,
+            loss_ppm=self.loss_ppm(),
             bandwidth_bps=planned_bps,
             bandwidth_high_bps=forecast.high_bps if forecast is not None else None,
             bandwidth_measured_bps=measured_bps,
@@ -293,10 +300,8 @@ class NetworkBook:
         if sample.method == "echo" and sample.rtt_us is not None:
             self.coordinates.learn(from_site, to_site, sample.rtt_us)
         by_sender = sample.method == "transfer" and agent_id == sample.from_agent
-        if by_sender:  # Only to hold the receiver's word against it: that one has seen the bytes arrive.
-            known = self.tracks.get((from_agent, to_agent))
-            if known is not None:
-                known.claim(sample, by_sender=True)
+        if by_sender:
+            self._take_senders(sample, (from_agent, to_agent), (from_site, to_site), now_us)
             return True
         sites, own = self._track(from_site, to_site), self._track(from_agent, to_agent)
         own.claim(sample, by_sender=False)
@@ -304,6 +309,18 @@ class NetworkBook:
         if own.disputed_bps() is None:  # Else its sites' link learns nothing of it.
             sites.add(sample, now_us)
         return True
+
+    def _take_senders(self, sample: LinkSample, own: tuple[str, str], sites: tuple[str, str], now_us: int) -> None:
+        """Its rate only to hold the receiver's word against it, which has seen the bytes arrive; what its kernel saw of
+        the way there and back besides is nobody else's to tell."""
+        known = self.tracks.get(own)
+        if known is None:
+            return  # Nobody at the other end has told of this way.
+        known.claim(sample, by_sender=True)
+        of_way = msgspec.structs.replace(sample, bandwidth_bps=None)
+        for track in (known, self.tracks.get(sites)):
+            if track is not None:
+                track.add(of_way, now_us)
 
     def _track(self, from_id: str, to_id: str) -> LinkTrack:
         key = (from_id, to_id)

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from agents import commands, events
 from agents.agent import Agent
-from agents.data.server import CLAIM_BYTES_MIN
 from agents.metering import ECHO_BYTES
+from agents.probes.delivery import BYTES_MIN, is_brief
 from federation.wire import FetchProgress, HeldShard, LinkSample, Source
 from scenarios.broker import Timetable
 from scenarios.fabric import Fabric, Look, Sight
@@ -150,6 +150,8 @@ class SimulatedData:
                 rate_bps = n_bytes * 8_000_000 // max(1, ended_us - stream.told.at_us)
                 sight = replace(sight, bandwidth_bps=rate_bps, duration_us=ended_us - stream.told.at_us)
             is_telling = stream.told is None or sight.duration_us >= TAIL_US_MIN
+            if is_brief(flow.size_bytes, sight.duration_us):
+                sight = replace(sight, is_lower_bound=True)
             samples = (self._transfer_sample(source, sight, n_bytes),) if is_telling else ()
             server._claim(own_id, sight, n_bytes, ended_us)
             fetched = events.FetchEnded(
@@ -192,8 +194,8 @@ class SimulatedData:
         )
 
     def _claim(self, to_agent: str, sight: Sight, n_bytes: int, now_us: int) -> None:
-        """What it sent, as its data server tells of large shards."""
-        if n_bytes >= CLAIM_BYTES_MIN and self._host.boot is not None:
+        """What it sent, as its data server tells of it."""
+        if n_bytes >= BYTES_MIN and self._host.boot is not None:
             sample = LinkSample(
                 from_agent=self._agent_id, to_agent=to_agent, method="transfer",
                 bandwidth_bps=sight.bandwidth_bps, bytes=n_bytes, duration_us=sight.duration_us,

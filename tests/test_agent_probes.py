@@ -12,7 +12,7 @@ from agents.data.client import Client, ClientLimits
 from agents.data.rate import Uplink
 from agents.data.server import DataServer
 from agents.events import Event, LinksMeasured, ProbeServed
-from agents.probes.prober import PROBE_BYTES_MIN, Prober, jitter_us, rate_of
+from agents.probes.prober import PROBE_BYTES_MIN, Prober, jitter_us, lost_ppm, rate_of
 from agents.probes.tcp_info import parse_tcp_info, read_tcp_info
 from agents.probes.train import PACKET_BYTES, Arrival, rate_of_train, receive
 from federation.wire import Peer
@@ -149,6 +149,12 @@ def test_what_waited_while_this_process_did_not_look_is_no_more_than_a_bound() -
 )
 def test_too_little_is_no_rate(arrivals: list[tuple[float, int]]) -> None:
     assert rate_of(arrivals) is None
+
+
+@pytest.mark.parametrize(("n_sent", "n_came", "ppm"),
+                         [(0, 0, None), (64, 64, 0), (64, 63, 15_625), (64, 48, 250_000), (64, 47, None)])  # fmt: skip
+def test_lost_packets_of_a_train_count_until_a_queue_must_have_overflown(n_sent: int, n_came: int, ppm: int) -> None:
+    assert lost_ppm(n_sent, n_came) == ppm
 
 
 def test_jitter_is_the_mean_step() -> None:

@@ -141,14 +141,21 @@ async def devices(tmp_path: Path) -> AsyncIterator[tuple[Device, Device, Device]
 @pytest.mark.live
 async def test_a_transfer_alone_says_so(devices: tuple[Device, Device, Device]) -> None:
     gateway, b, _ = devices
-    sample = await b.fetch(gateway.hold(500_000), gateway)
+    sample = await b.fetch(gateway.hold(1_000_000), gateway)
     assert (sample.shared_milli, sample.is_lower_bound) == (1000, False)
+
+
+@pytest.mark.live
+async def test_what_is_small_and_soon_over_is_no_more_than_a_bound(devices: tuple[Device, Device, Device]) -> None:
+    gateway, b, _ = devices
+    sample = await b.fetch(gateway.hold(300_000), gateway)
+    assert sample.shared_milli == 1000 and sample.is_lower_bound
 
 
 @pytest.mark.live
 async def test_two_transfers_of_one_pair_add_up_to_the_link(devices: tuple[Device, Device, Device]) -> None:
     gateway, b, _ = devices
-    samples = await asyncio.gather(*(b.fetch(gateway.hold(500_000), gateway) for _ in range(2)))
+    samples = await asyncio.gather(*(b.fetch(gateway.hold(1_000_000), gateway) for _ in range(2)))
     for sample in samples:
         assert 1700 <= sample.shared_milli <= 2000 and not sample.is_lower_bound
         assert sample.bandwidth_bps is not None
@@ -176,7 +183,7 @@ async def test_probes_keep_out_of_the_way_of_transfers_and_of_each_other(
     devices: tuple[Device, Device, Device],
 ) -> None:
     gateway, b, c = devices
-    transfer = asyncio.create_task(b.fetch(gateway.hold(600_000), gateway))
+    transfer = asyncio.create_task(b.fetch(gateway.hold(1_000_000), gateway))
     await gateway.streams()
     at_the_sender, at_the_receiver = await asyncio.gather(c.probe(gateway), b.probe(c))
     for found in (at_the_sender, at_the_receiver):

@@ -45,6 +45,16 @@ def two_sites() -> tuple[World, Fake, Fake, Fake]:
     )
 
 
+def test_loss_is_of_all_bytes_and_a_sender_tells_of_the_way_but_raises_no_rate() -> None:
+    world, one, _, cloud = two_sites()
+    report(one, sample("vm-1", "gw-1", method="probe", bandwidth_bps=20 * MBIT, bytes=100_000, loss_ppm=40_000))
+    report(cloud, sample("vm-1", "gw-1", bandwidth_bps=900 * MBIT, bytes=9 * 100_000, rtt_us=9_000, loss_ppm=0))
+    link = links(world)["site:cloud", "site:plant"]
+    assert (link.bandwidth_bps, link.rtt_us, link.loss_ppm) == (20 * MBIT, 9_000, 4_000)
+    report(one, sample("gw-1", "vm-1", bandwidth_bps=900 * MBIT, rtt_us=9_000, loss_ppm=0))
+    assert ("site:plant", "site:cloud") not in links(world), "the sender's word alone makes no link"
+
+
 def test_samples_become_a_robust_estimate_between_sites() -> None:
     world, one, _, _ = two_sites()
     for bandwidth, rtt in ((20, 30), (21, 31), (900, 29), (19, 3000), (20, 30)):

@@ -48,6 +48,15 @@ def test_a_halved_link_shows_in_the_next_probe() -> None:
         assert probed(prober).bandwidth_bps == pytest.approx(10 * MBIT, rel=0.1)
 
 
+@pytest.mark.skipif(bool(lacks := netns.why_no_loss()), reason=f"loss: {lacks}")
+def test_lost_packets_are_told_and_leave_the_rate_as_it_is() -> None:
+    with link(20 * MBIT, 20 * MBIT) as (pair, prober):
+        pair.lose(0, 100_000)
+        samples = [probed(prober) for _ in range(2)]
+    assert 30_000 < statistics.mean(sample.loss_ppm or 0 for sample in samples) < 250_000
+    assert samples[0].bandwidth_bps == pytest.approx(20 * MBIT, rel=0.15)
+
+
 needs_tun = pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="delay and loss: no /dev/net/tun")
 
 

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import h11
 
-from agents.data.http import AGENT_HEADER, OTHERS_HEADER, READ_BYTES, SITE_HEADER, Wire, headers_of
+from agents.data.http import AGENT_HEADER, LIMITED_HEADER, OTHERS_HEADER, READ_BYTES, SITE_HEADER, Wire, headers_of
 from agents.data.rate import RateCap, Uplink
 from agents.data.traffic import Sharing, Span, Traffic
-from agents.probes.tcp_info import TcpInfo, read_tcp_info
+from agents.probes.tcp_info import TcpInfo
 from federation.errors import PeerError
 from policies.model import Record
 
@@ -156,8 +156,8 @@ class Exchange:
         return Sharing(same_milli=sharing.same_milli, others_milli=others_milli)
 
     async def sharing(self) -> Sharing:
-        """The same over the whole time: asks the peer, unless our own end settles it. Peers that say nothing are taken
-        to have sent to us alone."""
+        """The same over the whole time, and what else held it up: asks the peer, unless our own end settles it. Peers
+        that say nothing are taken to have sent to us alone, as fast as the way let them."""
         assert self._span is not None, "asked before any body"
         sharing = self._traffic.sharing(self._span)
         if sharing.is_competed:
@@ -165,17 +165,20 @@ class Exchange:
         known = self.known_sharing()
         try:
             answer = await self.get("/sharing")
-            others_milli = _count(answer.headers.get(OTHERS_HEADER, "")) if answer.status == 204 else 0
+            told = answer.headers if answer.status == 204 else {}
+            others_milli = _count(told.get(OTHERS_HEADER, ""))
+            # An emulated line at our end holds the sender up as the way would.
+            limited_milli = 0 if self.is_capped else _count(told.get(LIMITED_HEADER, ""))
             async for _ in self.body():
                 pass
         except (PeerError, h11.LocalProtocolError):  # It broke, or the body was not read to its end.
             return known
-        return Sharing(same_milli=sharing.same_milli, others_milli=max(sharing.others_milli, others_milli))
+        others_milli = max(sharing.others_milli, others_milli)
+        return Sharing(same_milli=sharing.same_milli, others_milli=others_milli, limited_milli=limited_milli)
 
     def tcp_info(self) -> TcpInfo | None:
         """What the kernel knows of this connection's path."""
-        connection = self._wire.writer.get_extra_info("socket")
-        return read_tcp_info(connection) if connection is not None else None
+        return self._wire.tcp_info()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from agents.data.traffic import ALONE, Sharing
 from agents.events import FetchEnded, FetchesProgressed
 from agents.logs import get_logger
 from agents.ports import Post
+from agents.probes.delivery import is_brief
 from agents.store import Partial, ShardDamagedError, ShardStore, StoreFullError
 from federation.errors import PeerError
 from federation.wire import Fetch, FetchProgress, HeldShard, LinkSample, Source
@@ -19,7 +20,8 @@ from policies.model import Record
 
 _log = get_logger("agents.fetch")
 
-SAMPLE_BYTES_MIN = 256 * 1024  # Below, slow start and scheduling decide the rate, not the link.
+# Below, slow start and scheduling decide the rate, not the link; below a million it is a bound (`is_brief`).
+SAMPLE_BYTES_MIN = 256 * 1024
 RETRY_DELAYS_S = (
     0.5,
     2.0,
@@ -307,8 +309,8 @@ class _Meter:
         return LinkSample(
             from_agent=source.agent_id, to_agent=agent_id, method="transfer", rtt_us=rtt_us,
             bandwidth_bps=(self.n_bytes - self._lap_bytes) * 8_000_000 // duration_us,
-            bytes=self.n_bytes - self._told_bytes, duration_us=duration_us,
-            shared_milli=sharing.same_milli, is_lower_bound=sharing.is_competed,
+            bytes=self.n_bytes - self._told_bytes, duration_us=duration_us, shared_milli=sharing.same_milli,
+            is_lower_bound=sharing.is_lower_bound or is_brief(self.n_bytes, duration_us),
         )  # fmt: skip
 
 

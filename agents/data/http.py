@@ -6,6 +6,8 @@ import re
 import h11
 
 from agents.data.traffic import Span
+from agents.probes.delivery import Delivery
+from agents.probes.tcp_info import TcpInfo, read_tcp_info
 from federation.errors import PeerError
 
 READ_BYTES = 64 * 1024
@@ -13,6 +15,7 @@ HEAD_BYTES_MAX = 16 * 1024  # Request or status line with all headers: ours are 
 SITE_HEADER = "x-offerflow-site"  # The asker's site: traffic within a site is not capped.
 AGENT_HEADER = "x-offerflow-agent"  # The asker: its streams are told from those of others.
 TRAIN_HEADER = "x-offerflow-train"  # UDP port and nonce of a promised packet train.
+LIMITED_HEADER = "x-offerflow-limited-milli"  # Of a body's time, held up by something else than the way.
 OTHERS_HEADER = "x-offerflow-others-milli"  # Streams to others beside one, in thousandths of a stream.
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -29,6 +32,7 @@ class Wire:
         self._ended = False  # The peer has closed its side.
         self.head_only = False  # The request now answered is a HEAD.
         self.span: Span | None = None  # the newest body sent over this connection
+        self.delivery: Delivery | None = None  # the same, where its rate is looked at, until all of it has arrived
 
     async def next_event(self, read_bytes: int = READ_BYTES) -> "h11.Event | type[h11.PAUSED]":
         """The next h11 event, reading at most `read_bytes` at a time."""
@@ -53,6 +57,11 @@ class Wire:
             if data:
                 self.writer.write(data)
         await self.writer.drain()
+
+    def tcp_info(self) -> TcpInfo | None:
+        """What the kernel knows of this connection's path."""
+        connection = self.writer.get_extra_info("socket")
+        return read_tcp_info(connection) if connection is not None else None
 
     async def close(self) -> None:
         self.writer.close()

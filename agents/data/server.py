@@ -6,7 +6,8 @@
                                           allowance of a line that is paid by the byte is used up
     GET      /train?packets=N             204; its header names a UDP port and a nonce, which sent there brings a train
     GET      /echo                        204, for round trips
-    GET      /sharing                     204; its header tells what the newest body on this connection had beside it
+    GET      /sharing                     204; its headers tell what the newest body on this connection had beside it,
+                                          and how long something else than the way held it up
     GET      /logs/{task_id}/{attempt}    captured output, text/plain
 
 Everything is bounded: connections, request heads and bodies, the time of each step. Beyond loopback a bearer token is
@@ -26,13 +27,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 
-from agents.data.http import AGENT_HEADER, OTHERS_HEADER, SITE_HEADER, TRAIN_HEADER, Wire, headers_of, parse_range
+from agents.data.http import (
+    AGENT_HEADER,
+    LIMITED_HEADER,
+    OTHERS_HEADER,
+    SITE_HEADER,
+    TRAIN_HEADER,
+    Wire,
+    headers_of,
+    parse_range,
+)
 from agents.data.rate import RateCap, Uplink
 from agents.data.traffic import Traffic
 from agents.data.trains import TrainSender
 from agents.events import FetchesProgressed, ProbeServed
 from agents.logs import get_logger
 from agents.ports import Post
+from agents.probes.delivery import Delivery
 from agents.probes.train import PACKET_BYTES, PACKETS_MAX
 from federation.errors import ConfigError, PeerError
 from federation.wire import LinkSample, is_agent_id
@@ -66,11 +77,6 @@ class ServerLimits(Record, frozen=True, kw_only=True):
     block_bytes: int = 256 * 1024  # read from disk at once, in a thread
 
 
-# A sender is done when the kernel has taken the last byte: of less than this its buffers (about 4 MiB) are too great a
-# part for its rate to say anything.
-CLAIM_BYTES_MIN = 16 * 2**20
-
-
 class DataServer:
     """One listening socket. `token` "" asks for none, which only loopback may. Raises `ConfigError` otherwise."""
 
@@ -89,7 +95,7 @@ class DataServer:
         post: Post | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`post` is told what large shards went out at: the other end's word is held against it."""
+        """`post` is told at what rate the kernel saw shards delivered: the other end's word is held against it."""
         if not token and not is_loopback(host):
             raise ConfigError(
                 f"data_host {host} is reachable from other machines: set token_file, or use 127.0.0.1 for this one only"
@@ -154,6 +160,7 @@ class DataServer:
             timeout_s = self._limits.head_timeout_s
             while await self._answer_one(wire, timeout_s):
                 timeout_s = self._limits.idle_timeout_s
+            await self._tell_delivered(wire, "")
         except (OSError, TimeoutError, asyncio.CancelledError):  # Nobody but `stop` cancels a connection.
             self._count("dropped")
         except PeerError as error:
@@ -193,6 +200,8 @@ class DataServer:
 
     async def _route(self, wire: Wire, request: h11.Request) -> None:
         headers = headers_of(request)
+        # Who asks again on this connection has all that was sent before.
+        limited_milli = await self._tell_delivered(wire, headers.get(AGENT_HEADER, ""))
         method = request.method.decode()
         wire.head_only = method == "HEAD"
         if self._token and not hmac.compare_digest(headers.get("authorization", "").encode(), b"Bearer " + self._token):
@@ -220,7 +229,8 @@ class DataServer:
                 await self._send_events(wire, h11.EndOfMessage())
             case ["sharing"]:
                 others_milli = self.traffic.sharing(wire.span).others_milli if wire.span else 0
-                await self._send_head(wire, 204, ((OTHERS_HEADER, str(others_milli)),))
+                told = ((OTHERS_HEADER, str(others_milli)), (LIMITED_HEADER, str(limited_milli)))
+                await self._send_head(wire, 204, told)
                 await self._send_events(wire, h11.EndOfMessage())
             case ["logs", *task_parts, attempt] if task_parts and attempt.isascii() and attempt.isdigit():
                 await self._send_log(wire, unquote("/".join(task_parts)), int(attempt[:9]), asker)
@@ -253,22 +263,28 @@ class DataServer:
                 (first, end), status = span, 206
                 headers.append(("Content-Range", f"bytes {first}-{end - 1}/{size_bytes}"))
             await self._send_head(wire, status, (*headers, ("Content-Length", str(end - first))))
-            begun_s = self._clock_s()
+            if asker.cap is None:  # The rate of an emulated line is known better to who emulates it.
+                wire.delivery = Delivery(wire.tcp_info(), self._clock_s())
             await self._send_body(wire, self._file_blocks(file, first, end), asker)
             await self._send_events(wire, h11.EndOfMessage())
-            await self._tell_sent(asker.name, 0 if wire.head_only else end - first, self._clock_s() - begun_s)
         finally:
             os.close(file)
 
-    async def _tell_sent(self, to_agent: str, n_bytes: int, took_s: float) -> None:
-        if self._post is None or n_bytes < CLAIM_BYTES_MIN or took_s <= 0 or not is_agent_id(to_agent):
-            return
-        duration_us = max(1, int(took_s * 1e6))
-        sample = LinkSample(
-            from_agent=self._agent_id, to_agent=to_agent, method="transfer",
-            bandwidth_bps=n_bytes * 8_000_000 // duration_us, bytes=n_bytes, duration_us=duration_us,
-        )  # fmt: skip
-        await self._post(FetchesProgressed(fetches=(), samples=(sample,)))
+    async def _tell_delivered(self, wire: Wire, to_agent: str) -> int:
+        """All of the newest shard has arrived, or never will: tell of its rate, once. For how much of its time
+        something else than the way held it up, in thousandths."""
+        delivery, wire.delivery = wire.delivery, None
+        rate = delivery.end(wire.tcp_info()) if delivery is not None else None
+        if rate is None:
+            return 0
+        if self._post is not None and is_agent_id(to_agent):
+            sample = LinkSample(
+                from_agent=self._agent_id, to_agent=to_agent, method="transfer", rtt_us=rate.rtt_us,
+                loss_ppm=rate.loss_ppm, bandwidth_bps=rate.bandwidth_bps, bytes=rate.n_bytes,
+                duration_us=rate.duration_us, is_lower_bound=rate.is_lower_bound,
+            )  # fmt: skip
+            await self._post(FetchesProgressed(fetches=(), samples=(sample,)))
+        return rate.limited_milli
 
     async def _file_blocks(self, file: int, first: int, end: int) -> AsyncIterator[bytes]:
         while first < end:
@@ -351,6 +367,8 @@ class DataServer:
                     if cap is not None:
                         await cap.take(len(chunk))
                     await self._send_events(wire, h11.Data(data=chunk))  # type: ignore[arg-type]  # any buffer
+                    if wire.delivery is not None and wire.delivery.is_due(self._clock_s()):
+                        wire.delivery.look(wire.tcp_info(), self._clock_s())
 
     async def _send_head(self, wire: Wire, status: int, headers: tuple[tuple[str, str], ...]) -> None:
         self._count(str(status))

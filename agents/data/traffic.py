@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from agents.probes.delivery import LIMITED_MILLI_MAX
 from policies.model import Record
 
 OTHERS_MILLI_MIN = 50  # Others during less than a twentieth of the time take less than a tenth of most rates.
@@ -15,14 +16,21 @@ OTHERS_MILLI_MIN = 50  # Others during less than a twentieth of the time take le
 
 class Sharing(Record, frozen=True, kw_only=True):
     """Averages over a stream's time, in thousandths: `same_milli` streams with its peer, itself counted (1000: alone),
-    `others_milli` streams with anybody else."""
+    `others_milli` streams with anybody else. `limited_milli` of its time something else than the way held it up, as
+    the sender's kernel saw it (`agents.probes.delivery`)."""
 
     same_milli: int
     others_milli: int
+    limited_milli: int = 0
 
     @property
     def is_competed(self) -> bool:
         return self.others_milli >= OTHERS_MILLI_MIN
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether the way gave no more than a part of itself."""
+        return self.is_competed or self.limited_milli > LIMITED_MILLI_MAX
 
 
 ALONE = Sharing(same_milli=1000, others_milli=0)

@@ -29,6 +29,7 @@ PROBE_S_MAX = 5.0  # A 256 KiB probe of a 0.5 Mbit/s link; of a slower one, what
 # Half of the bytes is slow start and what a token bucket saved up (docs/network.md).
 SKIPPED_MILLI = 500
 BURST_MAX = 2  # times the whole stream's rate: more than slow start's last round trip explains
+OVERFLOW_MILLI = 250  # A link that loses more than this at random carries no TCP worth the name.
 RISING_MILLI = 1250  # The last quarter this much faster than the third: slow start goes on, the link gives more.
 
 
@@ -96,7 +97,7 @@ class Prober:
 
     async def _bandwidth(self, exchange: Exchange, peer: Peer, bytes_max: int) -> list[LinkSample]:
         """Trains, each twice as long as the last, until one settles it; else TCP. Raises `PeerError`, `BusyError`."""
-        spent_bytes = 0
+        spent_bytes = n_sent = n_came = 0
         for n_packets in LENGTHS:
             if exchange.is_capped or spent_bytes + n_packets * PACKET_BYTES > bytes_max:
                 break
@@ -104,8 +105,10 @@ class Prober:
             if train is None:
                 break
             spent_bytes += train.n_bytes
+            n_sent, n_came = n_sent + n_packets, n_came + train.n_bytes // PACKET_BYTES
             if train.is_steady and train.is_queued:
-                return [self._sample(peer, train.bandwidth_bps, spent_bytes, train.duration_us, False)]
+                loss_ppm = lost_ppm(n_sent, n_came)
+                return [self._sample(peer, train.bandwidth_bps, spent_bytes, train.duration_us, False, loss_ppm)]
         rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
         if rate is None:
             return []
@@ -113,7 +116,8 @@ class Prober:
         is_lower_bound = spent_bytes > 0 or rate.is_rising or (await exchange.sharing()).is_competed
         spent_bytes += rate.n_bytes
         bandwidth_bps = rate.whole_bps if is_lower_bound else rate.bandwidth_bps
-        return [self._sample(peer, bandwidth_bps, spent_bytes, rate.duration_us, is_lower_bound)]
+        loss_ppm = lost_ppm(n_sent, n_came)
+        return [self._sample(peer, bandwidth_bps, spent_bytes, rate.duration_us, is_lower_bound, loss_ppm)]
 
     async def _train(self, exchange: Exchange, peer: Peer, n_packets: int) -> TrainRate | None:
         """None where the peer offers none, or UDP does not get through."""
@@ -131,11 +135,11 @@ class Prober:
         return rate_of_train(await asyncio.to_thread(receive, host, port, nonce, n_packets))
 
     def _sample(
-        self, peer: Peer, bandwidth_bps: int, n_bytes: int, duration_us: int, is_lower_bound: bool
+        self, peer: Peer, bandwidth_bps: int, n_bytes: int, duration_us: int, is_lower_bound: bool, loss_ppm: int | None
     ) -> LinkSample:
         return LinkSample(
             from_agent=peer.agent_id, to_agent=self._agent_id, method="probe", bandwidth_bps=bandwidth_bps,
-            bytes=n_bytes, duration_us=duration_us, is_lower_bound=is_lower_bound,
+            bytes=n_bytes, duration_us=duration_us, is_lower_bound=is_lower_bound, loss_ppm=loss_ppm,
         )  # fmt: skip
 
 
@@ -157,6 +161,14 @@ def jitter_us(round_trips_us: Sequence[int]) -> int:
     """Mean absolute difference of successive round trips (RFC 3550 §6.4.1, without its smoothing)."""
     steps = [abs(after - before) for before, after in itertools.pairwise(round_trips_us)]
     return sum(steps) // len(steps) if steps else 0
+
+
+def lost_ppm(n_sent: int, n_came: int) -> int | None:
+    """Of a train's packets. None where there was none, and where so many are missing that a queue was too short for
+    the train: that says nothing of packets that do not come in bursts."""
+    if not n_sent or (n_sent - n_came) * 1000 > OVERFLOW_MILLI * n_sent:
+        return None
+    return max(0, n_sent - n_came) * 1_000_000 // n_sent
 
 
 async def bandwidth(
