@@ -152,7 +152,10 @@ class Stream:
         """Put what is to be written in line, before whatever the library writes next."""
         if self._unwritten:
             data, self._unwritten = bytes(self._unwritten), bytearray()
-            cast(Any, self._paho)._packet_queue(PUBLISH, data, 0, 1)
+            paho: Any = self._paho
+            paho._packet_queue(PUBLISH, data, 0, 1)
+            # Its keep-alive looks at this, and its own writing leaves it as it is: it would send a ping all the same.
+            paho._last_msg_out = monotonic()
 
     def _write(self) -> None:
         self.flush()

@@ -339,6 +339,7 @@ class Proxy:
     def __init__(self, url: str) -> None:
         self._target = parse_url(url)
         self._silent = False
+        self.n_publishes = self.n_pings = 0  # that went to the broker
         self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
 
     async def start(self) -> None:
@@ -353,10 +354,20 @@ class Proxy:
             writer.close()
             return
         self._pairs.append((writer, far_writer))
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer), return_exceptions=True)
+        await asyncio.gather(
+            self._pump(reader, far_writer, self._count), self._pump(far_reader, writer), return_exceptions=True
+        )
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _count(self, data: bytes) -> None:
+        self.n_publishes += data.count(b"still here")
+        self.n_pings += data.count(b"\xc0\x00")
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], None] | None = None
+    ) -> None:
         while data := await reader.read(65_536):
+            if look is not None:
+                look(data)
             if not self._silent:
                 writer.write(data)
                 await writer.drain()
@@ -427,6 +438,17 @@ async def test_an_idle_link_stays_up_by_the_librarys_pings(tmp_path: Path, kind:
             begun_at = stream.heard_at
             await hearer.until(lambda: stream.heard_at > begun_at + 1.5)
             assert not hearer.downs
+
+
+@both
+async def test_a_link_that_speaks_sends_no_pings(tmp_path: Path, kind: Kind) -> None:
+    async with broker_of(tmp_path, kind) as broker, proxy_to(broker.url) as proxy:
+        speaker = Peer(proxy.url, "speaker", keepalive_s=1)
+        async with speaker.running():
+            for _ in range(8):
+                speaker.link.publish("t", b"still here")
+                await asyncio.sleep(0.3)
+        assert proxy.n_publishes >= 8 and proxy.n_pings == 0
 
 
 @pytest.mark.parametrize("resend", [False, True])
