@@ -147,8 +147,10 @@ class Agent:
             case Measured(usable=usable):
                 self._offering.measured(usable)
             case LinksMeasured(samples=samples, busy=busy):
+                self._measuring.on_cpu_spent(event.cpu_us, batch.now_us)
                 self._measuring.on_links_measured(samples, batch.now_us, busy=busy)
             case ProbeServed(n_bytes=n_bytes):
+                self._measuring.on_cpu_spent(event.cpu_us, batch.now_us)
                 self._meter.on_served(n_bytes)
             case FetchEnded():
                 self._measuring.gather(event.samples, batch.now_us)

@@ -50,12 +50,14 @@ class Measured(Record, frozen=True, kw_only=True, tag=True):
 class LinksMeasured(Record, frozen=True, kw_only=True, tag=True):
     samples: tuple[LinkSample, ...]
     busy: bool = False  # A probe was put off because the way was in use: to be tried again soon.
+    cpu_us: int = 0  # processor time it took, or more: of all that this process did meanwhile
 
 
 class ProbeServed(Record, frozen=True, kw_only=True, tag=True):
-    """A peer was sent so many bytes to measure with."""
+    """A peer was sent so many bytes to measure with; `cpu_us` as above."""
 
     n_bytes: int
+    cpu_us: int = 0
 
 
 class FetchEnded(Record, frozen=True, kw_only=True, tag=True):

@@ -18,11 +18,15 @@ _HOUR_US = 3_600_000_000
 # that sixteen neighbours of one slow gateway are through in a minute. Then it has its next turn as all have.
 _BUSY_US = 1_000_000
 _BUSY_TRIES_MAX = 6
-# Active probes take at most a thousandth of a link over time; this many come first, so that a new link is soon known.
-# Past that a turn is an echo alone.
 _STEPS_MAX = 256
-_SHARE_OF_LINK = 1000
+# Active probes take their share of a link over time (the plan says it); this many come first, so that a new link is
+# soon known. Past that a turn is an echo alone.
 _PROBES_AHEAD = 3
+# All measuring takes at most half a per cent of a processor over time. Past that every turn waits, echoes too: where
+# they are dear, a second of a slow core is ahead before any does.
+_CPU_PPM = 5_000
+_CPU_AHEAD_US = 1_000_000
+_PPM = 1_000_000
 
 
 class Measuring:
@@ -44,6 +48,8 @@ class Measuring:
         self._owed_until_us: dict[str, int] = {}  # agent_id → when what probes took has come to their share
         self._probe_cost_us: dict[str, int] = {}  # agent_id → how long the last probe's bytes take to come to it
         self._probe_bytes = 0  # since boot
+        self._cpu_us = 0  # that measuring took, since boot
+        self._cpu_owed_until_us = 0  # when that has come to its share
         self._every_us = 0
         self._bytes_max = 0
         self._probing: tuple[str, int, int] | None = None  # agent_id, given up at, bytes taken off the budget
@@ -94,6 +100,11 @@ class Measuring:
                 del kept[agent_id]
         self._busy_tries = {agent_id: n for agent_id, n in self._busy_tries.items() if agent_id in self._peers}
 
+    def on_cpu_spent(self, cpu_us: int, now_us: int) -> None:
+        """By probes of ours, or those that we served."""
+        self._cpu_us += cpu_us
+        self._cpu_owed_until_us = max(now_us, self._cpu_owed_until_us) + cpu_us * _PPM // _CPU_PPM
+
     def on_links_measured(self, samples: tuple[LinkSample, ...], now_us: int, *, busy: bool = False) -> None:
         """Readings of our own socket come by themselves; anything else answers the probe in flight."""
         if self._probing is not None and not (samples and all(sample.method == "tcp_info" for sample in samples)):
@@ -122,7 +133,8 @@ class Measuring:
         for sample in samples:
             if sample.method == "probe" and sample.bandwidth_bps:
                 self._probe_bytes += sample.bytes
-                cost_us = sample.bytes * 8_000_000 * _SHARE_OF_LINK // sample.bandwidth_bps
+                share_ppm = self._peers[agent_id][0].share_ppm if agent_id in self._peers else _PPM
+                cost_us = sample.bytes * 8_000_000 * _PPM // (sample.bandwidth_bps * share_ppm)
                 owed_us = max(now_us, self._owed_until_us.get(agent_id, 0)) + cost_us
                 self._owed_until_us[agent_id], self._probe_cost_us[agent_id] = owed_us, cost_us
 
@@ -184,7 +196,7 @@ class Measuring:
             if has_news or self._meter.is_on or self._n_silent % _SILENT_REPORTS == 0:
                 session.publish(
                     batch, NetReport, samples=tuple(self._samples), control_bytes=control_bytes,
-                    probe_bytes=self._probe_bytes, wire_bytes=self._meter.wire_bytes,
+                    probe_bytes=self._probe_bytes, measuring_cpu_us=self._cpu_us, wire_bytes=self._meter.wire_bytes,
                     fetches=tuple(self._fetches.values()), steps=tuple(self._steps.values()),
                 )  # fmt: skip
             self._samples.clear()
@@ -212,6 +224,7 @@ class Measuring:
         if missing_bytes > 0:
             refill_us = -(-missing_bytes * _HOUR_US // self._config.probe_bytes_per_hour)
             due_us = max(due_us, self._refilled_us + refill_us)
+        due_us = max(due_us, self._cpu_owed_until_us - _CPU_AHEAD_US * _PPM // _CPU_PPM)
         return max(due_us, self._meter.due_us(ECHO_BYTES)) if self._meter.is_on else due_us
 
     def _probe(self, batch: Batch) -> None:

@@ -177,6 +177,7 @@ class AgentView(Record, frozen=True, kw_only=True, omit_defaults=False):
     metered: bool  # its way out of the site is paid by the byte
     control_bytes: int  # payloads of its connection to the broker, since its boot
     probe_bytes: int  # of its probes of others, since its boot
+    measuring_cpu_us: int  # processor time its probes took, asked and served, at most; since its boot
     wire_bytes: int  # metered agents: control and probes with all headers, by estimate, since its boot
     detail: str  # why quarantined
 

@@ -4,7 +4,13 @@ A pull measures the direction towards the puller; since every site's probe agent
 With more sites than one agent may probe, half of the places are kept for the nearest by network coordinates, which work
 is most likely to be sent to, and the rest rotate from plan to plan, so that every pair is measured in time. A site
 whose way out is paid by the byte is probed with few others, in a rhythm of its own.
+
+Probes take a thousandth of a link, and many pairs cross one uplink: a pair's share is divided by how many pairs leave
+the site that is probed, or enter the one that probes, whichever are more. No pair carries more than either uplink does,
+so the shares of all that cross one come to a thousandth of it at most.
 """
+
+from collections import Counter
 
 from federation.agents_book import AgentEntry
 from federation.core import Core
@@ -13,6 +19,7 @@ from federation.wire import Peer, ProbePlan
 
 # Agents come in bursts (a new term, a new site): the plan is made once things have been quiet for this long.
 SETTLE_US = 1_000_000
+SHARE_PPM = 1_000  # of an uplink, for all probes that cross it
 
 
 def agents_changed(core: Core) -> None:
@@ -30,15 +37,22 @@ def make_plans(core: Core) -> None:
     chosen = _probe_agents(core)
     partners = _metered_partners(core, chosen)
     sites = list(chosen)
+    plans: dict[str, tuple[list[AgentEntry], list[AgentEntry]]] = {}
+    n_in: dict[str, int] = {}  # pairs that may enter each site; as long as all are probed no plan changes this
     for n, (site, entry) in enumerate(chosen.items()):
         others = [chosen[name] for name in (*sites[n + 1 :], *sites[:n])]
         metered = list(partners.get(site, {}).values())
         free = [] if entry.enrolled.metered else [other for other in others if not other.enrolled.metered]
+        n_in[site] = len(metered) + min(len(free), core.config.probe_peers_max)
         free = _without_fresh(core, free, site, core.config.probe_every_us)
         free = _some(core, site, free, core.config.probe_peers_max, core.now_us // core.config.probe_every_us)
-        metered = _without_fresh(core, metered, site, core.config.metered_probe_every_us)
+        plans[site] = free, _without_fresh(core, metered, site, core.config.metered_probe_every_us)
+    n_out = Counter(other.site for plan in plans.values() for peers in plan for other in peers)
+    for site, (free, metered) in plans.items():
         every_us = core.config.metered_probe_every_us
-        _send(core, entry, (*map(_peer, free), *(_peer(other, every_us) for other in metered)))
+        peers = [(other, 0) for other in free] + [(other, every_us) for other in metered]
+        shares = [max(1, SHARE_PPM // max(n_in[site], n_out[other.site])) for other, _ in peers]
+        _send(core, chosen[site], tuple(_peer(*peer, share) for peer, share in zip(peers, shares, strict=True)))
     for entry in core.agents.entries.values():
         if entry.probe_plan and chosen.get(entry.site) is not entry and entry.life is not None:
             _send(core, entry, ())
@@ -74,8 +88,11 @@ def _some(core: Core, site: str, others: list[AgentEntry], most: int, period: in
     return [of_site[end] for end in shortlist(list(of_site), nearest, most, period)]
 
 
-def _peer(other: AgentEntry, every_us: int = 0) -> Peer:
-    return Peer(agent_id=other.agent_id, site=other.site, data_url=other.enrolled.data_url, every_us=every_us)
+def _peer(other: AgentEntry, every_us: int, share_ppm: int) -> Peer:
+    return Peer(
+        agent_id=other.agent_id, site=other.site, data_url=other.enrolled.data_url, every_us=every_us,
+        share_ppm=share_ppm,
+    )  # fmt: skip
 
 
 def shortlist(ends: list[str], nearest: list[str], most: int, period: int) -> list[str]:

@@ -241,6 +241,7 @@ def agent_view(core: Core, entry: AgentEntry) -> AgentView:
         metered=entry.enrolled.metered,
         control_bytes=entry.told.control_bytes if entry.told is not None else 0,
         probe_bytes=entry.told.probe_bytes if entry.told is not None else 0,
+        measuring_cpu_us=entry.told.measuring_cpu_us if entry.told is not None else 0,
         wire_bytes=entry.told.wire_bytes if entry.told is not None else 0,
         detail=entry.detail or entry.broken_word,
     )

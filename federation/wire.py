@@ -276,6 +276,7 @@ class NetReport(FromAgent, frozen=True, kw_only=True, tag_field="t", tag="net/1"
     samples: Annotated[tuple[LinkSample, ...], msgspec.Meta(max_length=1024)]
     control_bytes: Count = 0  # MQTT payload bytes sent and received since boot
     probe_bytes: Count = 0  # of active probes received since boot
+    measuring_cpu_us: Count = 0  # processor time that probes took, asked and served, at most; since boot
     wire_bytes: Count = 0  # metered agents: both, and their headers by estimate, and peers' probes of it; since boot
     fetches: Annotated[tuple[FetchProgress, ...], msgspec.Meta(max_length=256)] = ()  # those that run for long
     steps: Annotated[tuple[TaskSteps, ...], msgspec.Meta(max_length=256)] = ()  # the newest of each task
@@ -388,6 +389,8 @@ class Peer(Record, frozen=True, kw_only=True):
     site: Name
     data_url: Name
     every_us: Count = 0  # for a way that is paid by the byte; 0: the plan's
+    # Of what this way carries, that probes of it may take over time: all ways over one uplink come to a thousandth.
+    share_ppm: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
 
 
 class ProbePlan(Record, frozen=True, kw_only=True, tag_field="t", tag="probe_plan/1"):

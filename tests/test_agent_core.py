@@ -28,6 +28,7 @@ from agents.events import (
     LinksMeasured,
     MasterSpoke,
     Measured,
+    ProbeServed,
     ShardFound,
     ShardRemoved,
     ShutdownAsked,
@@ -794,8 +795,10 @@ def test_measured_bandwidth_is_told_soon_and_control_bytes_with_it() -> None:
     assert (report.samples, report.control_bytes) == ((sample,), sent)
 
 
-def plan(*sites: str, bytes_max: int = 1000) -> ProbePlan:
-    peers = tuple(Peer(agent_id=f"{site}-1", site=site, data_url=f"http://{site}") for site in sites)
+def plan(*sites: str, bytes_max: int = 1000, share_ppm: int = 1000) -> ProbePlan:
+    peers = tuple(
+        Peer(agent_id=f"{site}-1", site=site, data_url=f"http://{site}", share_ppm=share_ppm) for site in sites
+    )
     return ProbePlan(term=1, peers=peers, every_us=60 * SECOND_US, bytes_max=bytes_max)
 
 
@@ -835,25 +838,45 @@ def test_a_way_in_use_is_probed_again_soon_and_only_so_often() -> None:
     assert waits_s[6] > 30, "then its turn as all have it"
 
 
-def test_probes_take_a_thousandth_of_a_slow_link_and_go_on_as_echoes() -> None:
+@pytest.mark.parametrize("share_ppm", [1000, 250])
+def test_probes_take_their_share_of_a_slow_link_and_go_on_as_echoes(share_ppm: int) -> None:
     world = World()
     world.boot()
-    world.say(plan("b", bytes_max=250_000))
+    world.say(plan("b", bytes_max=250_000, share_ppm=share_ppm))
     began_us, asked = world.now_us, []
-    for _ in range(4 * 3600):
+    for _ in range(600):
         for probe in world.take(Probe):
             asked.append(probe.bytes_max)
             sample = LinkSample(
-                from_agent="b-1", to_agent="cam-1", method="probe", bandwidth_bps=2_000_000, bytes=probe.bytes_max
+                from_agent="b-1", to_agent="cam-1", method="probe", bandwidth_bps=20_000_000, bytes=probe.bytes_max
             )
             world.event(LinksMeasured(samples=(sample,) if probe.bytes_max else ()))
-        world.pass_time(SECOND_US)
+        world.pass_time(5 * SECOND_US)
     elapsed_s = (world.now_us - began_us) / SECOND_US
     assert asked[:3] == [250_000] * 3 and len(asked) > 0.9 * elapsed_s / 66, "a turn a minute, most of them echoes"
-    share = sum(asked) * 8 / (2_000_000 * elapsed_s)
-    assert 0.0009 < share <= 0.001 * (1 + 3 * 1000 / elapsed_s)
+    share, allowed = sum(asked) * 8 / (20_000_000 * elapsed_s), share_ppm / 1e6
+    assert 0.9 * allowed < share <= allowed + 3 * 250_000 * 8 / (20_000_000 * elapsed_s)
     world.pass_time(60 * SECOND_US)
     assert world.take(NetReport)[-1].probe_bytes == sum(asked)
+
+
+def test_measuring_takes_half_a_per_cent_of_a_processor_at_most() -> None:
+    world = World()
+    world.boot()
+    world.say(plan(*"bcdefghi"))  # Eight turns a minute, each of which costs this slow machine a tenth of a second.
+    began_us, spent_us = world.now_us, 0
+    for _ in range(300):
+        for _probe in world.take(Probe):
+            spent_us += 100_000
+            world.event(LinksMeasured(samples=(), cpu_us=100_000))
+        world.pass_time(3 * SECOND_US)
+    elapsed_us = world.now_us - began_us
+    assert 0.005 * elapsed_us < spent_us <= 0.005 * elapsed_us + SECOND_US + 100_000
+    world.event(ProbeServed(n_bytes=0, cpu_us=9_000_000))
+    world.take(Probe)
+    world.pass_time(210 * SECOND_US)
+    assert world.take(Probe) == [], "what peers' probes take counts as well"
+    assert world.take(NetReport)[-1].measuring_cpu_us == spent_us + 9_000_000
 
 
 def test_probes_keep_to_the_hourly_budget_and_one_without_an_answer_is_given_up() -> None:

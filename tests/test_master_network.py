@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -189,6 +190,19 @@ def test_a_link_that_transfers_measure_is_not_probed() -> None:
     assert plans(one) == [] and plans(cloud) == [["gw-1"]], "the other direction is another link"
     world.advance(125 * SECOND)
     assert plans(one) == [["vm-1"]]
+
+
+@pytest.mark.parametrize(("n_sites", "peers_max"), [(2, 16), (5, 16), (9, 3)])
+def test_all_probes_that_cross_one_uplink_share_its_thousandth(n_sites: int, peers_max: int) -> None:
+    world = World(MasterConfig(probe_peers_max=peers_max), solve=False)
+    fakes = [world.agent(f"gw-{n}", site=f"s{n}") for n in range(n_sites)]
+    world.advance(2 * SECOND)
+    latest = {fake.agent_id: [m for m in fake.heard if isinstance(m, ProbePlan)][-1].peers for fake in fakes}
+    for fake in fakes:
+        into = [peer.share_ppm for peer in latest[fake.agent_id]]
+        out = [peer.share_ppm for peers in latest.values() for peer in peers if peer.agent_id == fake.agent_id]
+        assert 500 < sum(into) <= 1000 or peers_max < n_sites
+        assert 0 < sum(into) <= 1000 and sum(out) <= 1000
 
 
 def test_with_many_sites_the_pairs_rotate() -> None:

@@ -116,7 +116,7 @@ class DataServer:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
-        self._trains = TrainSender(lambda asker: self.traffic.stream(asker, is_local=False))
+        self._trains = TrainSender(lambda asker: self.traffic.stream(asker, is_local=False), self._tell_spent)
         self._probe_bytes_left: int | None = None  # on a line that is paid by the byte; None: on any other
         self.counters: dict[str, int] = {}  # answers by status, and "garbage", "dropped"
 
@@ -305,9 +305,16 @@ class DataServer:
         if not await self._ration(int(text), asker):
             await self._refuse(wire, 429, "this line's allowance for probes is used up")
             return
+        begun_s = time.process_time()
         await self._send_head(wire, 200, (("Content-Type", "application/octet-stream"), ("Content-Length", text)))
         await self._send_body(wire, _noise(int(text)), asker)
         await self._send_events(wire, h11.EndOfMessage())
+        await self._tell_spent(time.process_time() - begun_s)
+
+    async def _tell_spent(self, cpu_s: float) -> None:
+        """What a peer's probe has taken of this machine's processor."""
+        if self._post is not None:
+            await self._post(ProbeServed(n_bytes=0, cpu_us=int(cpu_s * 1e6)))
 
     async def _promise_train(self, wire: Wire, query: str, asker: _Asker) -> None:
         text = parse_qs(query).get("packets", [""])[0]

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 from agents.logs import get_logger
@@ -30,10 +30,15 @@ class _Promise(Record, frozen=True, kw_only=True):
 
 
 class TrainSender:
-    """`stream(asker)` marks the way out as in use while a train goes."""
+    """`stream(asker)` marks the way out as in use while a train goes; `spent` is told of its processor seconds."""
 
-    def __init__(self, stream: Callable[[str], AbstractContextManager[object]]) -> None:
+    def __init__(
+        self,
+        stream: Callable[[str], AbstractContextManager[object]],
+        spent: Callable[[float], Awaitable[None]],
+    ) -> None:
         self._stream = stream
+        self._spent = spent
         self._socket: socket.socket | None = None
         self._promises: dict[int, _Promise] = {}
         self._sending: set[asyncio.Task[None]] = set()
@@ -88,8 +93,10 @@ class TrainSender:
 
     async def _send(self, address: tuple[object, ...], nonce: int, promise: _Promise) -> None:
         assert self._socket is not None, "the socket outlives its reader"
+        begun_s = time.process_time()
         with self._stream(promise.asker):
             try:
                 await asyncio.to_thread(send, self._socket, address, nonce, promise.n_packets)
             except OSError as error:
                 _log.info("train_broken", detail=str(error))
+        await self._spent(time.process_time() - begun_s)

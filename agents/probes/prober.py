@@ -69,6 +69,7 @@ class Prober:
         samples: list[LinkSample] = []
         is_busy = False
         async with self._turn:
+            begun_s = time.process_time()
             try:
                 async with self._client.connect(peer.data_url, peer.site) as exchange:
                     round_trips = await echo(exchange, self._client.clock_s)
@@ -85,7 +86,8 @@ class Prober:
                 _log.info("probe_rationed", peer=peer.agent_id)
             except PeerError as error:
                 _log.info("probe_failed", peer=peer.agent_id, url=peer.data_url, detail=error.detail)
-        await self._post(LinksMeasured(samples=tuple(samples), busy=is_busy))
+            cpu_us = int((time.process_time() - begun_s) * 1e6)
+        await self._post(LinksMeasured(samples=tuple(samples), busy=is_busy, cpu_us=cpu_us))
 
     def _echo_sample(self, peer: Peer, round_trips_us: Sequence[int], kernels_us: int | None) -> LinkSample:
         """The kernel's least round trip has no part of either process in it."""

@@ -93,7 +93,7 @@ def show(
             ("data", agent.data_url),
             ("version", f"{agent.version}, boot {agent.boot}"),
             ("control", f"{about_bytes(agent.control_bytes)} since boot"),
-            ("probes", f"{about_bytes(agent.probe_bytes)} since boot"),
+            ("probes", f"{about_bytes(agent.probe_bytes)}, {about_duration(agent.measuring_cpu_us)} of CPU since boot"),
             *((("metered", f"{about_bytes(agent.wire_bytes)} since boot, headers included"),) if agent.metered else ()),
         )
     )
