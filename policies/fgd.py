@@ -5,7 +5,8 @@ now. So work without GPUs stays off agents whose GPUs would be cut off from CPU 
 then by id; order is first in, first out. Links and the place of data count only as hard constraints.
 
 Work in thousandths of a GPU, and of GPUs that agents share the one on which the gradient is least is named in the plan.
-The measure does not look at GPU memory, as the paper does not: where the chosen GPU is short of it, best fit decides.
+The measure counts GPU memory as it counts thousandths, which the paper does not: a GPU whose memory is gone is lost to
+who needs some, however much of its time is left.
 """
 
 import numpy as np
@@ -33,10 +34,11 @@ class Packing(Greedy):
         nodes = np.flatnonzero(room > 0)
         if not len(nodes):
             return []
-        typical, free, (gpu, kind) = self._typical, books.ledger.free.copy(), _gpu_slots(books)
+        typical, free, (gpu, memory, kind) = self._typical, books.ledger.free.copy(), _gpu_slots(books)
         k = int(books.columns.needs_of[c])
         task, n_gpus = books.columns.amounts[k], int(books.columns.gpu_count[k])
         milli, uuids = int(books.columns.gpu_milli[k]), books.ledger.devices.uuids
+        n_bytes = typical.n_bytes[k]
         named: dict[int, tuple[str, ...]] = {}
         mask = _bits(books.columns.gpu_mask[k])
         growth = np.full(len(room), NOWHERE, np.int64)
@@ -45,7 +47,7 @@ class Packing(Greedy):
         given: dict[int, int] = {}
         stale, step = nodes, max(1, count // STEPS_MAX)
         while count > 0:
-            gradient(stale, free, gpu, kind, task, n_gpus, milli, mask, *typical.columns, growth, slot)
+            gradient(stale, free, gpu, memory, kind, task, n_gpus, milli, mask, n_bytes, *typical.columns, growth, slot)
             growth[room <= 0] = NOWHERE
             best = int(nodes[np.lexsort((nodes, left[nodes], growth[nodes]))[0]])
             if growth[best] == NOWHERE:
@@ -54,6 +56,7 @@ class Packing(Greedy):
             if milli < WHOLE:
                 free[best] -= task
                 gpu[best, slot[best]] -= milli
+                memory[best, slot[best]] -= n_bytes[kind[best, slot[best]]]
                 named[best] = (*named.get(best, ()), uuids[best][slot[best]])
             else:
                 _take(free[best], gpu[best], kind[best], task, n_gpus * part, mask, part)
@@ -79,11 +82,13 @@ class _Typical:
                 k = place.get((needs.cpu_milli, needs.memory_bytes, needs.disk_bytes, needs.gpu))
                 if k is not None:  # What runs and does not wait any more is not to come, as far as is known.
                     weight[k] += 1
+        self.n_bytes = _by_bit(columns.gpu_bytes)
         self.columns = (
             columns.amounts,
             columns.gpu_count,
             columns.gpu_milli,
             np.array([_bits(mask) for mask in columns.gpu_mask], np.int64),
+            self.n_bytes,
             np.minimum(weight, _WEIGHT_MAX),
         )
 
@@ -93,21 +98,32 @@ def _bits(mask: "np.typing.NDArray[np.bool_]") -> int:
     return sum({1 << min(t, TYPES_MAX - 1) for t in np.flatnonzero(mask).tolist()})
 
 
-def _gpu_slots(books: Round) -> tuple[Int64s, Int64s]:
-    """[N, D] free milli and type of each GPU: slot by slot where some are shared, else by type, those with least memory
-    first, as they are given out."""
+def _by_bit(gpu_bytes: Int64s) -> Int64s:
+    """[M, T] what a task takes of each type's memory; of those that share the last bit, the least."""
+    out = np.zeros((len(gpu_bytes), max(1, min(gpu_bytes.shape[1], TYPES_MAX))), np.int64)
+    out[:, : gpu_bytes.shape[1]] = gpu_bytes[:, :TYPES_MAX]
+    if gpu_bytes.shape[1] > TYPES_MAX:
+        out[:, -1] = gpu_bytes[:, TYPES_MAX - 1 :].min(axis=1)
+    return out
+
+
+def _gpu_slots(books: Round) -> tuple[Int64s, Int64s, Int64s]:
+    """[N, D] free milli and memory and type of each GPU: slot by slot where some are shared, else by type, those with
+    least memory first, as they are given out."""
     here = books.ledger.devices
     if here.milli.shape[1]:
-        return here.milli.copy(), np.minimum(here.kind, TYPES_MAX - 1)
+        return here.milli.copy(), here.memory_bytes.copy(), np.minimum(here.kind, TYPES_MAX - 1)
     counts, types = books.ledger.gpus, books.columns.gpu_types
     order = sorted(range(len(types)), key=lambda t: (types[t].memory_bytes, t))
     width = max(1, int(counts.sum(axis=1).max(initial=0)))
     gpu, kind = np.zeros((len(counts), width), np.int64), np.full((len(counts), width), -1, np.int64)
+    memory = np.zeros((len(counts), width), np.int64)
     for n in np.flatnonzero(counts.sum(axis=1)).tolist():
-        types_here = [min(t, TYPES_MAX - 1) for t in order for _ in range(int(counts[n, t]))]
+        types_here = [t for t in order for _ in range(int(counts[n, t]))]
         gpu[n, : len(types_here)] = WHOLE
-        kind[n, : len(types_here)] = types_here
-    return gpu, kind
+        memory[n, : len(types_here)] = [types[t].memory_bytes for t in types_here]
+        kind[n, : len(types_here)] = np.minimum(types_here, TYPES_MAX - 1)
+    return gpu, memory, kind
 
 
 def _take(free: Int64s, gpu: Int64s, kind: Int64s, task: Int64s, n_gpus: int, mask: int, count: int) -> None:

@@ -336,6 +336,22 @@ def test_packing_takes_the_gpu_on_which_least_is_lost_though_another_fits_tighte
     assert {p.demand_id: p.gpus for p in registry.load("best-fit").plan(world).placements}["small"] == ("n-0",)
 
 
+def test_packing_puts_what_needs_little_memory_where_there_is_too_little_for_others() -> None:
+    """Half of each GPU is left, of one all memory but 8 GiB is gone: a tenth goes there, and the other stays of use."""
+    first = msgspec.structs.replace(SHARED, uuid="n-0", milli=500, memory_left_bytes=32 * GIB)
+    second = msgspec.structs.replace(SHARED, uuid="n-1", milli=500, memory_left_bytes=8 * GIB)
+    world = snapshot(
+        [gpu_node("n", first, second, total=2)],
+        [demand("small", 1, needs=share(100, 4 * GIB)), demand("typical", 9, needs=share(250, 16 * GIB), oldest_us=5)],
+    )
+    plan = registry.load("packing").plan(world)
+    check_plan(world, plan)
+    assert {p.demand_id: (p.count, p.gpus) for p in plan.placements} == {
+        "small": (1, ("n-1",)),
+        "typical": (2, ("n-0", "n-0")),
+    }
+
+
 def test_priority_ends_a_share_to_make_room_for_one_on_the_same_gpu() -> None:
     lowly = Running(task_id="low/t/0", role="default", needs=share(800), since_us=0, priority=0, gpus=("n-0",))
     left = msgspec.structs.replace(SHARED, uuid="n-0", milli=200, memory_left_bytes=8 * GIB)

@@ -30,6 +30,7 @@ POLICIES = {
 }  # fmt: skip
 POINTS = 0.3
 _GPUS = 8
+_MODELS = 62  # bits of a mask
 _MOST_CPU, _MOST_GPU = 128_000, _GPUS * WHOLE  # of any node, by which scores are scaled
 _COMMON = 0.95  # fragmentation is measured for the most common shapes that make up this share of the pods
 
@@ -45,8 +46,9 @@ class Shape:
     mask: int
 
 
-Typical = tuple[Int64s, Int64s, Int64s, Int64s, Int64s]
-"""Needs, GPUs, thousandths of each, models that will do, and how many there are: as `fragmentation` takes them."""
+Typical = tuple[Int64s, Int64s, Int64s, Int64s, Int64s, Int64s]
+"""Needs, GPUs, thousandths of each, models that will do, GPU memory (none), and how many there are: as
+`fragmentation` takes them."""
 
 
 def run(data: Path, limit: int | None) -> list[Result]:
@@ -77,6 +79,7 @@ class _Filling:
     def __init__(self, nodes: tuple[Int64s, Int64s, Int64s], pods: list[Shape], policy: str, seed: int) -> None:
         free, self.gpu, self.kind = nodes
         self.free, self.gpu = free.copy(), self.gpu.copy()
+        self.memory = np.zeros_like(self.gpu)  # as published, memory of GPUs does not count
         self.n_gpus = (self.kind >= 0).sum(axis=1)
         self.affinity = np.zeros((len(free), _GPUS + 1), np.int64)  # pods there that share, that take 1 GPU, 2, …
         self.policy, self.pods = policy, pods
@@ -177,16 +180,18 @@ class _Filling:
         stale = np.arange(len(self.free)) if seen < 0 else np.array(sorted(set(self.changes[seen:])), np.int64)
         needs = np.array([pod.cpu_milli, pod.memory], np.int64)
         gradient(
-            stale, self.free, self.gpu, self.kind, needs, pod.count, pod.milli, pod.mask, *self.typical, growth, slot
-        )
+            stale, self.free, self.gpu, self.memory, self.kind, needs, pod.count, pod.milli, pod.mask,
+            self.typical[4][0], *self.typical, growth, slot,
+        )  # fmt: skip
         self.growth[pod] = growth, slot, len(self.changes)
         return growth
 
     def _growth_on(self, pod: Shape, node: int, gpu: int) -> Int64s:
         left, gpus = self.free[node] - (pod.cpu_milli, pod.memory), self.gpu[node].copy()
         gpus[gpu] -= pod.milli
-        before = fragmented(self.free[node], self.gpu[node], self.kind[node], *self.typical)
-        return np.array(fragmented(left, gpus, self.kind[node], *self.typical) - before, np.int64)
+        here = self.memory[node], self.kind[node]
+        before = fragmented(self.free[node], self.gpu[node], *here, *self.typical)
+        return np.array(fragmented(left, gpus, *here, *self.typical) - before, np.int64)
 
     def _fgd_points(self, growth: Int64s) -> Int64s:
         return _points(1 / (1 + np.exp(growth / (self.weight * 1000))))
@@ -216,6 +221,7 @@ def _typical(pods: list[Shape]) -> Typical:
         np.array([shape.count for shape, _ in kept], np.int64),
         np.array([shape.milli for shape, _ in kept], np.int64),
         np.array([shape.mask for shape, _ in kept], np.int64),
+        np.zeros((len(kept), _MODELS), np.int64),
         np.array([count for _, count in kept], np.int64),
     )
 
