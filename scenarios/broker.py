@@ -24,7 +24,7 @@ from federation.wire import (
     encode,
 )
 from scenarios.fabric import Fabric
-from scenarios.faults import MessageFault
+from scenarios.faults import KillPoint, MessageFault
 from scenarios.streams import stream
 
 KEEPALIVE_US = 45_000_000  # The client pings each 30 s; brokers allow one and a half of that (MQTT 3.1.1, §3.1.2.10).
@@ -87,6 +87,8 @@ class Broker:
         self.up = True
         self.harms: list[MessageFault] = []
         self.n_harmed = 0
+        self.n_holding_down = 0  # faults that keep its process from running
+        self._doom: tuple[KillPoint, Callable[[int], None]] | None = None
         self._fabric = fabric
         self._timetable = timetable
         self._sessions: dict[str, _Session] = {}
@@ -141,6 +143,8 @@ class Broker:
         session = self._sessions[agent_id]
         if not session.connected:
             return
+        if self._dies("before-forward", now_us):
+            return
         event: master_events.Event = master_events.AgentSpoke(message=message)
         for spoiled, late_us in self._fates(agent_id, now_us, from_agent=True):
             if spoiled:
@@ -154,10 +158,13 @@ class Broker:
             else:
                 session.outbound_us = max(session.outbound_us, now_us + delay_us)
                 self._timetable.schedule(session.outbound_us, "", event)
+        self._dies("after-forward", now_us)
 
     def to_agent(self, agent_id: str, message: MasterMessage, sent_us: int) -> None:
         session = self._sessions.get(agent_id)
         if session is None or not session.connected:
+            return
+        if self._dies("before-forward", sent_us):
             return
         event: agent_events.Event = agent_events.MasterSpoke(message=message)
         for spoiled, late_us in self._fates(agent_id, sent_us, from_agent=False):
@@ -172,11 +179,15 @@ class Broker:
             else:
                 session.inbound_us = max(session.inbound_us, sent_us + delay_us)
                 self._timetable.schedule(session.inbound_us, agent_id, Delivery(event, session.life))
+        self._dies("after-forward", sent_us)
 
     def announce(self, state: MasterState, sent_us: int) -> None:
         """To all that are connected, and to each that connects later."""
         self._retained = state
-        for agent_id in self._sessions:
+        connected = [agent_id for agent_id, session in self._sessions.items() if session.connected]
+        for number, agent_id in enumerate(connected):
+            if 2 * number >= len(connected) and self._dies("half-announced", sent_us):
+                return
             self.to_agent(agent_id, state, sent_us)
 
     def _fates(self, agent_id: str, now_us: int, *, from_agent: bool) -> list[tuple[bool, int]]:
@@ -199,6 +210,25 @@ class Broker:
     def _happens(self, ppm: int) -> bool:
         return ppm > 0 and self._chance.randrange(PPM) < ppm
 
+    def kill_at(self, point: KillPoint, now_us: int, then: Callable[[int], None]) -> None:
+        """Kill it at that point of its work; `then` is told when it happened."""
+
+        def doom(at_us: int) -> None:
+            self.stop(at_us)
+            then(at_us)
+
+        if point == "now" or not self.up:
+            doom(now_us)
+        else:
+            self._doom = (point, doom)
+
+    def _dies(self, point: KillPoint, now_us: int) -> bool:
+        """Whether it came to the point at which it is to be killed, and was."""
+        if self._doom is None or self._doom[0] != point:
+            return False
+        self._doom[1](now_us)
+        return True
+
     # --- the ways, and the broker itself -----------------------------------------------------------------------------
 
     def ways_changed(self, now_us: int) -> None:
@@ -217,6 +247,7 @@ class Broker:
     def stop(self, now_us: int) -> None:
         """The broker dies: every connection ends, no will is published, the retained announcement is forgotten."""
         self.up = False
+        self._doom = None
         self._retained = None
         for agent_id, session in self._sessions.items():
             session.will = None
@@ -224,6 +255,8 @@ class Broker:
             assert not session.connected
 
     def start(self, now_us: int) -> None:
+        if self.up or self.n_holding_down:
+            return
         self.up = True
         for agent_id, session in self._sessions.items():
             if session.client is not None:

@@ -25,6 +25,7 @@ from federation.strictyaml import (
 from scenarios.chance import read_law
 from scenarios.faults import (
     AGENT_KILL_POINTS,
+    BROKER_KILL_POINTS,
     KILL_POINTS,
     ClockFault,
     CutFault,
@@ -194,7 +195,7 @@ class _Reader:
     def _kill(self, fields: Fields, action: str, at_us: int) -> Fault:
         processes = ("master", "broker") if action == "kill" else ()
         target, agents = self._target(fields.required(action, as_is), processes)
-        points = {"master": KILL_POINTS, "agents": AGENT_KILL_POINTS, "broker": KILL_POINTS[:1]}[target]
+        points = {"master": KILL_POINTS, "agents": AGENT_KILL_POINTS, "broker": BROKER_KILL_POINTS}[target]
         point = cast(KillPoint, fields.optional("when", choice(*points), "now"))
         count = len(agents) if target == "agents" else 1
         restarts = fields.optional("restart", lambda node: self._restarts(node, at_us, count), None)

@@ -13,11 +13,15 @@ KillPoint = Literal[
     "half-sent",  # all is durable, the first half was sent
     "after-assign-before-send",  # master: as above, at a step that assigns tasks
     "while-solving",  # master: a round is out
+    "before-forward",  # broker: it took a message and passes it on to nobody
+    "after-forward",  # broker: it passed a message on
+    "half-announced",  # broker: half of the agents were told what the master announced
 ]
 KILL_POINTS: tuple[KillPoint, ...] = (
     "now", "before-journal", "after-journal-before-send", "half-sent", "after-assign-before-send", "while-solving",
 )  # fmt: skip
 AGENT_KILL_POINTS = KILL_POINTS[:4]
+BROKER_KILL_POINTS: tuple[KillPoint, ...] = ("now", "before-forward", "after-forward", "half-announced")
 
 Target = Literal["master", "broker", "agents"]
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from federation.api import SetAgentMode
 from federation.states import AgentState
 from policies.model import Record
 from scenarios.broker import Broker, Timetable
-from scenarios.clock import Clock
 from scenarios.fabric import Fabric
 from scenarios.faults import (
     ClockFault,
@@ -28,6 +28,8 @@ from scenarios.simulated_master import SimulatedMaster
 from scenarios.world import World
 
 POLL_US = 100_000  # how exactly recovery is timed
+Mode = Literal["active", "cordoned", "draining"]
+TRUE_PPM = 1_000_000  # what a claim that is no lie is multiplied by
 
 
 class Incident(Record, frozen=True, kw_only=True):
@@ -39,6 +41,12 @@ class Incident(Record, frozen=True, kw_only=True):
     over_us: int | None
     recovery_us: int | None
     struck: bool = True  # False: its named point never came
+
+
+def _whom(fault: Fault) -> tuple[str, ...]:
+    """The agents that it strikes, or the master ("")."""
+    target = getattr(fault, "target", "agents")
+    return ("",) if target == "master" else tuple(getattr(fault, "agents", ()))
 
 
 class _Case:
@@ -69,6 +77,7 @@ class Injector:
         self._agents = agents
         self._timetable = timetable
         self._cases = [_Case(fault) for fault in world.faults]
+        self._on: dict[tuple[type[Fault], str], list[Fault]] = {}  # by kind and whom ("" is the master), oldest first
         self._start_us = 0
         self.n_recovering = 0  # faults that are over and not got over
         ends = [ends_us(fault) for fault in world.faults]
@@ -103,8 +112,8 @@ class Injector:
                 self._kill(case, fault, now_us)
                 return
             case ClockFault(until_us=None, jump_us=jump_us):
-                for clock in self._clocks(fault):
-                    clock.jump(jump_us)
+                for who in _whom(fault):
+                    (self._agents[who].clock if who else self._master.clock).jump(jump_us)
                 case.struck = True
                 self._over(case, now_us, ())
                 return
@@ -116,19 +125,8 @@ class Injector:
                     self._start_us + fault.until_us, lambda at_us: self._end_and_watch(case, fault, at_us)
                 )
 
-    def _clocks(self, fault: ClockFault) -> list[Clock]:
-        return [self._master.clock] if fault.target == "master" else [self._agents[each].clock for each in fault.agents]
-
     def _begin(self, fault: Fault, now_us: int) -> None:
         match fault:
-            case ClockFault(drift_ppm=ppm):
-                for clock in self._clocks(fault):
-                    clock.drift(ppm, now_us)
-            case PauseFault(target="master"):
-                self._master.pause(now_us)
-            case PauseFault(agents=ids):
-                for agent_id in ids:
-                    self._agents[agent_id].pause(now_us)
             case CutFault(ways=ways):
                 for way in ways:
                     self._fabric.cut(way, now_us)
@@ -137,31 +135,15 @@ class Injector:
                 self._fabric.begin_fault(fault, now_us)
             case MessageFault():
                 self._broker.harms.append(fault)
-            case DiskFault(target="master"):
-                self._master.disk_is_full = True
-            case DiskFault(agents=ids):
-                for agent_id in ids:
-                    self._agents[agent_id].data.disk_is_full = True
-            case LieFault(agents=ids):
-                for agent_id in ids:
-                    self._agents[agent_id].data.bandwidth_ppm = fault.bandwidth_ppm
-                    self._agents[agent_id].capacity_ppm = fault.capacity_ppm
-            case MaintenanceFault(agents=ids, mode=mode):
-                for agent_id in ids:
-                    self._master.ask(SetAgentMode(agent_id=agent_id, mode=mode), now_us, lambda *_: None)
             case _:
-                raise AssertionError(f"{fault!r} has no begin")
+                for who in _whom(fault):
+                    on = self._on.setdefault((type(fault), who), [])
+                    on.append(fault)
+                    self._settle(fault, who, on, now_us)
 
     def _end(self, fault: Fault, now_us: int) -> tuple[str, ...]:
         """Undo it; the agents that have to recover."""
         match fault:
-            case PauseFault(target="master"):
-                self._master.resume(now_us)
-                return ()
-            case PauseFault(agents=ids):
-                for agent_id in ids:
-                    self._agents[agent_id].resume(now_us)
-                return ids
             case CutFault(ways=ways):
                 for way in ways:
                     self._fabric.mend(way, now_us)
@@ -172,25 +154,46 @@ class Injector:
                 self._fabric.end_fault(fault, now_us)
             case MessageFault():
                 self._broker.harms.remove(fault)
-            case DiskFault(target="master"):
-                self._master.disk_is_full = False
-                self._master.start(now_us)
-            case DiskFault(agents=ids):
-                for agent_id in ids:
-                    self._agents[agent_id].data.disk_is_full = False
-            case LieFault(agents=ids):
-                for agent_id in ids:
-                    agent = self._agents[agent_id]
-                    agent.data.bandwidth_ppm = agent.capacity_ppm = 1_000_000
-            case ClockFault():
-                for clock in self._clocks(fault):
-                    clock.drift(0, now_us)
-            case MaintenanceFault(agents=ids):
-                for agent_id in ids:
-                    self._master.ask(SetAgentMode(agent_id=agent_id, mode="active"), now_us, lambda *_: None)
             case _:
-                raise AssertionError(f"{fault!r} has no end")
+                for who in _whom(fault):
+                    on = self._on[type(fault), who]
+                    on.remove(fault)
+                    self._settle(fault, who, on, now_us)
+                return fault.agents if isinstance(fault, PauseFault) else ()
         return ()
+
+    def _settle(self, fault: Fault, who: str, on: list[Fault], now_us: int) -> None:
+        """Make it so for one agent, or the master (""): what the faults of this kind that are on come to, the latest
+        counting most. The end of one is not the end of another."""
+        match fault:
+            case PauseFault():
+                process = self._agents[who] if who else self._master
+                if on:
+                    process.pause(now_us)
+                else:
+                    process.resume(now_us)
+            case DiskFault() if who:
+                self._agents[who].data.disk_is_full = bool(on)
+            case DiskFault():
+                self._master.disk_is_full = bool(on)
+                if not on:
+                    self._master.start(now_us)
+            case LieFault():
+                lies = [each for each in on if isinstance(each, LieFault)]
+                bandwidths = [each.bandwidth_ppm for each in lies if each.bandwidth_ppm != TRUE_PPM]
+                capacities = [each.capacity_ppm for each in lies if each.capacity_ppm != TRUE_PPM]
+                self._agents[who].data.bandwidth_ppm = bandwidths[-1] if bandwidths else TRUE_PPM
+                self._agents[who].capacity_ppm = capacities[-1] if capacities else TRUE_PPM
+            case ClockFault():
+                drifts = [each.drift_ppm for each in on if isinstance(each, ClockFault)]
+                clock = self._agents[who].clock if who else self._master.clock
+                clock.drift(drifts[-1] if drifts else 0, now_us)
+            case MaintenanceFault():
+                modes = [each.mode for each in on if isinstance(each, MaintenanceFault)]
+                mode: Mode = modes[-1] if modes else "active"
+                self._master.ask(SetAgentMode(agent_id=who, mode=mode), now_us, lambda *_: None)
+            case _:
+                raise AssertionError(f"{fault!r} is not of one process")
 
     def _end_and_watch(self, case: _Case, fault: Fault, now_us: int) -> None:
         self._over(case, now_us, self._end(fault, now_us))
@@ -211,10 +214,13 @@ class Injector:
 
                 self._master.kill_at(fault.point, now_us, master_died)
             case "broker":
-                died(now_us)
-                self._broker.stop(now_us)
-                self._master.lose_broker(now_us)
-                self._revive(case, fault, now_us)
+
+                def broker_died(at_us: int) -> None:
+                    died(at_us)
+                    self._master.lose_broker(at_us)
+                    self._revive(case, fault, at_us)
+
+                self._broker.kill_at(fault.point, now_us, broker_died)
             case "agents":
                 for index, agent_id in enumerate(fault.agents):
                     self._kill_agent(case, fault, index, agent_id, died, now_us)
@@ -226,37 +232,48 @@ class Injector:
 
         def dead(at_us: int) -> None:
             died(at_us)
+            agent.n_holding_down += 1
             if fault.restarts_us is not None:
                 restart_us = max(at_us, at_us + fault.restarts_us[index] - fault.at_us)
-                self._timetable.call(restart_us, agent.start)
+                self._timetable.call(restart_us, restart)
                 if index == len(fault.agents) - 1:
                     last_us = at_us + max(fault.restarts_us) - fault.at_us
                     self._timetable.call(last_us, lambda over_us: self._over(case, over_us, fault.agents))
 
+        def restart(at_us: int) -> None:
+            agent.n_holding_down -= 1
+            agent.start(at_us)
+
         agent.kill_at(fault.point, now_us, dead, power=fault.power)
 
     def _revive(self, case: _Case, fault: KillFault, now_us: int) -> None:
+        process = self._master if fault.target == "master" else self._broker
+        process.n_holding_down += 1
         if fault.restarts_us is None:
             return
 
         def restart(at_us: int) -> None:
-            if fault.target == "master":
-                self._master.start(at_us)
-                self._over(case, at_us, ())
-            else:
-                self._broker.start(at_us)
+            process.n_holding_down -= 1
+            process.start(at_us)
+            if fault.target == "broker" and self._broker.up:
                 self._master.find_broker(at_us)
-                self._over(case, at_us, tuple(self._agents))
+            self._over(case, at_us, () if fault.target == "master" else tuple(self._agents))
 
         self._timetable.call(now_us + fault.restarts_us[0] - fault.at_us, restart)
 
     # --- recovery ----------------------------------------------------------------------------------------------------
 
     def _over(self, case: _Case, now_us: int, agents: tuple[str, ...]) -> None:
-        """The cause is gone: time until these agents, and the master, are in service."""
+        """The cause is gone: time until these agents, and the master, are in service. While another fault keeps one of
+        them down, that one is the cause, and its end is waited for."""
         case.over_us = now_us - self._start_us
+        processes: list[SimulatedMaster | Broker | SimulatedAgent] = [self._master, self._broker]
+        processes += [self._agents[agent_id] for agent_id in agents]
 
         def poll(at_us: int) -> None:
+            nonlocal now_us
+            if any(process.n_holding_down for process in processes):
+                now_us = at_us
             if self._is_serving() and all(self._is_online(agent_id) for agent_id in agents):
                 case.recovery_us = at_us - now_us
                 self.n_recovering -= 1

@@ -10,7 +10,7 @@ from federation.jobschema import job_schema
 from policies.model import TIERS
 from scenarios import chance, faultfile, frameworks, links, topology, workload
 from scenarios import format as scenario_format
-from scenarios.faults import KILL_POINTS
+from scenarios.faults import BROKER_KILL_POINTS, KILL_POINTS
 from scenarios.traces import jobs, networks
 from scenarios.world import FRAMEWORK_MODES
 
@@ -232,7 +232,7 @@ def _fault() -> Schema:
     fault = _object(
         faultfile.FAULT_KEYS,
         at=_DURATION,
-        when={"enum": list(KILL_POINTS)},
+        when={"enum": list(dict.fromkeys((*KILL_POINTS, *BROKER_KILL_POINTS)))},
         restart=restart,
         direction={"type": "string", "pattern": "^to "},
         set=changes,

@@ -99,6 +99,7 @@ class SimulatedAgent:
         self.data = SimulatedData(spec.agent_id, world, fabric, timetable, peers, self)
         self.running: dict[Key, Launch] = {}  # tasks whose process is alive
         self.life = 0
+        self.n_holding_down = 0  # faults that keep its process from running
         self._power = 0
         self._paused = False
         self._backlog: list[object] = []  # what came while it was paused
@@ -118,7 +119,7 @@ class SimulatedAgent:
     # --- the process -------------------------------------------------------------------------------------------------
 
     def start(self, now_us: int) -> None:
-        if self.core is not None:
+        if self.core is not None or self.n_holding_down:
             return
         self.life += 1
         self.clock.start(now_us)

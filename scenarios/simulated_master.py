@@ -73,6 +73,7 @@ class SimulatedMaster:
         self.last: Master = Master(config, policy_name)  # the newest core, also when its process is gone
         self.facts: list[Fact] = []  # the journal
         self.n_rounds = 0
+        self.n_holding_down = 0  # faults that keep its process from running
         self._term = 0
         self._life = 0
         self._paused = False
@@ -88,7 +89,7 @@ class SimulatedMaster:
     # --- the process -------------------------------------------------------------------------------------------------
 
     def start(self, now_us: int) -> None:
-        if self.core is not None:
+        if self.core is not None or self.n_holding_down:
             return
         self._life += 1
         self._term += 1
