@@ -1,20 +1,23 @@
 """REQUEST: offers of the shape that was asked for, fair among those who ask; and nobody waits for ever."""
 
+import random
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.api import SetRole, SubmitJob
 from federation.config import MasterConfig
 from federation.market import protocol as p
+from federation.market.wants import SMALL_WAITS
 from federation.wire import HeldShard, LinkSample, NetReport
 from policies.entitlements import GRAIN_PPM, entitlements
 from policies.flow import Flow
 from policies.model import Amount, Demand, Needs, Role
 from policies.resources import dominant_share_ppm, kinds
 from tests.market_world import Client, MarketWorld, claim, cpus, spec
-from tests.master_world import GIB, SECOND, group, job, sha
+from tests.master_world import GIB, SECOND, group, job, resources, sha
 
 
 def world(**config: Any) -> MarketWorld:
@@ -279,6 +282,73 @@ def test_what_starves_is_kept_room_where_its_data_is() -> None:
     holder.end(next(task_id for task_id, _ in holder.running))
     w.advance(6 * SECOND)
     assert client.offer().agent_id == "gw-1" and not w.master.core.market.held
+
+
+@pytest.mark.parametrize(
+    ("is_same_role", "cpus_wanted", "n_agents"),
+    [(True, (1,), 1), (True, (2, 1, 2), 2), (False, (2, 2, 2), 1)],
+    ids=["as small as the others", "several", "of roles of their own, twice as large"],
+)
+def test_who_wants_little_is_served_within_a_bound_beside_who_wants_without_end(
+    is_same_role: bool, cpus_wanted: tuple[int, ...], n_agents: int
+) -> None:
+    """A crowd whose older wish never ends takes each core that becomes free, and cores become free one by one. Without
+    room that is kept none of these is ever served. The bound: four times `starve_after_us`, then one task's length for
+    every wish that starves."""
+    starve_s, longest_s, start_s = 10, 20, 30
+    source = random.Random(1)
+    w = world(starve_after_us=starve_s * SECOND)
+    agents = [w.agent(f"gw-{n}", total=resources(cpu=8, memory=64)) for n in range(n_agents)]
+    crowd = w.client("crowd", roles=("crowd",))
+    crowd.call(p.Suppress())
+    crowd.call(p.Request(wants=(want("c", count=100_000, role="crowd", run_us=20 * SECOND),)))
+    clients: list[Client] = []
+    ends: dict[str, int] = {}
+    waited: dict[int, int] = {}
+    bound_s = SMALL_WAITS * starve_s + len(cpus_wanted) * longest_s
+    for second in range(start_s + bound_s):
+        for agent in agents:
+            for name, _ in list(agent.running):
+                if second >= ends.setdefault(name, second + source.randint(5, longest_s)):
+                    agent.end(name)
+            agent.offer()
+        for n, cpu in enumerate(cpus_wanted if second == start_s else ()):
+            client = w.client(f"small-{n}", roles=("crowd" if is_same_role else "small",))
+            clients.append(client)
+            client.call(p.Suppress())
+            client.call(p.Request(wants=(want(cpu=cpu, role=client.info.roles[0], run_us=20 * SECOND),)))
+        for offer in list(crowd.offers.values()):
+            crowd.launch(offer, names=tuple(f"{offer.offer_id}-{n}" for n in range(cpus(offer) // 1000)))
+        for n, client in enumerate(clients):
+            if client.offers and n not in waited:
+                waited[n] = second - start_s
+                client.launch(client.offer(), names=("t",), cpu=cpus_wanted[n])
+        w.advance(SECOND)
+    assert sorted(waited) == list(range(len(cpus_wanted))), waited
+    assert len(crowd.updates) > 4 * bound_s // longest_s, "it goes on beside them"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(1, 5))
+def test_no_one_waits_longer_than_a_lease_for_each_hoarder(
+    n_hoarders: int, n_agents: int, are_polite: bool, weight: int
+) -> None:
+    """Hoarders keep every offer until it lapses, or (`are_polite`) give it back a second before and ask for it again at
+    once. Whoever works gets an agent within a lease for each of them, however heavy their role is."""
+    lease_s = 10
+    w = world(lease_us=lease_s * SECOND, round_idle_us=3600 * SECOND)
+    w.ask(SetRole(path="hoard", weight=weight))
+    hoarders = [w.client(f"a-hoarder-{n}", roles=("hoard",)) for n in range(n_hoarders)]
+    for n in range(n_agents):
+        w.agent(f"gw-{n}")
+    worker = w.client("worker", roles=("work",))
+    for second in range(n_hoarders * lease_s + 1):
+        if worker.offers:
+            break
+        for hoarder in hoarders if are_polite and second % lease_s == lease_s - 1 else ():
+            hoarder.decline(*hoarder.offers.values(), refuse_us=0)
+        w.advance(SECOND)
+    assert worker.offers
 
 
 def test_small_wishes_wait_for_their_turn_and_are_kept_nothing() -> None:

@@ -264,6 +264,9 @@ def _fill_allocated(core: Core, tree: Tree, nodes: Int64s, amounts: Int64s) -> N
         allocated[at] = [framework.role_allocated.get(role, NO_AMOUNTS) for framework, role in tree.who.values()]
         allocated[at, 3] = -(-allocated[at, 3] // WHOLE)
         nodes[at, drf.N_GRANTS] = [framework.n_allocated.get(role, 0) for framework, role in tree.who.values()]
+        np.add.at(nodes[:, drf.N_GRANTS], nodes[at, drf.PARENT], nodes[at, drf.N_GRANTS])
+        for n in reversed(tree.roles.values()):  # A role comes after those above it.
+            nodes[nodes[n, drf.PARENT], drf.N_GRANTS] += nodes[n, drf.N_GRANTS]
     for found in core.tasks.demands.classes.values():
         role = found.template.role
         if role in tree.built_in:

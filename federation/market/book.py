@@ -124,6 +124,10 @@ class Want:
         return max(0, self.wanted.count - self.n_leased - self.n_taken)
 
     @property
+    def unserved_since_us(self) -> int:
+        return max(self.since_us, self.served_us)
+
+    @property
     def is_met(self) -> bool:
         return self.n_taken >= self.wanted.count
 

@@ -1,9 +1,11 @@
 """REQUEST: what frameworks wish for goes into the placement rounds, and where the optimum puts it becomes an offer.
 
 A wish is a demand like a pending task's. A gang is leased whole or not at all, so nothing is hoarded while it waits.
-A large wish of which nothing free has met a piece for long gets agents kept for it (reserve-ahead), where its data is
-or soon would be: nothing new starts there, and as soon as what runs there has ended the wish is served. One wish has
-its turn at a time, the longest-waiting first, for a bounded while that doubles from turn to turn, so that in the end it
+A wish of which nothing free has met a piece for long gets agents kept for it (reserve-ahead), where its data is or soon
+would be: nothing new starts there, and as soon as what runs there has ended the wish is served. Small ones, whose turn
+the price of waiting should bring, get it when that took four times as long: those of another framework in the same role
+may look older for ever, and single cores that free up are filled by who needs no more. One wish has its turn at a time,
+the one that nobody served for longest first, for a bounded while that doubles from turn to turn, so that in the end it
 outlasts whatever runs there. Others go on everywhere else meanwhile (backfill).
 """
 
@@ -41,6 +43,7 @@ from policies.resources import add, amount_of, copies, fits, gpus_of_tasks, quot
 
 HOLD_DOUBLINGS_MAX = 10
 SMALL_COPIES = 4
+SMALL_WAITS = 4  # A wish for what some agent holds `SMALL_COPIES` of starves after so many times `starve_after_us`.
 DATA_GRAIN_US = 5_000_000  # Data that comes sooner than another's by less is no reason to wait for a fuller agent.
 
 
@@ -321,11 +324,9 @@ def look_at_holds(core: Core) -> None:
         starving = [
             want
             for want in market.wants.values()
-            if _is_open(core, want)
-            and core.now_us - max(want.since_us, want.served_us) >= config.starve_after_us
-            and _may_starve(core, want)
+            if _is_open(core, want) and core.now_us - want.unserved_since_us >= _patience_us(core, want)
         ]
-        for want in sorted(starving, key=lambda want: (want.since_us, want.demand_id)):
+        for want in sorted(starving, key=lambda want: (want.unserved_since_us, want.demand_id)):
             if _hold_for(core, want):
                 break
     if market.held:
@@ -334,16 +335,15 @@ def look_at_holds(core: Core) -> None:
         core.deadlines.set_earlier(("market", "holds"), core.now_us + config.starve_after_us)
 
 
-def _may_starve(core: Core, want: Want) -> bool:
-    """Whether room that frees up piece by piece may never do: for a gang, and for a piece of which no agent could hold
-    four. Smaller ones only wait for their turn, and the price of waiting brings it."""
-    if want.wanted.gang:
-        return True
-    needs = needs_of(want)
-    return not any(
+def _patience_us(core: Core, want: Want) -> int:
+    """How long it may go unserved. Room that frees up piece by piece does not do for a gang, nor for a piece of which
+    no agent could hold four; smaller ones mostly wait for their turn only."""
+    starve_us, needs = core.config.starve_after_us, needs_of(want)
+    is_small = not want.wanted.gang and any(
         copies(needs, entry.enrolled.total, SMALL_COPIES) == SMALL_COPIES and _suits(core, want, entry)
         for entry in core.agents.sorted()
     )
+    return starve_us * SMALL_WAITS if is_small else starve_us
 
 
 def _hold_for(core: Core, want: Want) -> bool:
