@@ -60,7 +60,7 @@ def look(core: Core) -> None:
     _watch_rates(core, fetches, loads)
     for fetch in sorted(fetches, key=lambda fetch: not fetch.tasks):  # what someone waits for first
         if room(book.transfers_us, config.moves_per_minute_max, core.now_us) > 0:
-            _redirect(core, fetch, loads)
+            _redirect(core, fetch, fetches, loads)
     if room(book.tasks_us, config.moves_per_minute_max, core.now_us) <= 0:
         return
     late = _late(core, fetches, loads) + [
@@ -121,7 +121,7 @@ def _learn_sums(core: Core, fetches: list[RunningFetch]) -> None:
             core.network.learn_sum(*pair, sum(rates), core.now_us, is_lower_bound=is_held_up)
 
 
-def _redirect(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int]) -> None:
+def _redirect(core: Core, fetch: RunningFetch, fetches: list[RunningFetch], loads: dict[tuple[str, str], int]) -> None:
     """Let it go on from the replica with the best way, if that is better enough."""
     name = f"{fetch.agent_id}/{fetch.shard_id}"
     shard, entry = core.shards.entries.get(fetch.shard_id), core.agents.get(fetch.agent_id)
@@ -145,6 +145,9 @@ def _redirect(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int]
     from_site = core.agents[agent_id].site
     loads[fetch.from_site, fetch.to_site] = loads.get((fetch.from_site, fetch.to_site), 1) - 1
     loads[from_site, fetch.to_site] = loads.get((from_site, fetch.to_site), 0) + 1
+    for other_fetch in fetches:  # It leaves them its part: how slow they were says nothing of what they will be.
+        if (other_fetch.from_site, other_fetch.to_site) == (fetch.from_site, fetch.to_site):
+            other_fetch.slow_looks = 0
     redirect(core, entry, fetch.shard_id, agent_id)
     fetch.come_from(agent_id, from_site)
     core.rescheduling.moved(name, core.rescheduling.transfers_us, core.now_us, core.config.move_hold_us)

@@ -83,6 +83,44 @@ def test_a_transfer_goes_on_from_another_replica_when_its_link_falls() -> None:
     assert told.redirects() == ["west"]
 
 
+def test_of_transfers_that_are_stuck_together_one_leaves_at_a_time_and_the_last_has_the_link_to_itself() -> None:
+    """Three come from east, whose link falls to 6 Mbit/s; a fourth comes as slowly from elsewhere, so the map takes it
+    for something all of them share and goes on believing in 200. Gone by its own rate alone, each would leave."""
+    world = World(MasterConfig(round_every_us=0), policy=Flow())
+    held = [HeldShard(shard_id=sha(n), size_bytes=SIZE, name=f"model-{n}") for n in range(1, 5)]
+    for name, shards in (("east", held[:3]), ("west", held[:3]), ("plant", held[3:])):
+        depot = world.agent(name, site=name, offer=False, total=resources(0))
+        depot.shards.update({shard.shard_id: shard for shard in shards})
+        depot.connect()
+    lab = world.agent("bench", site="lab")
+    lab.deaf = True
+    for name, rate in (("east", 200), ("west", 20), ("plant", 50)) * 3:
+        sample = LinkSample(from_agent=name, to_agent="bench", method="transfer", bandwidth_bps=rate * MBIT, bytes=MB)
+        lab.say(NetReport, samples=(sample,))
+    source = dict(zip(range(1, 5), ("east", "east", "east", "plant"), strict=True))
+    for n in source:
+        spec = job(f"tune-{n}", group(reads=(f"model-{n}",), where=Where(sites=("lab",))))
+        world.ask(SubmitJob(job=spec, submission_id=str(n)))
+        lab.queue(f"tune-{n}/train/0", 1, "staging")
+    lab.flush()
+    done = dict.fromkeys(source, 0)
+    for _ in range(30):
+        world.advance(2 * SECOND)
+        at = list(source.values())
+        rates = {"east": 6 / max(1, at.count("east")), "west": 20 / max(1, at.count("west")), "plant": 2}
+        for n, name in source.items():
+            done[n] += int(rates[name] * MBIT) // 4
+        fetches = tuple(FetchProgress(shard_id=sha(n), from_agent=source[n], done_bytes=done[n]) for n in source)
+        lab.say(NetReport, samples=(), fetches=fetches)
+        for message in lab.heard:
+            for command in message.commands if isinstance(message, CommandBatch) else ():
+                if isinstance(command, RedirectFetch):
+                    source[int(command.fetch.name.rpartition("-")[2])] = command.fetch.sources[0].agent_id
+        for fake in world.agents.values():
+            fake.offer()
+    assert sorted(source.values()) == ["east", "plant", "west", "west"]
+
+
 def test_a_little_slower_is_no_reason_to_leave() -> None:
     told = Transfers()
     told.progress("east", 110, 30)
