@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Replay scenario files in simulated time.", no_args_is_help=True)
 
 ROWS_MAX = 50  # of a table of `show`; -o json has all
+EXIT_ERROR = 1
 EXIT_INVALID = 2
 EXIT_MISSED = 3  # an expectation was not met
-EXIT_LAW = 4  # a law of the master was broken: a bug of ours
+EXIT_LAW = 4  # a law was broken, or the master or an agent raised: a bug of ours
 
 
 class Output(StrEnum):
@@ -130,9 +131,12 @@ def _check_writable(*paths: Path | None) -> None:
 
 
 def exit_code(results: "list[Result]") -> int:
-    """The worst of what happened: a broken law, a missed expectation, 0."""
-    if any(result.summary.broken_laws for result in results):
-        return EXIT_LAW
+    """The worst of what happened: a broken law, a policy that raised, a missed expectation, 0."""
+    from scenarios.crash import is_crash
+
+    broken = [sentence for result in results for sentence in result.summary.broken_laws]
+    if broken:
+        return EXIT_ERROR if all(is_crash(sentence, "the policy") for sentence in broken) else EXIT_LAW
     return 0 if all(verdict.ok for result in results for verdict in result.verdicts) else EXIT_MISSED
 
 

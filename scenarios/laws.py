@@ -112,6 +112,10 @@ class Laws:
             self._learn(fact)
         self.broken.clear()
 
+    def crashed(self, sentence: str) -> None:
+        """A core raised, which no law allows."""
+        self._break(sentence)
+
     # --- a master comes and goes -------------------------------------------------------------------------------------
 
     def acknowledged(self, job_id: str) -> None:

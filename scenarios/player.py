@@ -25,8 +25,10 @@ from federation.market.running import is_framework_task
 from federation.master import Master
 from federation.wire import HeldShard
 from policies.api import Policy
+from policies.model import Record
 from scenarios.broker import Broker
 from scenarios.clients import SECOND_US, Asking, ServiceClients
+from scenarios.crash import CrashError, crash_sentence
 from scenarios.fabric import Fabric
 from scenarios.frameworks import OfferCounts
 from scenarios.gangs import Gangs, Talk
@@ -148,7 +150,10 @@ class Player(Overseer):
         self._clients: dict[str, ServiceClients] = {}  # by origin, of weighted services
         self._services: dict[str, ServiceClients] = {}  # the same by service id
         self._running: dict[str, dict[str, str]] = {}  # service id → task → site, of processes that run
-        self._recent: deque[tuple[int, events.Event | Fact]] = deque(maxlen=RECENT_EVENTS)
+        self._recent: deque[tuple[int, Record]] = deque(maxlen=RECENT_EVENTS)
+        self._now_us = START_US
+        self._n_events = 0
+        self._has_crashed = False
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +165,28 @@ class Player(Overseer):
         heapq.heappush(self._queue, (at_us, next(self._serial), CALL, action))
 
     def run(self) -> Outcome:
+        with _rare_collections():
+            n_events, now_us = self._guarded()
+        self._note_links(now_us)
+        if not self._has_crashed:
+            self._laws.at_end(self._master.core, now_us)
+            if self._master.core is not None and self._is_quiet(now_us):
+                self._laws.converged(self._master.core, self._agents, self._broker, now_us)
+        return self._outcome(n_events, now_us)
+
+    def _guarded(self) -> tuple[int, int]:
+        """Play; a core or a policy that raises ends the run like a broken law, with the event that it raised on."""
+        try:
+            self._begin()
+            return self._play()
+        except CrashError as crash:
+            self._has_crashed = True
+            if crash.event is not None:
+                self._recent.append((self._now_us, crash.event))
+            self._laws.crashed(crash_sentence(crash))
+            return self._n_events, self._now_us
+
+    def _begin(self) -> None:
         self._master.start(START_US)
         for agent in self._agents.values():
             agent.start(START_US)
@@ -172,12 +199,8 @@ class Player(Overseer):
         self._injector.begin(START_US)
         self._note_links(START_US)
         self.call(START_US + CHECK_US, self._look)
-        with _rare_collections():
-            n_events, now_us = self._play()
-        self._note_links(now_us)
-        self._laws.at_end(self._master.core, now_us)
-        if self._master.core is not None and self._is_quiet(now_us):
-            self._laws.converged(self._master.core, self._agents, self._broker, now_us)
+
+    def _outcome(self, n_events: int, now_us: int) -> Outcome:
         return Outcome(
             world=self._world,
             policy=self._policy_name,
@@ -208,28 +231,28 @@ class Player(Overseer):
 
     def _play(self) -> tuple[int, int]:
         """Handle what is queued until nothing is left to be seen; how many events, and the time then."""
-        n_events, now_us, shown_us = 0, START_US, START_US
+        shown_us = START_US
         end_us = START_US + self._world.duration_us
-        while self._queue and not self._all_done(now_us):
+        while self._queue and not self._all_done(self._now_us):
             flow_end_us = self._fabric.next_end_us()
             if flow_end_us is not None and flow_end_us < self._queue[0][0]:
-                now_us = max(now_us, flow_end_us)
-                self._fabric.settle(now_us)
+                self._now_us = max(self._now_us, flow_end_us)
+                self._fabric.settle(self._now_us)
                 continue
             at_us, _, target, event = heapq.heappop(self._queue)
             if at_us > end_us:
-                now_us = end_us
+                self._now_us = end_us
                 break
-            now_us = at_us
+            self._now_us = now_us = at_us
             self._step(target, event, now_us)
-            n_events += 1
-            assert n_events < EVENTS_MAX, "the run does not end"
+            self._n_events += 1
+            assert self._n_events < EVENTS_MAX, "the run does not end"
             if self._laws.broken and self._stop_at_breach:
                 break
             if self._on_progress is not None and now_us - shown_us >= 1_000_000:
                 shown_us = now_us
                 self._on_progress(now_us - START_US, self._world.duration_us)
-        return n_events, now_us
+        return self._n_events, self._now_us
 
     def _all_done(self, now_us: int) -> bool:
         if self._world.to_the_end or self._arrivals_left or self._n_jobs_open or not self._frameworks.are_done:

@@ -10,6 +10,7 @@ import msgspec
 
 from federation.errors import ConfigError
 from policies.model import Record
+from scenarios.crash import is_crash, same_crash
 from scenarios.faults import sentence
 from scenarios.runs import Case, Result, read_case, run_case
 
@@ -43,9 +44,11 @@ class _Tries:
 
 
 def failure_of(result: Result) -> str:
-    """The number of the first law it broke, else the first expectation it missed; "" where all is well."""
+    """The number of the first law it broke, or who raised what and where; else the first expectation it missed; ""
+    where all is well."""
     if result.summary.broken_laws:
-        return result.summary.broken_laws[0].split()[0]
+        first = result.summary.broken_laws[0]
+        return same_crash(first) if is_crash(first) else first.split()[0]
     own = (verdict for verdict in result.verdicts if not verdict.text.startswith("baseline("))
     return next((verdict.text for verdict in own if not verdict.ok), "")
 

@@ -17,6 +17,7 @@ from federation.wire import Death, HeldShard, Launch, encode
 from policies.model import Resources
 from scenarios.broker import Broker, Delivery, Timetable
 from scenarios.clock import Clock
+from scenarios.crash import CrashError
 from scenarios.fabric import Fabric
 from scenarios.faults import KillPoint
 from scenarios.gangs import Gangs, Talk
@@ -215,7 +216,11 @@ class SimulatedAgent:
             elif event is not None:
                 told.append(event)
         if told and self.core is not None and not self._paused:
-            self._carry_out_all(self.core.handle_all(told, self.clock.local(now_us)), now_us)
+            try:
+                wanted = self.core.handle_all(told, self.clock.local(now_us))
+            except Exception as error:  # A bug of ours: the run ends and shows what led to it.
+                raise CrashError(f"agent {self.spec.agent_id}", told[-1], self.spec.agent_id) from error
+            self._carry_out_all(wanted, now_us)
 
     def _event_of(self, happened: object, now_us: int) -> events.Event | None:
         """What its core is to be told of it; None: nothing."""

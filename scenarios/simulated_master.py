@@ -20,6 +20,7 @@ from federation.wire import MasterState
 from policies.api import Policy
 from scenarios.broker import KEEPALIVE_US, Broker, Timetable
 from scenarios.clock import Clock
+from scenarios.crash import CrashError
 from scenarios.faults import KillPoint
 from scenarios.frameworks import Frameworks
 from scenarios.laws import Laws
@@ -233,7 +234,11 @@ class SimulatedMaster:
     def _step(self, event: events.Event, now_us: int) -> None:
         assert self.core is not None, "only a living process takes a step"
         local_us = self.clock.local(now_us)
-        wanted = self.core.handle(event, local_us)
+        try:
+            wanted = self.core.handle(event, local_us)
+        except Exception as error:  # A bug of ours: the run ends and shows what led to it.
+            about = event.message.agent_id if isinstance(event, events.AgentSpoke) else ""
+            raise CrashError("the master", event, about) from error
         if isinstance(event, events.PlanReady | events.PlanFailed):
             self._n_solving -= 1
         facts = [command.fact for command in wanted if isinstance(command, commands.Persist)]
@@ -283,7 +288,10 @@ class SimulatedMaster:
             case commands.Solve(round_id=round_id, snapshot=snapshot):
                 self.n_rounds += 1
                 self._n_solving += 1
-                plan, solve_us = self._solving.solve(self._policy, snapshot)
+                try:
+                    plan, solve_us = self._solving.solve(self._policy, snapshot)
+                except Exception as error:  # Live, the fallback would plan; here the policy is what is tested.
+                    raise CrashError(f"the policy {self._policy_name}", None) from error
                 self.post(now_us + solve_us, events.PlanReady(round_id=round_id, plan=plan, solve_us=solve_us))
             case commands.Reply(request_id=request_id, answer=answer):
                 self._answer(request_id, answer, now_us)

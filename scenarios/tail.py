@@ -17,7 +17,7 @@ TEXT_MAX = 400
 def tail(recent: Iterable[tuple[int, Record]], sentence: str, agents: Container[str]) -> tuple[str, ...]:
     """One line an event: the last one, and before it those that name the task, job or agent which the law's sentence
     names; the last few where it names none."""
-    words = [word.strip(",:") for word in sentence.split()[1:]]
+    words = [word.strip(",:'()") for word in sentence.split()[1:]]
     names = [word for n, word in enumerate(words) if word in agents or word.count("/") >= 2 or words[n - 1] == "job"]
     lines = [(f"{(at_us - START_US) / 1e6:.6f} s {type(value).__name__}", value) for at_us, value in recent]
     shown: deque[str] = deque(maxlen=SHOWN_MAX if names else UNNAMED_MAX)
