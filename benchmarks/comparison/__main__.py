@@ -26,14 +26,13 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.comparison.measure import MEASURES, Run, digest_of, run
-from benchmarks.comparison.store import Code, Key, Store, build
+from benchmarks.comparison.store import RUNS, Code, Key, Store, build
 from benchmarks.comparison.table import losses, markdown, page, table_of
 from policies import registry
 from policies.kernels.cache import warm_up
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
-RUNS = Path(__file__).parents[2] / "docs" / "results" / "comparison"
 EXIT_LAW = 4
 Wanted = tuple[Path, str, int]  # scenario's file, policy, seed number
 

@@ -1,6 +1,6 @@
 """Runs that were made, kept as text: one file a scenario, one line a run, appended as runs end.
 
-A run names the build it was played on (`git describe`) and the digest of the code that decided it (`Code`), so runs
+A run names the build it was played on (`build`) and the digest of the code that decided it (`Code`), so runs
 of many builds stand together and one can tell which are of today's code.
 """
 
@@ -20,6 +20,7 @@ from benchmarks.comparison.measure import MEASURES, Run
 from policies import registry
 
 ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "docs" / "results" / "comparison"
 OURS = ("policies", "federation", "agents", "scenarios")
 _PLAYER = "scenarios.runs"
 _DIGITS = 6
@@ -119,12 +120,19 @@ def _short(value: float | None) -> float | None:
 
 
 def build() -> str:
-    """Which build this is: the commit, `+` where files differ from it; the version where there is no repository."""
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+    """Which build this is: the commit, `+` where files differ from it, those of the store aside; the version where
+    there is no repository."""
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("rev-parse", "--short=7", "HEAD")
+        changed = _git("status", "--porcelain", "--", ":/", f":(exclude,top){RUNS.relative_to(ROOT)}")
     except (OSError, subprocess.CalledProcessError):
         return offerflow.__version__
+    return f"{commit}+" if changed else commit
+
+
+def _git(*asked: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *asked], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 class Code:
