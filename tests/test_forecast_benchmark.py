@@ -16,7 +16,7 @@ TRACES = ROOT.parent / "shared" / "traces"
 
 
 def test_actuals_are_means_over_the_horizon_by_the_clock() -> None:
-    series = Series("x", np.array([0, 1, 2, 10, 11]), np.array([5, 10, 20, 30, 40]), 2)
+    series = Series("x", np.array([0, 1, 2, 10, 11]), np.array([5, 10, 20, 30, 40]), 2, True)
     found = actuals(series)
     assert found[:1].tolist() == [15.0] and found[1] == 20.0
     assert np.isnan(found[2:]).all(), "no sample within two, or the series ends before"
@@ -43,9 +43,10 @@ def test_rates_and_round_trips_are_read_and_other_files_left_alone(tmp_path: Pat
 
 
 def test_the_figures_of_a_steady_series() -> None:
-    steady = Series("steady", np.arange(400) * SECOND_US, np.full(400, 10**7), 10 * SECOND_US)
+    steady = Series("steady", np.arange(400) * SECOND_US, np.full(400, 10**7), 10 * SECOND_US, False)
     figures: Any = measure([steady])
     assert figures["p10_coverage"] == 1.0 and figures["pinball"] < 0.005 and figures["update_us"] > 0
+    assert figures["held_out"] == {"datasets": {}}
 
 
 def run(data: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -60,12 +61,12 @@ def test_targets_are_reached_on_recorded_and_generated_traffic(tmp_path: Path) -
     done = run(TRACES, tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "out.json").read_text())
-    assert 0.85 <= figures["p10_coverage"] <= 0.95
-    assert figures["pinball"] <= 0.85 * min(figures["pinball_last"], figures["pinball_harmonic"])
-    assert set(figures["datasets"]) == {"mobile_DL", "mobile_UL", "round_trips", "diurnal"}
-    for name in ("mobile_DL", "mobile_UL", "diurnal"):
-        assert 0.85 <= figures["datasets"][name]["p10_coverage"] <= 0.95, name
-        assert figures["datasets"][name]["pinball"] < figures["datasets"][name]["pinball_last_banded"], name
+    for some in (figures, figures["held_out"]):
+        for name, found in (("all", some), *some["datasets"].items()):
+            assert 0.85 <= found["p10_coverage"] <= 0.95, name
+            assert found["pinball"] <= 0.85 * min(found["pinball_last"], found["pinball_harmonic"]), name
+        assert set(some["datasets"]) == {"mobile_DL", "mobile_UL", "round_trips", "diurnal"}
+    assert figures["held_out"]["datasets"]["mobile_DL"]["series"] == 3
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:

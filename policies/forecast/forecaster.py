@@ -4,7 +4,9 @@ Each sample updates every model. When the horizon of an earlier forecast has pas
 model: its band learns and its pinball loss is taken down. The answer is the average of the models' lower quantiles
 weighted by (least loss ÷ loss)⁴: polynomially weighted average forecasting (N. Cesa-Bianchi and G. Lugosi, Prediction,
 Learning, and Games, Cambridge 2006, section 2.1); averages of quantiles lose less than their parts, the pinball loss
-being convex. A model four times worse than the best counts 1/256.
+being convex. A model four times worse than the best counts 1/256. The regression, which begins with weights of its own,
+is listened to when nine outcomes have taught it. The lowest of them all counts a sixteenth besides: weights follow late
+when a link turns bad, and being too high costs nine times what being too low does.
 
 Rates and times are integers at the edges, bits per second and microseconds. State is bounded and makes a `Record`.
 Cost: O(models) an update, about 10 µs with a forecast after it (docs/forecast.md). A forecast is made only when asked.
@@ -14,7 +16,7 @@ from collections import deque
 from typing import Final
 
 from policies.forecast.api import LevelModel, Numbers
-from policies.forecast.bands import Band
+from policies.forecast.bands import FIRST, Band
 from policies.forecast.ewma import Ewma
 from policies.forecast.harmonic import Harmonic
 from policies.forecast.holt_winters import HoltWinters
@@ -33,11 +35,13 @@ PENDING_PER_HORIZON = 4
 OUTLIER_FACTOR = 32.0
 OUTLIER_BPS_MIN = 1_000_000.0
 OUTLIER_SAMPLES_MIN = 8
-# A lower bound this many times the robust level is not believed before the robust level has followed.
-LOW_RISE_MAX = 1.5
+# A lower bound this many times the robust level is not believed before the robust level has followed; nor is one above
+# the mean of the newest samples.
+LOW_RISE_MAX = 1.2
+CAUTION = 1.0 / 16.0
 RATE_BPS_MAX = 1 << 44
 # Of a model whose forecasts nobody has judged yet.
-LOW_FIRST, HIGH_FIRST = 0.97, 1.1
+LOW_FIRST, HIGH_FIRST = 0.98, 1.1
 
 MODELS: Final = ("last", "ewma_long", "ewma", "ewma_quick", "harmonic", "power_mean", "holt_winters", "regression")
 _SLOW, _QUICK, _ROBUST = MODELS.index("ewma"), MODELS.index("ewma_quick"), MODELS.index("power_mean")
@@ -165,21 +169,29 @@ class Forecaster:
         self._regression.learn(levels[_SLOW], levels[_QUICK], levels[_ROBUST], actual)
 
     def _make(self) -> Forecast:
-        bands = self._bands
-        least = min(band.loss for band in bands)
+        # Plain comparisons, as in `Band.learn`: this runs for every sample of every link that is told.
+        bands, levels = self._bands, self._levels
+        if bands[0].n < FIRST:
+            bands = bands[:_REGRESSION]  # The regression is the last.
+        least = min([band.loss for band in bands])
         total = low = high = most = 0.0
-        chosen = 0
+        chosen, lowest = 0, RATE_BPS_MAX * 1.0
         for index, band in enumerate(bands):
             # Without any loss yet (no outcome, or none but perfect ones) all perfect models count the same.
-            ratio = least / band.loss if band.loss > 0.0 else 1.0
+            loss, level = band.loss, levels[index]
+            ratio = least / loss if loss > 0.0 else 1.0
             weight = ratio * ratio
             weight *= weight
             total += weight
-            low += weight * band.low * self._levels[index]
-            high += weight * band.high * self._levels[index]
+            below = band.low * level
+            if below < lowest:
+                lowest = below
+            low += weight * below
+            high += weight * band.high * level
             if weight > most:
                 most, chosen = weight, index
-        low = min(low / total, LOW_RISE_MAX * self._levels[_ROBUST])
+        low = CAUTION * lowest + (1.0 - CAUTION) * low / total
+        low = min(low, LOW_RISE_MAX * levels[_ROBUST], levels[_SLOW])
         low_bps = min(self._most_bps, int(low))
         return Forecast(
             low_bps=low_bps,

@@ -9,7 +9,7 @@ from math import sqrt
 
 from policies.forecast.api import Numbers
 
-SAMPLES = 100  # what is older fades
+SAMPLES = 400  # what is older fades
 SHARE = 1.0 / SAMPLES
 
 
