@@ -11,12 +11,16 @@ from collections.abc import Iterable
 import msgspec
 
 from policies.constraints import Links
-from policies.model import RACK_LABEL, Communication, Demand, Node, Plan, Snapshot, Tuning
+from policies.model import RACK_LABEL, Communication, Demand, Needs, Node, Plan, Running, Snapshot, Tuning
 
 BUSY_PPM = 250_000  # a quarter of a step may go into sending: most frameworks hide that behind the backward pass
 FP16_RATIO = 2
 POWERSGD_RATIO = 10  # of rank 2 on layers of some hundreds by some hundreds; Vogels et al. (2019) report 10 to 70
+STEP_US = 1_000_000  # of a job that does not say how long its steps are
 UNMEASURED_BPS = 10_000_000  # as `cost.CostModel.wan_bandwidth_bps`
+
+Pair = tuple[str, str]  # of sites, sorted
+Places = list[tuple[Node, int]]
 
 
 class Workers:
@@ -123,6 +127,51 @@ def _ways(plain: Tuning, communication: Communication, workers: Workers) -> list
 def _within_site(communication: Communication, workers: Workers) -> str:
     racks = len(workers.by_rack)
     return "rack" if "rack_aggregation" in communication.savings and 1 < racks < workers.count else ""
+
+
+def sent_bytes(demand: Demand, communication: Communication, workers: Workers, links: Links) -> int:
+    """That leave the busiest site in a step, with the savings that the plan would choose."""
+    if len(workers.by_site) < 2:
+        return 0
+    return choose(demand, communication, workers, links).uplink_bytes_per_step or 0
+
+
+def load_of(demand: Demand, communication: Communication, workers: Workers, links: Links) -> dict[Pair, int]:
+    """Bit/s that it sends between its sites, on average."""
+    sent = sent_bytes(demand, communication, workers, links)
+    bps = sent * 8_000_000 // (communication.iteration_us or STEP_US)
+    return dict.fromkeys(workers.pairs(), bps) if bps else {}
+
+
+def running_loads(snapshot: Snapshot) -> dict[Pair, int]:
+    """Bit/s that gangs which run send between each two sites, on average, by what they declared and were tuned to."""
+    talking = [
+        (node, task)
+        for node in snapshot.nodes
+        for task in node.running
+        if task.communication is not None and task.gang_id and not task.ending
+    ]
+    if not talking:
+        return {}
+    links = Links(snapshot.links)
+    gangs: dict[str, list[tuple[Node, Running]]] = {}
+    for node, task in talking:
+        gangs.setdefault(task.gang_id, []).append((node, task))
+    loads: dict[Pair, int] = {}
+    for gang_id in sorted(gangs):
+        last = gangs[gang_id][-1][1]
+        workers = Workers((node, 1) for node, _ in gangs[gang_id])
+        communication, tuning = last.communication, last.tuning
+        assert communication is not None, "it talks"
+        if tuning is not None and tuning.uplink_bytes_per_step is not None:
+            bps = tuning.uplink_bytes_per_step * 8_000_000 // (communication.iteration_us or STEP_US)
+            load = dict.fromkeys(workers.pairs(), bps)
+        else:
+            nobody = Demand(demand_id=gang_id, role="", needs=Needs(), count=0, oldest_us=0)
+            load = load_of(nobody, communication, workers, links)
+        for pair, bps in load.items():
+            loads[pair] = loads.get(pair, 0) + bps
+    return loads
 
 
 def placed_gangs(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Demand, Workers]]:

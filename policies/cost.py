@@ -162,7 +162,8 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
     bps = np.minimum(model.wan_bandwidth_bps, np.minimum(out_bps[:, None], in_bps[None, :]))
     bps = np.where(columns.same_site, model.lan_bandwidth_bps, bps)
     bps = np.where(columns.bandwidth_bps == UNKNOWN, bps, columns.bandwidth_bps)
-    kbps = np.maximum(1, bps // 1000)
+    # What gangs send is off it, but for half: a transfer beside them gets its share.
+    kbps = np.maximum(1, np.maximum(bps - columns.taken_bps, bps // 2) // 1000)
     queued = np.minimum(columns.queued_bytes, SIZE_BYTES_MAX) * 8000
     best = np.full((len(shards), columns.n_groups), TIME_US_MAX, np.int64)
     end = np.full_like(best, UNKNOWN)

@@ -13,6 +13,7 @@ import numpy as np
 from policies.communication import tuned
 from policies.continuing import continuing_classes, going_limits, stay_costs, with_continuing
 from policies.cost import FREE, CostModel, Costs, costs
+from policies.crowding import TURNS_MAX, Crowd, mean
 from policies.explain import Explainer
 from policies.flow_network import Flows, Quota, Share, solve
 from policies.ledger import Ledger
@@ -56,14 +57,30 @@ class Flow:
         priced = self.costs(columns)
         together = kept_together(columns, priced, self._model)
         if together is None:
-            return _Round(columns, priced, self._placer).solve().plan()
+            return self._solved(columns, priced).plan()
         found = self._round(together)
         again = got_no_room(found.placed_ids(), together, snapshot)
         return (found if again is None else self._round(again)).plan()
 
     def _round(self, snapshot: Snapshot) -> "_Round":
         columns = self._lowerer.lower(snapshot)
-        return _Round(columns, self.costs(columns), self._placer).solve()
+        return self._solved(columns, self.costs(columns))
+
+    def _solved(self, columns: Columns, priced: Costs) -> "_Round":
+        """The round; where transfers meet in uplinks that were inferred, the best of some (policies/crowding.py)."""
+        found = _Round(columns, priced, self._placer).solve()
+        if not columns.snapshot.bottlenecks:
+            return found
+        crowd = Crowd(columns, priced)
+        turns = [crowd.loads(found.placed)]
+        best_us = crowd.total_us(found.placed)
+        while crowd.is_shared(turns[0]) and len(turns) <= TURNS_MAX:
+            trial = _Round(columns, crowd.crowded(mean(turns)), self._placer).solve()
+            turns.append(crowd.loads(trial.placed))
+            trial_us = crowd.total_us(trial.placed)
+            if trial_us < best_us:
+                found, best_us = trial, trial_us
+        return found
 
     def costs(self, columns: Columns) -> Costs:
         """What a task of each class costs in each group: what policies that solve the same flow differ in."""

@@ -15,21 +15,17 @@ from itertools import combinations
 
 import msgspec
 
-from policies.communication import Workers, choose
+from policies.communication import STEP_US, Pair, Places, Workers, load_of, running_loads, sent_bytes
 from policies.constraints import Links
 from policies.cost import FREE, CostModel, Costs
 from policies.lower import TIME_US_MAX, Columns
-from policies.model import RACK_LABEL, Communication, Demand, Needs, Node, Snapshot, Tuning, Where
+from policies.model import RACK_LABEL, Communication, Demand, Node, Snapshot, Where
 from policies.resources import copies
 
-STEP_US = 1_000_000  # of a job that does not say how long its steps are
 PARTS_MAX = 512  # of the topology, looked at for one gang
 SITES_MAX = 8  # those with most room, of which two or more are put together
 LEFT_SHARE = 10  # a tenth of a link is left to a gang, however much others send over it
 RACK_UPLINK_SHARE = 2
-
-_Pair = tuple[str, str]
-_Places = list[tuple[Node, int]]
 
 
 def communication_of(demand: Demand) -> Communication | None:
@@ -45,7 +41,7 @@ def kept_together(columns: Columns, priced: Costs, model: CostModel) -> Snapshot
     if not talking:
         return None
     links = Links(snapshot.links)
-    loads = _running_loads(snapshot, links)
+    loads = running_loads(snapshot)
     for c in sorted(talking, key=lambda c: (-demands[c].priority, demands[c].oldest_us, demands[c].demand_id)):
         gang = demands[c].gang
         if gang is None or gang.size != demands[c].count:
@@ -75,14 +71,14 @@ def got_no_room(placed: set[str], together: Snapshot, snapshot: Snapshot) -> Sna
 
 
 def _best(
-    columns: Columns, priced: Costs, model: CostModel, c: int, links: Links, loads: dict[_Pair, int]
-) -> tuple[Where, dict[_Pair, int]] | None:
+    columns: Columns, priced: Costs, model: CostModel, c: int, links: Links, loads: dict[Pair, int]
+) -> tuple[Where, dict[Pair, int]] | None:
     """Where the gang is done soonest, of equal parts the lowest, and what it will send; None where it fits nowhere."""
     demand = columns.snapshot.demands[c]
     communication = communication_of(demand)
     assert communication is not None and demand.gang is not None, "it talks"
     usable = _usable(columns, priced, c)
-    found: tuple[int, int, Where, _Places] | None = None
+    found: tuple[int, int, Where, Places] | None = None
     for rank, (where, some) in enumerate(_parts(demand.where, usable)):
         if rank == PARTS_MAX:
             break
@@ -98,7 +94,7 @@ def _best(
     if found is None:
         return None
     _, _, where, places = found
-    load = _load(demand, communication, Workers(places), links)
+    load = load_of(demand, communication, Workers(places), links)
     return where, load
 
 
@@ -145,9 +141,9 @@ def _at_sites(where: Where, some: list[tuple[int, int, Node]]) -> Where:
     return msgspec.structs.replace(where, sites=tuple(sorted({node.site for _, _, node in some})))
 
 
-def _fill(some: list[tuple[int, int, Node]], size: int) -> tuple[_Places, int] | None:
+def _fill(some: list[tuple[int, int, Node]], size: int) -> tuple[Places, int] | None:
     """The cheapest places for a gang, and what its dearest task costs; None where there is not enough room."""
-    places: _Places = []
+    places: Places = []
     left, dearest_us = size, 0
     for cost_us, room, node in some:
         taken = min(room, left)
@@ -162,20 +158,13 @@ def _fill(some: list[tuple[int, int, Node]], size: int) -> tuple[_Places, int] |
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
-def _sent_bytes(demand: Demand, communication: Communication, workers: Workers, links: Links) -> int:
-    """That leave the busiest site in a step, with the savings that the plan would choose."""
-    if len(workers.by_site) < 2:
-        return 0
-    return choose(demand, communication, workers, links).uplink_bytes_per_step or 0
-
-
 def _send_us(
     demand: Demand,
     communication: Communication,
     workers: Workers,
     n_agents: int,
     links: Links,
-    loads: dict[_Pair, int],
+    loads: dict[Pair, int],
     model: CostModel,
 ) -> int:
     """What sending takes of one step, over the slowest link that they use."""
@@ -183,7 +172,7 @@ def _send_us(
         return 0
     local_bps = model.lan_bandwidth_bps // (RACK_UPLINK_SHARE if len(workers.by_rack) > 1 else 1)
     local_us = communication.bytes_per_step * 8_000_000 // max(1, local_bps)
-    sent = _sent_bytes(demand, communication, workers, links)
+    sent = sent_bytes(demand, communication, workers, links)
     if not sent:
         return local_us
     slowest_bps = min(
@@ -197,33 +186,3 @@ def _send_us(
 def _bps(links: Links, from_site: str, to_site: str, model: CostModel) -> int:
     link = links.between("", from_site, "", to_site)
     return link.bandwidth_bps if link is not None and link.bandwidth_bps is not None else model.wan_bandwidth_bps
-
-
-def _load(demand: Demand, communication: Communication, workers: Workers, links: Links) -> dict[_Pair, int]:
-    """Bit/s that it sends between its sites, on average."""
-    sent = _sent_bytes(demand, communication, workers, links)
-    bps = sent * 8_000_000 // (communication.iteration_us or STEP_US)
-    return dict.fromkeys(workers.pairs(), bps) if bps else {}
-
-
-def _running_loads(snapshot: Snapshot, links: Links) -> dict[_Pair, int]:
-    places: dict[str, _Places] = {}
-    said: dict[str, Communication] = {}
-    tuned: dict[str, Tuning | None] = {}
-    for node in snapshot.nodes:
-        for task in node.running:
-            if task.gang_id and task.communication is not None and not task.ending:
-                places.setdefault(task.gang_id, []).append((node, 1))
-                said[task.gang_id], tuned[task.gang_id] = task.communication, task.tuning
-    loads: dict[_Pair, int] = {}
-    for gang_id in sorted(places):
-        communication, tuning, workers = said[gang_id], tuned[gang_id], Workers(places[gang_id])
-        if tuning is not None and tuning.uplink_bytes_per_step is not None:
-            bps = tuning.uplink_bytes_per_step * 8_000_000 // (communication.iteration_us or STEP_US)
-            load = dict.fromkeys(workers.pairs(), bps)
-        else:
-            nobody = Demand(demand_id=gang_id, role="", needs=Needs(), count=0, oldest_us=0)
-            load = _load(nobody, communication, workers, links)
-        for pair, bps in load.items():
-            loads[pair] = loads.get(pair, 0) + bps
-    return loads

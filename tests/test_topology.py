@@ -7,7 +7,7 @@ from federation.rounds import make_snapshot
 from federation.topology import meeting_point, shared_uplinks, sites, widest_path
 from federation.wire import LinkSample, NetReport
 from policies.flow import Flow
-from policies.model import Bottleneck, Shard, Transfer
+from policies.model import Bottleneck, Communication, Needs, Node, Running, Shard, Transfer, Where
 from tests.master_world import SECOND, World
 from tests.policy_worlds import demand, links, node, snapshot, where
 
@@ -85,3 +85,37 @@ def test_what_crosses_a_shared_bottleneck_slows_what_goes_over_its_other_ways() 
             nodes, [demand("see", reads=("frame",))], [frame], ways, transfers=under_way, bottlenecks=bottlenecks
         )
         assert where(Flow().plan(world)) == {"see": {agent_id: 1}}
+
+
+def test_transfers_of_one_round_that_meet_in_an_inferred_uplink_make_way_for_each_other() -> None:
+    nodes = [node("p", "plant", cpu=4, speed_milli=500), node("e", "east", cpu=2), node("w", "west", cpu=2)]
+    frame = Shard(shard_id="frame", size_bytes=100 * MB, replicas=("p",), replicas_wanted=0)
+    ways = links({("plant", "west"): 100, ("plant", "east"): 98})
+    shared = (Bottleneck(from_site="plant", to_sites=("east", "west")),)
+    tasks = demand("see", count=4, reads=("frame",), run_us=20 * SECOND)  # 20 s longer where the data is; 8 s away
+    alone = where(Flow().plan(snapshot(nodes, [tasks], [frame], ways)))["see"]
+    together = where(Flow().plan(snapshot(nodes, [tasks], [frame], ways, bottlenecks=shared)))["see"]
+    assert alone == {"e": 2, "w": 2}
+    assert together == {"p": 2, "e": 1, "w": 1}, "the third and fourth over one uplink would take 24 and 32 s"
+    # Where no second way is used, nothing changes.
+    one_way = snapshot(nodes[:2], [tasks], [frame], ways, bottlenecks=shared)
+    assert Flow().plan(one_way) == Flow().plan(snapshot(nodes[:2], [tasks], [frame], ways))
+
+
+def test_what_gangs_send_is_off_the_rate_that_transfers_are_priced_with() -> None:
+    talk = Communication(pattern="allreduce", bytes_per_step=7 * MB, iteration_us=SECOND)  # 56 Mbit/s
+
+    def worker(agent_id: str, site: str) -> Node:
+        task = Running(
+            task_id=f"g/{agent_id}", role="r", needs=Needs(cpu_milli=1000), since_us=0, gang_id="g", communication=talk
+        )
+        return node(agent_id, site, cpu=2, running=(task,))
+
+    frame = Shard(shard_id="frame", size_bytes=10 * MB, replicas=("p",), replicas_wanted=0)
+    ways = links({("plant", "west"): 100, ("plant", "north"): 70})
+    for talks, agent_id in ((False, "w"), (True, "n")):
+        of = worker if talks else lambda agent_id, site: node(agent_id, site, cpu=2)
+        nodes = [node("n", "north", cpu=2), of("p", "plant"), of("w", "west")]
+        reading = demand("see", reads=("frame",), where=Where(agents_avoided=("p",)))
+        plan = Flow().plan(snapshot(nodes, [reading], [frame], ways))
+        assert where(plan) == {"see": {agent_id: 1}}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.communication import running_loads
 from policies.constraints import shards_by_id, unreachable
 from policies.gpus import WHOLE
 from policies.lower.bounds import (
@@ -15,7 +16,7 @@ from policies.lower.bounds import (
     clip,
     round_to_bits,
 )
-from policies.lower.links import LinkIndex, ends_of, index_links, link_matrices, queued_bytes
+from policies.lower.links import LinkIndex, ends_of, index_links, link_matrices, queued_bytes, taken_bps
 from policies.lower.resources import (
     KINDS,
     Devices,
@@ -74,6 +75,7 @@ class Columns:
     same_site: Bools  # [E, G]
     out_bps: Int64s  # [E] the most measured out of the end's site to any other, UNKNOWN where nothing was
     in_bps: Int64s  # [G] the most measured into the group's site
+    taken_bps: Int64s  # [E, G] what gangs that run send between them
     queued_bytes: Int64s  # [E, G] still to cross from the end's site to the group's, of work placed before
 
 
@@ -97,7 +99,9 @@ class Lowerer:
         position = {node.agent_id: n for n, node in enumerate(snapshot.nodes)}
         links = index_links(snapshot.links)
         ends, end_index, sources = ends_of(snapshot, shards, position, links)
-        keys, group, n_groups = self._group(snapshot, _marks(snapshot, shards, position, links), links, ends)
+        loads = running_loads(snapshot) if ends else {}
+        loaded = {site for pair in loads for site in pair}
+        keys, group, n_groups = self._group(snapshot, _marks(snapshot, shards, position, links), links, ends, loaded)
         order = np.argsort(group, kind="stable")
         starts = np.searchsorted(group[order], np.arange(n_groups + 1))
         members = tuple(order[starts[g] : starts[g + 1]] for g in range(n_groups))
@@ -143,6 +147,7 @@ class Lowerer:
             same_site=same_site,
             out_bps=np.array([links.out_bps.get(site, UNKNOWN) for _, site in ends], np.int64),
             in_bps=np.array([links.in_bps.get(node.site, UNKNOWN) for node in heads], np.int64),
+            taken_bps=taken_bps(loads, ends, heads),
             queued_bytes=queued_bytes(snapshot, ends, heads),
         )
 
@@ -189,10 +194,11 @@ class Lowerer:
         marks: dict[int, tuple[object, ...]],
         links: LinkIndex,
         ends: tuple[tuple[str, str], ...],
+        loaded: set[str],
     ) -> tuple[Int64s, Int64s, int]:
         """The static key and the group of each node, numbered in the order in which groups first appear."""
         for bits in (64, 4, 3, 2, 1):
-            keys = self._coarse(snapshot, bits, _site_keys(snapshot, links, ends, bits))
+            keys = self._coarse(snapshot, bits, _site_keys(snapshot, links, ends, loaded, bits))
             group, n_groups = _number(keys, marks)
             if n_groups <= GROUPS_MAX:
                 break
@@ -220,13 +226,15 @@ class Lowerer:
         return [renamed[n] for n in self._keys]
 
 
-def _site_keys(snapshot: Snapshot, links: LinkIndex, ends: tuple[tuple[str, str], ...], bits: int) -> dict[str, object]:
-    """What tells sites apart: their name where a demand or shard names them or data comes from there, else the links
-    from where data and clients are. A site without a key is like any other without."""
-    named = {site for demand in snapshot.demands for site in demand.where.sites}
+def _site_keys(
+    snapshot: Snapshot, links: LinkIndex, ends: tuple[tuple[str, str], ...], loaded: set[str], bits: int
+) -> dict[str, object]:
+    """What tells sites apart: their name where a demand or shard names them, data comes from there or gangs send to
+    them, else the links from where data and clients are. A site without a key is like any other without."""
+    named = loaded | {site for demand in snapshot.demands for site in demand.where.sites}
     named |= {site for shard in snapshot.shards for site in shard.sites}
     named |= {transfer.to_site for transfer in snapshot.transfers} if ends else set()
-    if snapshot.transfers and ends:
+    if ends:
         named |= {site for each in snapshot.bottlenecks for site in each.to_sites}
     from_sites = {site for _, site in ends}
     keys: dict[str, object] = {site: site for site in sorted(named | from_sites)}

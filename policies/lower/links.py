@@ -117,6 +117,16 @@ def queued_bytes(snapshot: Snapshot, ends: tuple[tuple[str, str], ...], heads: l
     return np.minimum(out, SIZE_BYTES_MAX)
 
 
+def taken_bps(loads: dict[tuple[str, str], int], ends: tuple[tuple[str, str], ...], heads: list[Node]) -> Int64s:
+    """[E, G] what gangs that run send between the end's site and the group's."""
+    out = np.zeros((len(ends), len(heads)), np.int64)
+    for e, (_, end_site) in enumerate(ends) if loads else ():
+        for g, node in enumerate(heads):
+            pair = min(end_site, node.site), max(end_site, node.site)
+            out[e, g] = clip(loads.get(pair, 0), BANDWIDTH_BPS_MAX)
+    return out
+
+
 def _slowed_by(transfer: Transfer, shared: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Where what comes after a transfer from the same site waits for it: where it goes, or its bottleneck leads."""
     together = shared.get(transfer.from_site, ())
