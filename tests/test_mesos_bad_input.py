@@ -1,5 +1,6 @@
 """Every call of the scheduler API, ill made, at the wrong time or for what is another's; everyone is served on."""
 
+import base64
 import copy
 import json
 import random
@@ -151,3 +152,67 @@ async def test_what_is_anothers_is_left_alone_whatever_is_said_of_it() -> None:
         assert before.tasks["t"].is_open and not before.tasks["t"].kill_asked
         await owner.accept(offer, launch(task("u") | {"agent_id": offer["agent_id"]}))
         await owner.status("u", "TASK_RUNNING")
+
+
+async def test_anothers_reservations_roles_and_operations_are_of_no_use() -> None:
+    """Named in operations and acknowledgements exactly as the owner would: by its role, its labels, its uuids."""
+    async with market() as (world, port):
+        world.agent("gw-1")
+        owner = await join(world, port, "owner", role="ml", principal="me")
+        reservation = {"type": "DYNAMIC", "role": "ml", "principal": "me", "labels": {"labels": [{"key": "a"}]}}
+        reserved = scalars(1, 64, reservations=[reservation])
+        reserve = {"type": "RESERVE", "id": {"value": "op"}, "reserve": {"resources": reserved}}
+        await owner.accept(await owner.offer(), reserve, launch(task("t", scalars(2))))
+        done = (await owner.until("UPDATE_OPERATION_STATUS"))["update_operation_status"]["status"]
+        update = (await owner.until("UPDATE"))["update"]["status"]
+        assert await owner.call("SUPPRESS") == 202
+        assert await owner.call("DECLINE", {"offer_ids": [(await owner.offer())["id"]]}) == 202
+        thief = await join(world, port, "thief", role="web")
+        offer = await thief.offer()
+        assert not any("ml" in str(resource) for resource in offer["resources"])
+        ids = {"unreserve": {"value": "u"}, "reserve": {"value": "r"}}
+        await thief.accept(
+            offer,
+            {"type": "UNRESERVE", "id": ids["unreserve"], "unreserve": {"resources": reserved}},
+            {"type": "RESERVE", "id": ids["reserve"], "reserve": {"resources": reserved}},
+            launch(task("mine", reserved)),
+        )
+        assert await thief.operation("u") == await thief.operation("r") == "OPERATION_ERROR"
+        assert (await thief.status("mine", "TASK_ERROR"))["reason"] == "REASON_TASK_INVALID"
+        named = {"agent_id": {"value": "gw-1"}, "operation_id": {"value": "op"}, "uuid": done["uuid"]["value"]}
+        assert await thief.call("ACKNOWLEDGE_OPERATION_STATUS", named) == 202
+        body = {name: update[name] for name in ("agent_id", "task_id", "uuid")}
+        assert await thief.call("ACKNOWLEDGE", body) == 202
+        for kind in ("REVIVE", "SUPPRESS"):
+            assert await thief.call(kind, {"roles": ["ml"]}) == 400
+        assert await thief.call("RECONCILE_OPERATIONS", {"operations": [{"operation_id": {"value": "op"}}]}) == 202
+        assert await thief.operation("op") == "OPERATION_UNKNOWN"
+        framework = world.master.core.market.frameworks[owner.framework_id]
+        assert "op" in framework.operations and framework.suppressed == {"ml"}
+        assert framework.tasks["t"].updates[0].uuid == base64.b64decode(update["uuid"])
+        [pool] = world.master.core.agents["gw-1"].holdings.pools.values()
+        assert pool.size.cpu_milli == 1000 and not pool.used.cpu_milli
+        assert await owner.call("ACKNOWLEDGE_OPERATION_STATUS", named) == 202
+        assert "op" not in framework.operations
+
+
+async def test_no_call_comes_through_on_anothers_stream() -> None:
+    """With the owner's framework id on the thief's stream, and the other way round."""
+    async with market() as (world, port):
+        world.agent()
+        owner = await join(world, port, "owner", principal="me")
+        await owner.accept(await owner.offer(), launch(task("t")))
+        await owner.status("t", "TASK_RUNNING")
+        thief = await join(world, port, "thief")
+        streams = [client.stream.headers["mesos-stream-id"] for client in (owner, thief)]
+        for kind in KINDS:
+            if kind == "SUBSCRIBE":
+                continue
+            for framework_id, stream_id in zip((thief.framework_id, owner.framework_id), streams, strict=True):
+                wire = await Wire.open(port)
+                tree = {"framework_id": {"value": framework_id}, "type": kind, kind.lower(): body_of(kind)}
+                status, _ = await wire.ask(tree, Mesos_Stream_Id=stream_id)
+                assert status == (202 if kind.startswith("ACKNOWLEDGE") else 400), kind
+                wire.close()
+        await still_serves(world, port, owner)
+        assert world.master.core.market.frameworks[thief.framework_id].stream_id == streams[1]
