@@ -192,7 +192,8 @@ def _lower(
     filters: list[tuple[int, int, int, int, int]] = []
     classes, gpu_classes = gpu_classes_of(core), list[int]()
     least = config.offer_cpu_milli_min, config.offer_memory_bytes_min
-    floor_cpu, floor_memory = (0, 0) if tree.leasts else least
+    takes_less = any(cpu < least[0] and memory < least[1] for cpu, memory, _, _ in tree.leasts)
+    floor_cpu, floor_memory = (0, 0) if takes_less else least
     for entry in entries:
         agent_id = entry.agent_id
         if agent_id in market.held or not is_offered(entry, core.now_us):
