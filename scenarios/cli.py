@@ -271,14 +271,19 @@ def replay(
 
 @app.command()
 def record(
-    recording: Annotated[Path, typer.Argument(help="Made by a master with --record.", show_default=False)],
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(help="Made by a master with --record; of its restarts too, in order.", show_default=False),
+    ],
     scenario: Annotated[Path, typer.Argument(help="The scenario file to write.", show_default=False)],
 ) -> None:
-    """Write what a master with --record went through as a scenario: who offered what, the links as measured, the jobs
-    with the times that they really took, and who was gone when. `scenario replay` repeats its very decisions."""
+    """Write what a master with --record went through as a scenario. Run under the policy of then, it repeats the
+    recorded events and holds each decision against the one that was made; under another policy or seed it plays the
+    world that they tell of: who offered what, the links as measured, the jobs with the times that they really took, who
+    was gone when."""
     from scenarios.recorded import scenario_of
 
-    text, notes = scenario_of(recording)
+    text, notes = scenario_of(recordings, scenario.parent)
     try:
         scenario.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -65,15 +65,16 @@ SCALARS: dict[str, Kind] = {
     "attempts.failed": "count",
     "attempts.total": "count",
     "laws.broken": "count",
+    "decisions.changed": "count",  # rounds of a recording in which the policy decides otherwise now
     "recovery.missing": "count",  # faults from which the run did not recover
 }
 VECTORS: dict[str, Kind] = {"share": "share"}  # by role: dominant share over weight, while all want more
 UNSCOPED = frozenset({"recovery.time", "prediction_error", "recovery.missing", "rounds", "bytes_moved", "egress",
                       "moves", "redirects", "utilisation.cpu", "utilisation.gpu", "laws.broken", "share",
-                      "jobs.refused"})  # fmt: skip
+                      "jobs.refused", "decisions.changed"})  # fmt: skip
 # Sums over the whole run, of which nobody knows when what happened; and what happens in time, but to no task or job.
-TIMELESS = frozenset({"rounds", "bytes_moved", "egress", "redirects", "laws.broken", "jobs.refused", "offers.made",
-                      "offers.declined", "offers.lapsed"})  # fmt: skip
+TIMELESS = frozenset({"rounds", "bytes_moved", "egress", "redirects", "laws.broken", "jobs.refused",
+                      "decisions.changed", "offers.made", "offers.declined", "offers.lapsed"})  # fmt: skip
 TASKLESS = frozenset({"recovery.time", "recovery.missing", "prediction_error", "moves", "utilisation.cpu",
                       "utilisation.gpu", "share", "request_miss", "request_rtt", "replicas"})  # fmt: skip
 FUNCTIONS: tuple[Function, ...] = ("jain", "min", "max", "mean")

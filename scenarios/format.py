@@ -5,6 +5,7 @@ file, line and column. Jobs are job files, inline or by path, in the very gramma
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from federation.strictyaml import (
     as_mapping,
     choice,
     integer_between,
+    list_of,
+    matching,
     one_or_more,
     quantity,
     read_flag,
@@ -33,13 +36,14 @@ from scenarios.sites import Site, as_is, no_site
 from scenarios.topology import read_topology
 from scenarios.traces.folder import Traces
 from scenarios.workload import Scope, read_workload
-from scenarios.world import ShardSpec, World
+from scenarios.world import DIGEST_BYTES, Recording, ShardSpec, World
 
 SCHEMA = "offerflow/scenario/v1"
 ROOT_KEYS = (
     "schema", "name", "purpose", "seed", "duration", "include", "parameters", "topology", "data", "workload",
-    "frameworks", "faults", "expect", "matrix", "model",
+    "frameworks", "faults", "expect", "matrix", "model", "recording",
 )  # fmt: skip
+RECORDING_KEYS = ("file", "digest")
 DATA_KEYS = ("at", "count", "size")
 MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end", "moves")
 SOLVE_US = 5_000
@@ -52,13 +56,14 @@ T = TypeVar("T")
 
 class Scenario(Record, frozen=True, kw_only=True):
     """A file as read with one seed and one set of parameters. `matrix` holds the values to run it with, by name;
-    "policy" and "seed" among them."""
+    "policy" and "seed" among them. `recordings` are what it was made from, where it was."""
 
     path: str
     world: World
     expect: Expectations
     matrix: dict[str, tuple[str, ...]]
     parameters: dict[str, str]
+    recordings: tuple[Recording, ...] = ()
 
 
 def load_world(path: Path) -> World:
@@ -131,7 +136,23 @@ def load_scenario(
     for key in matrix:
         if key not in ("policy", "seed", *values):
             raise FileError(fields.place_of("matrix"), f'the matrix varies "{key}", which is no parameter of the file')
-    return Scenario(path=str(path), world=world, expect=expect, matrix=matrix, parameters=values)
+    return Scenario(
+        path=str(path),
+        world=world,
+        expect=expect,
+        matrix=matrix,
+        parameters=values,
+        recordings=fields.optional("recording", list_of(partial(_read_recording, path.parent), '"recording"'), ()),
+    )
+
+
+def _read_recording(folder: Path, node: Node) -> Recording:
+    """Whether it is there is asked when it is replayed: other policies need it not."""
+    fields = Fields(node, "a recording", RECORDING_KEYS)
+    return Recording(
+        path=str(folder / fields.required("file", read_text)),
+        digest=fields.required("digest", matching(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}", "a digest as `record` writes it")),
+    )
 
 
 def _of(fields: Fields | None, key: str, read: Callable[[Node], T], default: T) -> T:

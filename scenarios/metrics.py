@@ -159,6 +159,9 @@ class Metrics:
                     each for each in self._outcome.incidents if each.over_us is not None and each.recovery_us is None
                 )
                 return float(sum(_recovers(each.what) and _is_within(each.began_us, window) for each in missing))
+            case "decisions":
+                changed = self._outcome.n_decided_otherwise
+                return None if changed is None else float(changed)
             case "laws":
                 return float(len(self._outcome.broken_laws))
             case "rounds":

@@ -81,6 +81,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     asking: dict[str, tuple[Asking, ...]] = {}  # by origin: what clients of weighted services got, second by second
     link_bytes: tuple[tuple[int, dict[str, int]], ...] = ()  # every so often, what each link had carried
     live: bool = False  # real processes did it, in real time
+    n_decided_otherwise: int | None = None  # rounds, of a run that a recording repeats; None: it was none
+    parting: str = ""  # the first of them
     solve_us: tuple[int, ...] = ()  # of each round, where it was measured or played again
 
 

@@ -1,12 +1,15 @@
-"""A scenario file out of a recording: what a live master went through, so that it can be played under other policies.
+"""A scenario file out of recordings: what a live master went through, as it was and as a world for other policies.
 
-Who offered what is in the births, links are medians of what was measured, jobs are as they were submitted, with the
-median of the run times that each group's tasks really took, and who came back as a new process was killed. It is a
-world like the recorded one, not the same run: `scenario replay` repeats that.
+It names the recordings, and a run under the policy of then repeats them (`scenarios/rerun.py`). The world beside them
+is for every other run: who offered what is in the births, links are medians of what was measured, jobs are as they were
+submitted, with the median of the run times that each group's tasks really took, and who came back as a new process was
+killed.
 """
 
 import itertools
+import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import msgspec
 
 from federation import commands, events
 from federation.api import SubmitJob
+from federation.errors import ConfigError
 from federation.facts import JobAccepted, TaskStateChanged
 from federation.jobs import Job, TaskGroup
 from federation.master import Master
@@ -31,6 +35,7 @@ from federation.wire import Birth, Death, LinkSample, NetReport
 from policies.gpus import is_share
 from policies.model import Needs, Resources, Where
 from policies.resources import kinds
+from scenarios.rerun import Numbering, digest_of
 
 BANDWIDTH_BPS = 1_000_000_000  # of a link whose rate nobody measured
 RTT_US = 1_000
@@ -40,15 +45,7 @@ TAIL_US = 60_000_000  # after the last event
 class _Heard:
     """What a recording tells, gathered in one pass."""
 
-    def __init__(self, path: Path) -> None:
-        header, recorded = read(path)
-        self.policy = header.policy
-        if header.state is None:
-            master = Master(header.config, header.policy)
-        else:
-            master = Master.restore(header.config, decode_saved(header.state).durable, header.policy)
-        self.config = header.config
-        self.n_jobs_before = len(master.core.tasks.jobs)
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.births: dict[str, list[tuple[int, Birth]]] = {}
         self.deaths: dict[str, list[int]] = {}
         self.samples: list[LinkSample] = []
@@ -56,9 +53,32 @@ class _Heard:
         self.run_us: dict[tuple[int, str], list[int]] = {}  # (number of the job, group) → of finished tasks, at speed 1
         self.begun_us: int | None = None
         self.ended_us = 0
+        self.restarts: list[tuple[int, int]] = []  # of the master: when it was last heard of, and when again
+        self.n_jobs_before = 0
+        self._numbering = Numbering()
         self._numbers: dict[str, int] = {}  # job id → number
+        for path in paths:
+            self._go_through(path)
+
+    def _go_through(self, path: Path) -> None:
+        header, recorded = read(path)
+        if header.state is None:
+            master = Master(header.config, header.policy)
+        else:
+            master = Master.restore(header.config, decode_saved(header.state).durable, header.policy)
+        if self.begun_us is None:
+            self.policy, self.config, self.n_jobs_before = header.policy, header.config, len(master.core.tasks.jobs)
+        is_first = True
         for each in recorded:
-            self.begun_us = each.at_us if self.begun_us is None else self.begun_us
+            if self.begun_us is None:
+                self.begun_us = each.at_us
+            elif is_first:
+                if each.at_us < self.ended_us or header.policy != self.policy:
+                    raise ConfigError(
+                        f"{path} does not follow the recording before it: name them in order, of one policy"
+                    )
+                self.restarts.append((self.ended_us, each.at_us))
+            is_first = False
             self.ended_us = each.at_us
             self._hear(each.event, each.at_us)
             for command in master.handle(each.event, each.at_us):
@@ -66,7 +86,7 @@ class _Heard:
                     self._learn(command.fact, master)
 
     def _hear(self, event: events.Event, at_us: int) -> None:
-        if isinstance(event, events.Asked) and isinstance(event.request, SubmitJob):
+        if self._numbering.hear(event) and isinstance(event, events.Asked) and isinstance(event.request, SubmitJob):
             self.jobs.append((at_us, event.request.job))
         if not isinstance(event, events.AgentSpoke):
             return
@@ -83,7 +103,7 @@ class _Heard:
     def _learn(self, fact: object, master: Master) -> None:
         match fact:
             case JobAccepted(job_id=job_id):
-                self._numbers[job_id] = len(self.jobs) - 1
+                self._numbers[job_id] = self._numbering.of(fact)
             case TaskStateChanged(state="finished", run_us=int(run_us), task_id=task_id):
                 job_id, group, _ = task_id.rsplit("/", 2)
                 agent = master.core.tasks.tasks[task_id].agent_id
@@ -95,18 +115,23 @@ class _Heard:
                 pass
 
 
-def scenario_of(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The file's text, and what the recording did not tell. Raises `ConfigError` for what is no recording."""
-    heard = _Heard(path)
+def scenario_of(paths: Sequence[Path], folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The text of a file in `folder`, and what the recordings, one after the other, did not tell. Raises `ConfigError`
+    for what is no recording, or does not follow the one before."""
+    heard = _Heard(paths)
     notes: list[str] = []
     if heard.n_jobs_before:
-        notes.append(f"{heard.n_jobs_before} jobs were there before the recording began and are left out")
+        notes.append(
+            f"{heard.n_jobs_before} jobs were there before the recording began and are left out: the scenario is a "
+            "world like the recorded one, and `scenario replay` alone repeats its decisions"
+        )
     sites: dict[str, str] = {agent: births[0][1].site for agent, births in heard.births.items()}
     begun_us = heard.begun_us or 0
+    names = " and ".join(path.name for path in paths)
     document: dict[str, Any] = {
         "schema": "offerflow/scenario/v1",
         "name": "recorded",
-        "purpose": f"what a live master with policy {heard.policy} went through, from {path.name}",
+        "purpose": f"what a live master with policy {heard.policy} went through, from {names}",
         "seed": 1,
         "duration": format_duration(heard.ended_us - begun_us + TAIL_US),
         "topology": _topology(heard, sites, notes),
@@ -136,7 +161,11 @@ def scenario_of(path: Path) -> tuple[str, tuple[str, ...]]:
     if faults:
         document["faults"] = faults
     document["matrix"] = {"policy": [heard.policy]}
-    head = f"# Made from {path.name} by `offerflow scenario record`: a world like the recorded one.\n"
+    if not heard.n_jobs_before:
+        document["expect"] = {"slo": ["decisions.changed == 0"]}
+        document["recording"] = [{"file": os.path.relpath(path, folder), "digest": digest_of(path)} for path in paths]
+    head = f"# Made from {names} by `offerflow scenario record`: under {heard.policy} the recorded run,\n"
+    head += "# for other policies or seeds a world like it.\n"
     body = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()  # JSON is YAML
     return f"{head}{body}\n", tuple(notes)
 
@@ -227,15 +256,18 @@ def _agent(birth: Birth) -> dict[str, Any]:
 
 
 def _faults(heard: _Heard, begun_us: int) -> list[dict[str, Any]]:
-    """Agents that came back as another process were killed; when, their will says."""
-    found = []
+    """Who came back as another process was killed; of agents their will says when, of a master its last event."""
+    found: list[tuple[int, dict[str, Any]]] = []
+    for gone_us, at_us in heard.restarts:
+        fault = {"at": format_duration(gone_us - begun_us), "kill": "master"}
+        found.append((gone_us, fault | {"restart": format_duration(max(1, at_us - gone_us))}))
     for agent_id, births in sorted(heard.births.items()):
         for (_, before), (at_us, birth) in itertools.pairwise(births):
             if birth.boot == before.boot:
                 continue
             gone_us = max((each for each in heard.deaths.get(agent_id, ()) if each <= at_us), default=at_us)
-            fault = {"at": format_duration(gone_us - begun_us), "kill": {"agents": agent_id}}
-            found.append((gone_us, fault | {"restart": format_duration(at_us - gone_us)}))
+            kill = {"at": format_duration(gone_us - begun_us), "kill": {"agents": agent_id}}
+            found.append((gone_us, kill | {"restart": format_duration(max(1, at_us - gone_us))}))
     return [fault for _, fault in sorted(found, key=lambda pair: pair[0])]
 
 

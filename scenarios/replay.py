@@ -7,6 +7,7 @@ With another policy it shows the first round in which that one would have decide
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from federation import commands, events
 from federation.facts import Fact
@@ -14,6 +15,7 @@ from federation.master import Master
 from federation.recording import read
 from federation.saved import decode_saved
 from policies import registry
+from policies.api import Policy
 from policies.model import Plan, Record, Snapshot
 from scenarios.laws import Laws
 
@@ -49,79 +51,102 @@ def laws_of_recording(path: Path, known: Iterable[Fact] = ()) -> Checked:
         nonlocal n_rounds
         n_rounds += 1
 
-    laws, n_events, _ = _drive(path, tuple(known), solve, lambda *_: None)
-    return Checked(broken=tuple(laws.broken) if laws else (), n_events=n_events, n_rounds=n_rounds)
+    driven = drive(path, tuple(known), solve, lambda *_: None)
+    return Checked(broken=driven.broken, n_events=driven.n_events, n_rounds=n_rounds)
+
+
+class Asking:
+    """A policy that is asked again in each round, and held against the plan of then."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.n_rounds = self.n_equal = 0
+        self.parting = ""  # of the first round in which it decides otherwise
+        self._policy = policy
+        self._snapshots: dict[int, Snapshot] = {}
+        self._begun_us: int | None = None
+
+    def solve(self, round_id: int, snapshot: Snapshot, now_us: int) -> None:
+        self._begun_us = now_us if self._begun_us is None else self._begun_us
+        self._snapshots[round_id] = snapshot
+
+    def planned(self, round_id: int, theirs: Plan, now_us: int) -> None:
+        snapshot = self._snapshots.pop(round_id, None)
+        if snapshot is None:
+            return  # The recording begins in the middle of a round.
+        self.n_rounds += 1
+        ours = self._policy.plan(snapshot)
+        if decisions(ours) == decisions(theirs):
+            self.n_equal += 1
+        elif not self.parting:
+            at_s = (now_us - (self._begun_us or 0)) / 1e6
+            self.parting = f"round {self.n_rounds}, {at_s:.3f} s after the first: {_difference(theirs, ours)}"
 
 
 def replay(path: Path, policy_name: str | None = None) -> Replayed:
     """Raises `ConfigError` for what is no recording, or a policy that is not known."""
     header, _ = read(path)
     name = policy_name or header.policy
-    policy = registry.load(name)
-    snapshots: dict[int, Snapshot] = {}
-    begun_us: list[int] = []
-    n_rounds = n_equal = 0
-    parting = ""
-
-    def solve(round_id: int, snapshot: Snapshot, now_us: int) -> None:
-        begun_us.append(now_us)
-        snapshots[round_id] = snapshot
-
-    def planned(round_id: int, theirs: Plan, now_us: int) -> None:
-        nonlocal n_rounds, n_equal, parting
-        snapshot = snapshots.pop(round_id, None)
-        if snapshot is None:
-            return  # The recording begins in the middle of a round.
-        n_rounds += 1
-        ours = policy.plan(snapshot)
-        if decisions(ours) == decisions(theirs):
-            n_equal += 1
-        elif not parting:
-            at_s = (now_us - begun_us[0]) / 1e6
-            parting = f"round {n_rounds}, {at_s:.3f} s after the first: {_difference(theirs, ours)}"
-
-    laws, n_events, n_facts = _drive(path, (), solve, planned)
+    asking = Asking(registry.load(name))
+    driven = drive(path, (), asking.solve, asking.planned)
     return Replayed(
         recorded_policy=header.policy,
         policy=name,
-        n_events=n_events,
-        n_facts=n_facts,
-        n_rounds=n_rounds,
-        n_equal=n_equal,
-        parting=parting,
-        laws_checked=laws is not None,
-        broken_laws=tuple(laws.broken) if laws else (),
+        n_events=driven.n_events,
+        n_facts=len(driven.facts),
+        n_rounds=asking.n_rounds,
+        n_equal=asking.n_equal,
+        parting=asking.parting,
+        laws_checked=driven.laws is not None,
+        broken_laws=driven.broken,
     )
 
 
-def _drive(
+class Driven(NamedTuple):
+    """A core that went through a recording, and the facts that this led to. `laws` None: they do not know what was
+    before."""
+
+    master: Master
+    laws: Laws | None
+    n_events: int
+    facts: tuple[Fact, ...]
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        return tuple(self.laws.broken) if self.laws is not None else ()
+
+
+def drive(
     path: Path,
     known: tuple[Fact, ...],
     solve: Callable[[int, Snapshot, int], None],
     planned: Callable[[int, Plan, int], None],
-) -> tuple[Laws | None, int, int]:
-    """The laws, where they know what was before; how many events there were, and how many facts they led to."""
+    hear: Callable[[events.Event, int], None] = lambda *_: None,
+) -> Driven:
+    """Give its events to a core that begins where it began. `known` are facts, as far as they are older."""
     header, recorded = read(path)
     if header.state is None:
         master = Master(header.config, header.policy)
     else:
         master = Master.restore(header.config, decode_saved(header.state).durable, header.policy)
     laws = Laws(header.config, header.policy) if known or not master.core.tasks.jobs else None
-    n_events = n_facts = 0
+    n_events = 0
+    facts: list[Fact] = []
     for each in recorded:
         if laws is not None and not n_events:
             laws.remember(fact for fact in known if fact.at_us < each.at_us)
         n_events += 1
+        hear(each.event, each.at_us)
         wanted = master.handle(each.event, each.at_us)
         if laws is not None:
             laws.after_step(each.event, wanted, each.at_us)
-        n_facts += sum(isinstance(command, commands.Persist) for command in wanted)
         for command in wanted:
-            if isinstance(command, commands.Solve) and command.round_id >= 0:  # Dry runs are no decisions.
+            if isinstance(command, commands.Persist):
+                facts.append(command.fact)
+            elif isinstance(command, commands.Solve) and command.round_id >= 0:  # Dry runs are no decisions.
                 solve(command.round_id, command.snapshot, each.at_us)
         if isinstance(each.event, events.PlanReady) and not each.event.policy:  # Else the fallback made it.
             planned(each.event.round_id, each.event.plan, each.at_us)
-    return laws, n_events, n_facts
+    return Driven(master, laws, n_events, tuple(facts))
 
 
 def decisions(plan: Plan) -> tuple[object, ...]:

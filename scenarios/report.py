@@ -48,6 +48,7 @@ class Summary(Record, frozen=True, kw_only=True, omit_defaults=False):
     incidents: tuple[Incident, ...] = ()
     tail: tuple[str, ...] = ()  # the last events before the first broken law
     live: bool = False
+    replayed: bool = False
     # Mean of |expected - taken| / taken over the first and the last third of the tasks that finished.
     prediction_error_first: float | None = None
     prediction_error_last: float | None = None
@@ -89,6 +90,7 @@ def summarise(outcome: Outcome, records: Records | None = None, parameters: dict
         incidents=outcome.incidents,
         tail=outcome.tail,
         live=outcome.live,
+        replayed=outcome.n_decided_otherwise is not None,
         prediction_error_first=first_error,
         prediction_error_last=last_error,
     )
@@ -104,7 +106,7 @@ def table(summaries: list[Summary]) -> "Table":
         return _table_of_means(summaries)
     seeds = sorted({summary.seed for summary in summaries})
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    how = "live" if summaries[0].live else "simulated"
+    how = "live" if summaries[0].live else "replayed" if summaries[0].replayed else "simulated"
     shown_table = Table(title=f"{summaries[0].world} ({how}, {seed})", title_justify="left")
     shown_table.add_column("")
     for summary in summaries:
@@ -214,4 +216,4 @@ def _verdicts_of_many(results: "list[Result]") -> "Table":
 def _cell(verdict: Verdict) -> str:
     text = shown(verdict.value, verdict.kind)
     why = f" ({verdict.why})" if verdict.why else ""
-    return f"[green]{text}[/green]" if verdict.ok else f"[red]{text} missed{why}[/red]"
+    return f"[green]{text}{why}[/green]" if verdict.ok else f"[red]{text} missed{why}[/red]"

@@ -62,6 +62,7 @@ def scenario_schema() -> Schema:
             frameworks=_frameworks(),
             faults={"type": "array", "items": _fault()},
             expect=_object(("laws", "slo"), slo={"type": "array", "items": _TEXT}),
+            recording={"type": "array", "items": _object(scenario_format.RECORDING_KEYS, file=_TEXT, digest=_TEXT)},
             matrix=_map({"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]}),
             model=_object(
                 scenario_format.MODEL_KEYS,

@@ -10,6 +10,7 @@ from policies.model import LatencyTarget, Record, Resources, Tier
 from scenarios.faults import Fault
 from scenarios.transport import LinkSpec
 
+DIGEST_BYTES = 16
 START_US = 1_700_000_000_000_000  # Simulated runs begin at a fixed Unix time: digests hold no wall clock.
 
 
@@ -95,6 +96,14 @@ class Variation(Record, frozen=True, kw_only=True):
     from_site: str
     to_site: str
     spec: LinkSpec
+
+
+class Recording(Record, frozen=True, kw_only=True):
+    """What one master was told in its life (`federation/recording.py`). `digest` is of the file's bytes: another file
+    is another run."""
+
+    path: str
+    digest: str
 
 
 class World(Record, frozen=True, kw_only=True):

@@ -7,10 +7,13 @@ import pytest
 
 from federation import events
 from federation.config import MasterConfig
+from federation.errors import ConfigError
 from federation.facts import Fact
 from federation.jobfile import read_job
 from federation.jobs import Artifact
-from federation.recording import FORMAT, Header, Recorder
+from federation.master import Master
+from federation.recording import FORMAT, Header, Recorder, read
+from federation.saved import encode_saved
 from federation.strictyaml import Node, load
 from policies import registry
 from policies.model import GpuNeed, LatencyTarget, LinkNeed, Needs, Where
@@ -21,7 +24,7 @@ from scenarios.player import Outcome, Player, play
 from scenarios.recorded import job_document, scenario_of
 from scenarios.replay import laws_of_recording, replay
 from scenarios.report import summarise
-from scenarios.runs import Case, run_live
+from scenarios.runs import Case, run_case, run_live
 from tests.scenario_world import SMALL, written
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +74,7 @@ def test_the_laws_are_checked_on_a_recording(tmp_path: Path) -> None:
 
 def test_a_recording_makes_a_scenario_of_the_same_world(tmp_path: Path) -> None:
     path, outcome = recorded(tmp_path, written(tmp_path, SMALL))
-    text, notes = scenario_of(path)
+    text, notes = scenario_of([path], tmp_path)
     made = tmp_path / "made.yaml"
     made.write_text(text)
     before, after = outcome.world, load_scenario(made).world
@@ -87,6 +90,82 @@ def test_a_recording_makes_a_scenario_of_the_same_world(tmp_path: Path) -> None:
     assert all("bandwidth" in note for note in notes)
     again = summarise(play(after, registry.load("flow"), "flow"))
     assert (again.tasks_finished, again.broken_laws) == (summarise(outcome).tasks_finished, ())
+
+
+def test_a_recorded_scenario_repeats_the_run_and_its_decisions(tmp_path: Path) -> None:
+    path, outcome = recorded(tmp_path, written(tmp_path, SMALL))
+    text, _ = scenario_of([path], tmp_path)
+    made = written(tmp_path, text, "made.yaml")
+    result = run_case(Case(path=str(made), policy="flow"))
+    assert [(verdict.text, verdict.ok, verdict.value) for verdict in result.verdicts] == [
+        ("decisions.changed == 0", True, 0.0)
+    ]
+    assert result.summary.replayed and result.summary.broken_laws == ()
+    first = run_case(Case(path=str(tmp_path / "small.yaml"), policy="flow"))
+    shift_us = first.decisions[0][0] - result.decisions[0][0]  # The recording begins with its first event.
+    assert [(at_us + shift_us, *rest) for at_us, *rest in result.decisions] == list(first.decisions)
+    assert result.summary.rounds == outcome.n_rounds > 5
+    assert (result.summary.tasks_finished, result.summary.task_p50_s) == (10, first.summary.task_p50_s)
+
+
+def test_a_recorded_scenario_is_a_world_for_other_policies_and_seeds(tmp_path: Path) -> None:
+    path, _ = recorded(tmp_path, written(tmp_path, SMALL))
+    made = written(tmp_path, scenario_of([path], tmp_path)[0], "made.yaml")
+    for case in (Case(path=str(made), policy="fifo"), Case(path=str(made), policy="flow", seed=5)):
+        result = run_case(case)
+        assert not result.summary.replayed and result.summary.tasks_finished == 10
+        assert [(verdict.ok, verdict.why) for verdict in result.verdicts] == [(True, "simulated, not replayed")]
+
+
+def test_a_policy_that_decides_otherwise_than_was_recorded_is_told(tmp_path: Path) -> None:
+    """What `fifo` decided, in a recording that says it was `flow`."""
+    path, _ = recorded(tmp_path, ROOT / "scenarios" / "quickstart.yaml", "fifo")
+    header, events_of = read(path)
+    other = Recorder(tmp_path / "other.rec", msgspec.structs.replace(header, policy="flow"), 2**30)
+    for each in events_of:
+        other.add(each.event, each.at_us)
+    other.close()
+    made = written(tmp_path, scenario_of([tmp_path / "other.rec"], tmp_path)[0], "made.yaml")
+    (verdict,) = run_case(Case(path=str(made), policy="flow")).verdicts
+    assert not verdict.ok and (verdict.value or 0) > 0 and verdict.why.startswith("round ")
+
+
+def test_recordings_of_a_master_that_restarted_are_one_run(tmp_path: Path) -> None:
+    """Cut in two, as when a master starts again: the second begins with what the first left."""
+    path, _ = recorded(tmp_path, written(tmp_path, SMALL))
+    header, recorded_events = read(path)
+    each = list(recorded_events)
+    cut = next(n for n, one in enumerate(each) if isinstance(one.event, events.PlanReady)) + 1
+    driven = Master(header.config, header.policy)
+    first, second = tmp_path / "1.rec", tmp_path / "2.rec"
+    recorder = Recorder(first, header, 2**30)
+    for one in each[:cut]:
+        recorder.add(one.event, one.at_us)
+        driven.handle(one.event, one.at_us)
+    recorder.close()
+    state = encode_saved(each[cut].at_us, driven.durable())
+    recorder = Recorder(second, msgspec.structs.replace(header, state=state), 2**30)
+    recorder.add(events.Started(term=2), each[cut].at_us)
+    recorder.add(events.BrokerFound(), each[cut].at_us)
+    recorder.close()
+    made = written(tmp_path, scenario_of([first, second], tmp_path)[0], "made.yaml")
+    assert [sentence(fault) for fault in load_scenario(made).world.faults] == ["kill master"]
+    result = run_case(Case(path=str(made), policy="flow"))
+    assert result.summary.replayed and [verdict.ok for verdict in result.verdicts] == [True]
+    with pytest.raises(ConfigError, match="does not follow the recording before it"):
+        scenario_of([second, first], tmp_path)
+
+
+def test_another_recording_than_the_scenarios_is_refused(tmp_path: Path) -> None:
+    path, _ = recorded(tmp_path, written(tmp_path, SMALL))
+    made = written(tmp_path, scenario_of([path], tmp_path)[0], "made.yaml")
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ConfigError, match="is not the recording that the scenario was made from"):
+        run_case(Case(path=str(made), policy="flow"))
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        run_case(Case(path=str(made), policy="flow"))
 
 
 def any_artifact(node: Node) -> Artifact:
@@ -146,5 +225,11 @@ def test_a_scenario_runs_live_and_its_recording_replays(tmp_path: Path, monkeypa
     assert [verdict.text for verdict in result.verdicts if not verdict.ok] == []
     assert result.summary.tasks_finished == 10
     assert [incident.what for incident in result.summary.incidents] == ["kill gw-1"]
-    found = replay(tmp_path / "kept" / "flow" / "master-1.rec")
+    recording = tmp_path / "kept" / "flow" / "master-1.rec"
+    made = written(tmp_path, scenario_of([recording], tmp_path)[0], "made.yaml")
+    again = run_case(Case(path=str(made), policy="flow"))
+    assert [(verdict.ok, verdict.value) for verdict in again.verdicts] == [(True, 0.0)]
+    assert [each[1:] for each in again.decisions] == [each[1:] for each in result.decisions] != []
+    assert again.summary.tasks_finished == 10
+    found = replay(recording)
     assert found.n_rounds > 0 and (found.n_equal, found.parting) == (found.n_rounds, "")
