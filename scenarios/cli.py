@@ -26,7 +26,9 @@ class Output(StrEnum):
     JSON = "json"
 
 
-File = Annotated[Path, typer.Argument(help="A scenario file (YAML).", show_default=False)]
+File = Annotated[
+    Path, typer.Argument(help="A scenario file (YAML), or the name of one that ships.", show_default=False)
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the file: name=value.")]
 TracesOption = Annotated[
     Path | None, typer.Option(help="Where published traces lie, one folder a set. [default: $OFFERFLOW_TRACES]")

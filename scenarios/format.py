@@ -26,6 +26,7 @@ from federation.strictyaml import (
     quantity,
     read_flag,
     read_text,
+    suggest,
 )
 from policies.model import Record
 from scenarios.expect import Expectations, read_expectations
@@ -71,6 +72,20 @@ def load_world(path: Path) -> World:
     return load_scenario(path).world
 
 
+def shipped(path: Path) -> Path:
+    """The file itself; where there is none and only a name was given, the scenario of that name that ships.
+
+    Raises `ConfigError` that names those that ship.
+    """
+    if path.exists() or path.parent != Path() or path.suffix not in ("", ".yaml"):
+        return path
+    own = Path(__file__).with_name(f"{path.stem}.yaml")
+    if own.exists():
+        return own
+    names = sorted(each.stem for each in own.parent.glob("*.yaml"))
+    raise ConfigError(f"there is no file {path}{suggest(path.stem, names)}; these scenarios ship: {', '.join(names)}")
+
+
 def load_scenario(
     path: Path,
     *,
@@ -78,7 +93,8 @@ def load_scenario(
     parameters: Mapping[str, str] | None = None,
     traces: Path | None = None,
 ) -> Scenario:
-    """Read a scenario file. Raises `ConfigError` with file, line and column."""
+    """Read a scenario file, or one that ships, by its name. Raises `ConfigError` with file, line and column."""
+    path = shipped(path)
     root, values = prepare(path, parameters or {})
     fields = Fields(root, "a scenario", ROOT_KEYS)
     fields.required("schema", choice(SCHEMA))

@@ -18,7 +18,9 @@ def group() -> None:
 @app.command("compare")
 def compare(
     policies: Annotated[list[str], typer.Argument(help="Policies; the first is what the others are held against.")],
-    scenario: Annotated[list[Path], typer.Option(help="A scenario file; repeatable.", show_default=False)],
+    scenario: Annotated[
+        list[Path], typer.Option(help="A scenario file, or the name of one that ships; repeatable.", show_default=False)
+    ],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from the scenario's own on.")] = 3,
     output: Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="How to print.")] = "table",
 ) -> None:

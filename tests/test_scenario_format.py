@@ -119,6 +119,20 @@ def test_mistakes_are_named_with_their_place(tmp_path: Path, old: str, new: str,
     assert str(caught.value).startswith(f"{tmp_path / 'world.yaml'}:")
 
 
+def test_a_scenario_that_ships_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_scenario(Path("quickstart")).name == load_scenario(Path("quickstart.yaml")).name == "quickstart"
+    with pytest.raises(
+        ConfigError, match=r'no file quickstrat \(did you mean "quickstart"\?\); these scenarios ship: '
+    ):
+        load_scenario(Path("quickstrat"))
+    with pytest.raises(ConfigError, match="cannot read here/quickstart"):
+        load_scenario(Path("here/quickstart.yaml"))
+    (tmp_path / "quickstart.yaml").write_text("one of my own")
+    with pytest.raises(ConfigError, match=r"quickstart.yaml:1"):
+        load_scenario(Path("quickstart.yaml"))
+
+
 def test_the_schema_takes_every_shipped_file_and_refuses_a_slip() -> None:
     validator = jsonschema.Draft202012Validator(scenario_schema())
     for path in sorted((ROOT / "scenarios").glob("*.yaml")):

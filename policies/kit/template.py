@@ -87,7 +87,7 @@ pip install -e '.[test]'
 pytest                                          # the kit's clauses and your own stories
 offerflow policy check {name}                   # the same clauses, more worlds
 offerflow policy bench {name} --against flow    # how long a round takes, by size
-offerflow policy compare {name} flow --scenario quickstart.yaml
+offerflow policy compare {name} flow --scenario quickstart
 offerflow up --policy {name}
 ```
 """
