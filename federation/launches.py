@@ -83,6 +83,8 @@ def tuning_env(tuning: Tuning | None, entry: AgentEntry) -> dict[str, str]:
         "OFFERFLOW_COMM_COMPRESSION": tuning.compression,
         "OFFERFLOW_COMM_LOCAL_STEPS": str(tuning.local_steps),
     }
+    if tuning.meet_at:
+        env["OFFERFLOW_COMM_MEET_AT"] = tuning.meet_at
     if tuning.shift_us is not None:
         env |= {
             "OFFERFLOW_COMM_SHIFT_US": str(tuning.shift_us),

@@ -139,7 +139,7 @@ def _traffic(communication: Communication, workers: Workers, tuning: Tuning, bps
 def _job(
     name: str, communication: Communication, workers: Workers, tuning: Tuning, links: Links, shift_us: int | None
 ) -> _Job:
-    pairs = workers.pairs()
+    pairs = workers.pairs(tuning.meet_at if tuning.meet_at in workers.by_site else "")
     traffic = {pair: _traffic(communication, workers, tuning, slowest_bps(_between(*pair), links)) for pair in pairs}
     return _Job(name, pairs, traffic, shift_us)
 

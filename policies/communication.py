@@ -42,11 +42,13 @@ class Workers:
     def sites(self) -> tuple[str, ...]:
         return tuple(sorted(self.by_site))
 
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of sites between which it sends: neighbours of the ring of sites, or all with the hub."""
+    def pairs(self, meet_at: str = "") -> tuple[tuple[str, str], ...]:
+        """The pairs of sites between which it sends: neighbours of the ring of sites, or all with where they meet."""
         sites = self.sites
         if len(sites) < 2:
             return ()
+        if meet_at:
+            return tuple((min(site, meet_at), max(site, meet_at)) for site in sites if site != meet_at)
         ring = zip(sites, (*sites[1:], sites[0]), strict=True)
         return tuple(sorted({(min(a, b), max(a, b)) for a, b in ring}))
 
@@ -60,8 +62,9 @@ def uplink_bytes(communication: Communication, workers: Workers, tuning: Tuning)
         case "allreduce":  # A ring crosses each site once: 2 (n − 1) / n of the vector (Patarasuk and Yuan, 2009).
             n_ring = n_sites if tuning.aggregate == "site" else _rings(workers) if tuning.aggregate == "rack" else n
             sent = 2 * size * (n_ring - 1) // n_ring
-        case "parameter_server":  # The server is where most workers are; gradients go there from each of the others.
-            away = sorted(workers.by_site.values())[:-1]
+        case "parameter_server":  # Gradients go to where the server is, else where most workers are.
+            most = tuning.meet_at or max(workers.by_site, key=lambda site: workers.by_site[site])
+            away = [count for site, count in workers.by_site.items() if site != most]
             sent = size * (1 if tuning.aggregate == "site" else max(away))
         case "all_to_all":
             sent = max(count * size * (n - count) // max(1, n - 1) for count in workers.by_site.values())
@@ -73,22 +76,44 @@ def _rings(workers: Workers) -> int:
     return max(2, len(workers.by_rack))
 
 
-def slowest_bps(workers: Workers, links: Links) -> int:
+def slowest_bps(workers: Workers, links: Links, meet_at: str = "") -> int:
     """Of the links between its sites, both directions; what nobody measured counts as a poor line."""
-    found = [
+    return max(1, min((_both_bps(links, *pair) for pair in workers.pairs(meet_at)), default=UNMEASURED_BPS))
+
+
+def _both_bps(links: Links, a: str, b: str) -> int:
+    return min(
         link.bandwidth_bps if link is not None and link.bandwidth_bps is not None else UNMEASURED_BPS
-        for a, b in workers.pairs()
         for link in (links.between("", a, "", b), links.between("", b, "", a))
-    ]
-    return max(1, min(found, default=UNMEASURED_BPS))
+    )
+
+
+def meeting_site(communication: Communication, workers: Workers, links: Links) -> str:
+    """Where a parameter server has heard from all workers and answered them soonest, over the measured ways; "" within
+    one site, and for patterns in which no site is before others."""
+    if communication.pattern != "parameter_server" or len(workers.by_site) < 2:
+        return ""
+    sums_up = communication.synchronous and "site_aggregation" in communication.savings
+
+    def time_of(at: str) -> tuple[int, int, str]:
+        """For the slowest of the other sites, which send one gradient or one a worker."""
+        slowest = max(
+            communication.bytes_per_step * (1 if sums_up else count) * 8_000_000 // max(1, _both_bps(links, site, at))
+            for site, count in workers.by_site.items()
+            if site != at
+        )
+        return slowest, -workers.by_site[at], at
+
+    return min(workers.sites, key=time_of)
 
 
 def choose(demand: Demand, communication: Communication, workers: Workers, links: Links) -> Tuning:
     """The savings for a gang that is placed so."""
-    plain = Tuning(demand_id=demand.demand_id, iteration_us=communication.iteration_us)
+    meet_at = meeting_site(communication, workers, links)
+    plain = Tuning(demand_id=demand.demand_id, iteration_us=communication.iteration_us, meet_at=meet_at)
     if len(workers.by_site) < 2:
         return msgspec.structs.replace(plain, aggregate=_within_site(communication, workers))
-    bps = slowest_bps(workers, links)
+    bps = slowest_bps(workers, links, meet_at)
     ways = [
         msgspec.structs.replace(way, uplink_bytes_per_step=uplink_bytes(communication, workers, way))
         for way in _ways(plain, communication, workers)
@@ -140,7 +165,7 @@ def load_of(demand: Demand, communication: Communication, workers: Workers, link
     """Bit/s that it sends between its sites, on average."""
     sent = sent_bytes(demand, communication, workers, links)
     bps = sent * 8_000_000 // (communication.iteration_us or STEP_US)
-    return dict.fromkeys(workers.pairs(), bps) if bps else {}
+    return dict.fromkeys(workers.pairs(meeting_site(communication, workers, links)), bps) if bps else {}
 
 
 def running_loads(snapshot: Snapshot) -> dict[Pair, int]:
@@ -165,7 +190,7 @@ def running_loads(snapshot: Snapshot) -> dict[Pair, int]:
         assert communication is not None, "it talks"
         if tuning is not None and tuning.uplink_bytes_per_step is not None:
             bps = tuning.uplink_bytes_per_step * 8_000_000 // (communication.iteration_us or STEP_US)
-            load = dict.fromkeys(workers.pairs(), bps)
+            load = dict.fromkeys(workers.pairs(tuning.meet_at if tuning.meet_at in workers.by_site else ""), bps)
         else:
             nobody = Demand(demand_id=gang_id, role="", needs=Needs(), count=0, oldest_us=0)
             load = load_of(nobody, communication, workers, links)
@@ -187,7 +212,8 @@ def placed_gangs(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Demand, Work
 
 
 def tuned(snapshot: Snapshot, plan: Plan, shifts_us: dict[str, int] | None = None) -> Plan:
-    """The plan with a tuning for each gang in it that allows savings or is shifted. `shifts_us` is by demand."""
+    """The plan with a tuning for each gang in it that allows savings, is shifted or has a server. `shifts_us` is by
+    demand."""
     if not any(demand.gang is not None and demand.gang.communication is not None for demand in snapshot.demands):
         return plan
     found = placed_gangs(snapshot, plan)
@@ -197,7 +223,7 @@ def tuned(snapshot: Snapshot, plan: Plan, shifts_us: dict[str, int] | None = Non
         assert demand.gang is not None and demand.gang.communication is not None, "placed_gangs has no others"
         communication = demand.gang.communication
         shift_us = (shifts_us or {}).get(demand_id)
-        if communication.savings or shift_us is not None:
-            chosen = choose(demand, communication, workers, links)
+        chosen = choose(demand, communication, workers, links)
+        if communication.savings or shift_us is not None or chosen.meet_at:
             tunings.append(msgspec.structs.replace(chosen, shift_us=shift_us))
     return msgspec.structs.replace(plan, tunings=tuple(tunings))

@@ -269,7 +269,9 @@ class _Check:
                 _fail("P12", f"{eviction.task_id} is ended for {eviction.for_demand_id}, all of which is placed")
 
     def tunings(self) -> None:
-        placed = {placement.demand_id for placement in self.plan.placements}
+        placed: dict[str, set[str]] = {}
+        for placement in self.plan.placements:
+            placed.setdefault(placement.demand_id, set()).add(self.nodes[placement.agent_id].site)
         seen: set[str] = set()
         for tuning in self.plan.tunings:
             if tuning.demand_id not in placed or tuning.demand_id in seen:
@@ -280,6 +282,8 @@ class _Check:
             savings, steps_max = (spoken.savings, spoken.local_steps_max) if spoken is not None else ((), 1)
             if not _allows(savings, steps_max, tuning):
                 _fail("P14", f"{tuning.demand_id} allows {', '.join(savings) or 'no savings'}; it is tuned {tuning}")
+            if tuning.meet_at and tuning.meet_at not in placed[tuning.demand_id]:
+                _fail("P14", f"{tuning.demand_id} is to meet at {tuning.meet_at}, where none of it is")
             if tuning.shift_us is not None and not 0 <= tuning.shift_us < max(1, tuning.iteration_us):
                 _fail("P14", f"{tuning.demand_id} is shifted by {tuning.shift_us} us of {tuning.iteration_us}")
 

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import msgspec
 
-from policies.communication import STEP_US, Pair, Places, Workers, load_of, running_loads, sent_bytes
+from policies.communication import STEP_US, Pair, Places, Workers, load_of, meeting_site, running_loads, sent_bytes
 from policies.constraints import Links
 from policies.cost import FREE, CostModel, Costs
 from policies.lower import TIME_US_MAX, Columns
@@ -177,7 +177,7 @@ def _send_us(
         return local_us
     slowest_bps = min(
         max(bps // LEFT_SHARE, bps - loads.get((min(a, b), max(a, b)), 0))
-        for a, b in workers.pairs()
+        for a, b in workers.pairs(meeting_site(communication, workers, links))
         for bps in (_bps(links, a, b, model), _bps(links, b, a, model))
     )
     return local_us + sent * 8_000_000 // max(1, slowest_bps)

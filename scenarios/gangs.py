@@ -146,7 +146,7 @@ def _places(gang: _Gang) -> list[tuple[str, str]]:
 
 def exchanges(said: Communication, places: list[tuple[str, str]], env: Mapping[str, str]) -> list[tuple[str, str, int]]:
     """Sender, receiver and bytes of one step, between agents; what stays on one agent takes no network. A plan's tuning
-    in `env` compresses, and sums up within a site first."""
+    in `env` compresses, sums up within a site first, and says at which site a parameter server is."""
     n_bytes = said.bytes_per_step
     match env.get("OFFERFLOW_COMM_COMPRESSION", ""):
         case "fp16":
@@ -165,7 +165,9 @@ def exchanges(said: Communication, places: list[tuple[str, str]], env: Mapping[s
         case "allreduce" if len(agents) > 1:  # a ring
             found += [(agent, agents[(at + 1) % len(agents)], n_bytes) for at, agent in enumerate(agents)]
         case "parameter_server":
-            found += [way for agent in agents[1:] for way in ((agent, agents[0], n_bytes), (agents[0], agent, n_bytes))]
+            meet_at = env.get("OFFERFLOW_COMM_MEET_AT", "")
+            server = next((agent_id for agent_id, site in places if site == meet_at), agents[0])
+            found += [way for agent in agents for way in ((agent, server, n_bytes), (server, agent, n_bytes))]
         case "all_to_all":
             each = n_bytes // max(1, len(agents) - 1)
             found += [(first, second, each) for at, first in enumerate(agents)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from federation.api import SubmitJob
@@ -9,9 +10,11 @@ from policies.cassini import Cassini
 from policies.communication import Workers, choose, uplink_bytes
 from policies.constraints import Links
 from policies.fifo import Fifo
+from policies.flow import Flow
 from policies.model import Communication, Gang, Saving, Tuning
 from tests.master_world import World, group, job, needs, resources
 from tests.policy_worlds import demand, links, node, snapshot
+from tests.test_master_network import report, sample
 
 MB = 10**6
 ALL: tuple[Saving, ...] = ("fp16", "local_steps", "powersgd", "rack_aggregation", "site_aggregation")
@@ -48,6 +51,32 @@ def test_a_parameter_servers_sites_send_one_gradient_each_where_they_sum_up() ->
     spoken = communication(pattern="parameter_server")
     assert uplink_bytes(spoken, workers(hub=9, a=3, b=5), Tuning(demand_id="d")) == 40 * MB
     assert uplink_bytes(spoken, workers(hub=9, a=3, b=5), Tuning(demand_id="d", aggregate="site")) == 8 * MB
+
+
+def test_a_server_is_wanted_where_all_are_heard_soonest_and_not_where_most_workers_are() -> None:
+    # From edge to edge there is next to nothing; both reach the hub, which has one worker.
+    world = Links(tuple(links({("hub", "a"): 100, ("hub", "b"): 50, ("a", "b"): 2})))
+    spoken = communication(pattern="parameter_server", savings=("site_aggregation",))
+    tuning = choose(demand("d"), spoken, workers(a=5, b=3, hub=1), world)
+    assert (tuning.meet_at, tuning.aggregate, tuning.uplink_bytes_per_step) == ("hub", "site", 8 * MB)
+    # One gradient a worker instead of one a site: now those of a, over its 100 Mbit/s, are as long as those of b.
+    plain = choose(demand("d"), msgspec.structs.replace(spoken, savings=()), workers(a=5, b=3, hub=1), world)
+    assert (plain.meet_at, plain.uplink_bytes_per_step) == ("hub", 40 * MB)
+    assert choose(demand("d"), spoken, workers(a=5), world).meet_at == ""
+    assert choose(demand("d"), communication(), workers(a=5, b=3, hub=1), world).meet_at == "", "a ring has no middle"
+
+
+def test_workers_are_told_where_their_server_is_wanted() -> None:
+    world = World(policy=Flow())
+    for name, cpu in (("a", 2), ("b", 2), ("hub", 1)):
+        world.agent(name, site=name, total=resources(cpu=cpu))
+    for one, other, mbit in (("hub", "a", 100), ("hub", "b", 50), ("a", "b", 2)):
+        for ends in ((one, other), (other, one)):
+            report(world.agents[ends[1]], sample(*ends, bandwidth_bps=mbit * MB))
+    spoken = communication(pattern="parameter_server")
+    world.ask(SubmitJob(job=job("j", group(count=5, needs=needs(1), gang=True, communication=spoken))))
+    launches = [launch for name in ("a", "b", "hub") for launch in world.agents[name].running.values()]
+    assert [launch.env["OFFERFLOW_COMM_MEET_AT"] for launch in launches] == ["hub"] * 5
 
 
 @pytest.mark.parametrize(

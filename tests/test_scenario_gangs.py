@@ -98,6 +98,8 @@ def test_patterns_say_who_sends_what_to_whom() -> None:
     assert exchanges(server, PLACES, {}) == [
         ("a2", "a1", 1000), ("a1", "a2", 1000), ("b1", "a1", 1000), ("a1", "b1", 1000),
     ]  # fmt: skip
+    meet_at_b = exchanges(server, PLACES, {"OFFERFLOW_COMM_MEET_AT": "b"})
+    assert meet_at_b == [("a1", "b1", 1000), ("b1", "a1", 1000), ("a2", "b1", 1000), ("b1", "a2", 1000)]
     everyone = exchanges(msgspec.structs.replace(SAID, pattern="all_to_all"), PLACES, {})
     assert len(everyone) == 6 and {size for _, _, size in everyone} == {500}
     assert exchanges(SAID, [("a1", "a"), ("a1", "a")], {}) == []  # one machine

@@ -20,6 +20,7 @@ class Settings(Record, frozen=True, kw_only=True):
     compression: Compression = ""
     local_steps: int = 1
     group: str = ""
+    meet_at: str = ""  # the site where a parameter server is wanted; "": the job's own choice
     shift_us: int | None = None
     iteration_us: int = 0
     batch_per_worker: int = 0
@@ -34,6 +35,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         compression=cast(Compression, _one_of(env, "OFFERFLOW_COMM_COMPRESSION", ("", "fp16", "powersgd"))),
         local_steps=max(1, _number(env, "OFFERFLOW_COMM_LOCAL_STEPS", 1)),
         group=env.get("OFFERFLOW_COMM_GROUP", "") or env.get("OFFERFLOW_SITE", ""),
+        meet_at=env.get("OFFERFLOW_COMM_MEET_AT", ""),
         shift_us=_number(env, "OFFERFLOW_COMM_SHIFT_US", 0) if shift else None,
         iteration_us=_number(env, "OFFERFLOW_COMM_ITERATION_US", 0),
         batch_per_worker=_number(env, "OFFERFLOW_BATCH_PER_WORKER", 0),

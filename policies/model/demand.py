@@ -55,6 +55,7 @@ class Tuning(Record, frozen=True, kw_only=True):
     aggregate: Literal["", "site", "rack"] = ""  # sum up here first, and send one worker's worth on
     compression: Literal["", "fp16", "powersgd"] = ""
     local_steps: int = 1
+    meet_at: str = ""  # the site of a parameter server: where what all send is summed up; "": of one site, or no server
     shift_us: int | None = None  # begin steps this long after whole multiples of `iteration_us`
     iteration_us: int = 0
     uplink_bytes_per_step: int | None = None  # what is expected to leave the busiest site each step
