@@ -151,7 +151,7 @@ class WhyView(Record, frozen=True, kw_only=True, omit_defaults=False):
     blockers: tuple[Blocker, ...]
     n_agents: int  # that were looked at
     waits_for: Candidate | None
-    hints: tuple[str, ...]  # "would run if …"
+    hints: tuple[str, ...]  # "would run if …"; of a gang that runs and talks, where it meets
     detail: str  # of the last failed attempt
 
 

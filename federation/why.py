@@ -3,8 +3,9 @@
 from federation.api import WhyView
 from federation.core import Core
 from federation.offers import expected_end_us, may_live
-from federation.states import TaskState
+from federation.states import PLACED_STATES, TaskState
 from federation.tasks import TaskEntry
+from federation.topology import meeting_point
 from policies.model import Blocker, Candidate, Demand, Miss, Reason
 from policies.resources import amount_of, fits, kinds, role_chain
 
@@ -28,6 +29,8 @@ def why_view(core: Core, task: TaskEntry, now_us: int) -> WhyView:
         is_spare = task.group.ready and task.group.spec.replicas is not None
         blockers = (Blocker(reason=Reason.SPARE if is_spare else Reason.DEPENDENCY),)
         hints = _spare_hints(task) if is_spare else _dependency_hints(task)
+    elif task.state in PLACED_STATES and task.group.spec.communication is not None:
+        hints = _gang_hints(core, task)
     return WhyView(
         task_id=task.task_id,
         state=str(task.state),
@@ -70,6 +73,12 @@ def _spare_hints(task: TaskEntry) -> tuple[str, ...]:
     assert replicas is not None, "only a replica is spare"
     n_held = sum(member.state is not TaskState.WAITING for member in task.group.tasks)
     return (f"{n_held} of at most {replicas.most} replicas hold the targets of {name} as well as one more would",)
+
+
+def _gang_hints(core: Core, task: TaskEntry) -> tuple[str, ...]:
+    """Where a gang that talks meets: the lowest part of the topology that all its members hang on."""
+    agents = sorted({member.agent_id for member in task.group.tasks if member.state in PLACED_STATES})
+    return (f"its gang is on {len(agents)} agents and meets at {meeting_point(core.agents, agents)}",)
 
 
 # --- hints -----------------------------------------------------------------------------------------------------------

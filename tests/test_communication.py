@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from federation.api import SubmitJob
+from federation.why import why_view
 from policies.cassini import Cassini
 from policies.communication import Workers, choose, uplink_bytes
 from policies.constraints import Links
@@ -77,6 +78,9 @@ def test_workers_are_told_where_their_server_is_wanted() -> None:
     world.ask(SubmitJob(job=job("j", group(count=5, needs=needs(1), gang=True, communication=spoken))))
     launches = [launch for name in ("a", "b", "hub") for launch in world.agents[name].running.values()]
     assert [launch.env["OFFERFLOW_COMM_MEET_AT"] for launch in launches] == ["hub"] * 5
+    core = world.master.core
+    view = why_view(core, next(iter(core.tasks.tasks.values())), world.now_us)
+    assert view.hints == ("its gang is on 3 agents and meets at core",), "three sites of no region"
 
 
 @pytest.mark.parametrize(

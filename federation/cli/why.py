@@ -70,7 +70,8 @@ def _placed(view: WhyView) -> list[str]:
     if view.terms is None or view.terms.total_us() == 0:
         return [*lines, f"  {view.policy} places without costs, so there is nothing to compare"]
     header, rows = candidate_rows(view.agent_id, view.terms, view.alternatives)
-    return [*lines, *(f"  {line}" for line in aligned([header, *rows])), "  (seconds; price and latency count as time)"]
+    lines += [f"  {line}" for line in aligned([header, *rows])]
+    return [*lines, "  (seconds; price and latency count as time)", *(f"  {hint}" for hint in view.hints)]
 
 
 def _pending(view: WhyView, now_us: int) -> list[str]:
