@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 
 from benchmarks.comparison.measure import MEASURES, Run
 from benchmarks.comparison.store import Code, Store
+from benchmarks.comparison.table import table_of
 from policies import registry
 
 VALUES = st.none() | st.integers(-999_999, 999_999).map(lambda each: each / 1000)
 
 
 def run_of(policy: str = "flow", seed: int = 3, **changed: object) -> Run:
-    values = changed.pop("values", {measure.name: 1.5 for measure in MEASURES})
-    return Run(scenario="s", scenario_digest="d", policy=policy, seed=seed, values=values, rounds=7, broken_laws=(),
-               cpu_s=1.25, code="c", build="b", outcome="o", **changed)  # type: ignore[arg-type]  # fmt: skip
+    given = {"build": "b", "values": {measure.name: 1.5 for measure in MEASURES}, **changed}
+    return Run(scenario="s", scenario_digest="d", policy=policy, seed=seed, rounds=7, broken_laws=(), cpu_s=1.25,
+               code="c", outcome="o", **given)  # type: ignore[arg-type]  # fmt: skip
 
 
 @given(values=st.lists(VALUES, min_size=len(MEASURES), max_size=len(MEASURES)))
@@ -24,9 +25,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactor
     store = Store(tmp_path_factory.mktemp("runs"))
     run = run_of(values={measure.name: value for measure, value in zip(MEASURES, values, strict=True)})
     store.add(2, run)
-    assert store.read() == {("s", "flow", 2): run}
-    store.tidy(store.read())
-    assert store.read() == {("s", "flow", 2): run}
+    assert store.read() == [(("s", "flow", 2), run)]
+    store.tidy("flow")
+    assert store.read() == [(("s", "flow", 2), run)]
 
 
 def test_the_newest_line_of_a_run_counts_and_half_a_line_does_not(tmp_path: Path) -> None:
@@ -36,9 +37,27 @@ def test_the_newest_line_of_a_run_counts_and_half_a_line_does_not(tmp_path: Path
     store.add(1, run_of(policy="fifo"))
     file = tmp_path / "s.jsonl"
     file.write_bytes(file.read_bytes()[:-9])  # Stopped while it wrote.
-    assert {key: run.seed for key, run in store.read().items()} == {("s", "flow", 0): 4}
-    store.tidy(store.read())
-    assert len(file.read_text().splitlines()) == 1
+    assert {key: run.seed for key, run in store.read()} == {("s", "flow", 0): 4}
+    store.add(2, run_of())
+    assert [key[2] for key, _ in store.read()] == [0, 0, 2], "the next line is not spoilt by it"
+    store.tidy("flow")
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_what_others_are_held_against_is_of_their_build(tmp_path: Path) -> None:
+    """flow is played anew on a newer build, fifo at one of two seeds: builds are not told apart as policies."""
+    store = Store(tmp_path)
+    for policy, mean in (("flow", 10.0), ("fifo", 20.0)):
+        for nth in (0, 1):
+            store.add(nth, run_of(policy, nth, build="old", values={"makespan": mean + nth}))
+    for policy, nth, mean in (("flow", 0, 100.0), ("flow", 1, 101.0), ("fifo", 1, 121.0)):
+        store.add(nth, run_of(policy, nth, build="new", values={"makespan": mean}))
+    for _ in range(2):
+        cell = table_of([run for _, run in store.read()], "flow")["s"]["fifo"]["makespan"]
+        assert (cell.mean, cell.against) == ((20 + 121) / 2, (10 + 20) / 2)
+        store.tidy("flow")
+    kept = sorted((key[1], key[2], run.build) for key, run in store.read())
+    assert kept == [("fifo", 0, "old"), ("fifo", 1, "new"), ("flow", 0, "new"), ("flow", 0, "old"), ("flow", 1, "new")]
 
 
 def test_code_that_decides_changes_the_digest_and_prose_does_not(

@@ -1,7 +1,7 @@
 """Every policy on every shipped scenario, over seeds.
 
-    python -m benchmarks.comparison --json PATH --html PATH [--store PATH] [--seeds 10] [--processes 2]
-        [--minutes N] [--only POLICY …] [--scenario NAME …] [--traces FOLDER]
+    python -m benchmarks.comparison --json PATH --html PATH [--markdown PATH] [--store PATH] [--seeds 10]
+        [--processes 2] [--minutes N] [--only POLICY …] [--scenario NAME …] [--traces FOLDER]
 
 Each run is written to the store as it ends (docs/results/comparison, in the repository), so it can be stopped at any
 time and the comparison grows over builds. First what is missing is played, runs of a scenario whose file changed
@@ -9,8 +9,8 @@ included; then what other code decided than today's (`benchmarks.comparison.stor
 Every scenario gets about the same time, by what its runs took so far: when `--minutes` end, a quick one has all its
 seeds and a long one a few. The page and the table say how many each has, and of which builds they are.
 
-Differences to `--base` (flow) are over the same seeds; one counts where its 95 % interval leaves zero out and it is
-more than 1 %. Exit code 4 when a law was broken in a run.
+Differences to `--base` (flow) are over the same seeds and builds; one counts where its 95 % interval leaves zero
+out and it is more than 1 %. Exit code 4 when a law was broken in a run.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.comparison.measure import MEASURES, Run, digest_of, run
+from benchmarks.comparison.measure import Run, digest_of, run
 from benchmarks.comparison.store import RUNS, Code, Key, Store, build
-from benchmarks.comparison.table import losses, markdown, page, table_of
+from benchmarks.comparison.table import document, losses, page, table_of
 from policies import registry
 from policies.kernels.cache import warm_up
 
@@ -48,7 +48,7 @@ def main() -> int:
     code = Code()
     codes = {policy: code.of_policy(policy) for policy in policies}
     store = Store(given.store)
-    known = {key: each for key, each in store.read().items()
+    known = {key: each for key, each in store.read()
              if key[0] not in digests or digests[key[0]] == each.scenario_digest}  # fmt: skip
     wanted = [(path, policy, nth) for nth in range(given.seeds) for path in paths for policy in policies]
     # What is missing, and what all are held against, comes before what other code decided; the cheap before the dear.
@@ -60,9 +60,9 @@ def main() -> int:
         try:
             _play(due, known, refused, codes, store, given)
         finally:
-            store.tidy(known)
-    runs = [each for (name, policy, nth), each in known.items()
-            if name in digests and policy in policies and nth < given.seeds]  # fmt: skip
+            store.tidy(given.base)
+    runs = [each for (name, policy, nth), each in store.read()
+            if digests.get(name) == each.scenario_digest and policy in policies and nth < given.seeds]  # fmt: skip
     _report(runs, refused, codes, given)
     return EXIT_LAW if any(each.broken_laws for each in runs) else 0
 
@@ -71,6 +71,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description="Policies compared.")
     parser.add_argument("--json", type=Path, help="write the table here")
     parser.add_argument("--html", type=Path, help="write the page here")
+    parser.add_argument("--markdown", type=Path, help="write all tables here (docs/results/comparison.md)")
     parser.add_argument("--store", type=Path, default=RUNS, help="the folder of the runs made so far")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -143,26 +144,20 @@ def _report(runs: list[Run], refused: dict[str, str], codes: dict[str, str], giv
         f"{sum(run.cpu_s for run in runs):.0f} s of CPU time.",
         f"Builds: {', '.join(f'{name} {n}' for name, n in Counter(run.build for run in runs).most_common())}; "
         f"{sum(run.code == codes[run.policy] for run in runs)} runs are of the code as it is.",
-        f"Green is better than {given.base} over the same seeds, red worse: 95 % interval, and more than 1 %.",
+        f"Green or + is better than {given.base} over the same seeds, red or − worse: 95 % interval, and above 1 %.",
         "Completion is of tasks that finished; read it beside those that did not. Deciding is CPU time of one machine.",
         *(f"{name} was left out: {why}" for name, why in refused.items()),
         *(f"A law was broken: {run.scenario} {run.policy} #{run.seed}: {run.broken_laws[0]}"
           for run in runs if run.broken_laws),
     ]  # fmt: skip
-    for note in notes:
-        print(note)
-    for measure in MEASURES:
-        print(f"\n### {measure.title} ({measure.unit})\n")
-        print("\n".join(markdown(table, measure)))
-    lost = losses(table, given.base)
-    print(f"\n### Where another policy is better than {given.base}\n")
-    for scenario, name, better in lost:
-        said = ", ".join(f"{policy} {mean:.4g} against {own:.4g}" for policy, mean, own in better[:3])
-        print(f"- {scenario}, {name}: {said}{f' and {len(better) - 3} more' if len(better) > 3 else ''}")
+    text = document(table, given.base, notes)
+    print(text)
     if given.json:
         cells = {s: {p: {m: c._asdict() for m, c in each.items()} for p, each in ps.items()} for s, ps in table.items()}
-        written = {"notes": notes, "table": cells, "losses": lost}
+        written = {"notes": notes, "table": cells, "losses": losses(table, given.base)}
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=2))
+    if given.markdown:
+        given.markdown.write_text(f"# Every policy on every scenario\n\n{text}\n")
     if given.html:
         given.html.write_text(page(table, given.base, notes))
 

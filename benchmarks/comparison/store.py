@@ -44,7 +44,7 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Store:
-    """A folder of runs; the newest line of a (scenario, policy, seed number) counts.
+    """A folder of runs, older ones of the same (scenario, policy, seed number) before newer ones.
 
     Lines of another set of measures, and a last line that a stop cut off, are left out: they are played again.
     """
@@ -53,8 +53,8 @@ class Store:
         self._folder = folder
         self._row = msgspec.json.Decoder(_Row)
 
-    def read(self) -> dict[Key, Run]:
-        found: dict[Key, Run] = {}
+    def read(self) -> list[tuple[Key, Run]]:
+        found: list[tuple[Key, Run]] = []
         for path in sorted(self._folder.glob("*.jsonl")):
             for line in path.read_bytes().splitlines():
                 try:
@@ -62,23 +62,34 @@ class Store:
                 except msgspec.DecodeError:
                     continue
                 if len(row.values) == len(MEASURES):
-                    found[path.stem, row.policy, row.nth] = _run(path.stem, row)
+                    found.append(((path.stem, row.policy, row.nth), _run(path.stem, row)))
         return found
 
     def add(self, nth: int, run: Run) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / f"{run.scenario}.jsonl").open("ab") as file:
-            file.write(_line(nth, run))
+        with (self._folder / f"{run.scenario}.jsonl").open("ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + _line(nth, run))
 
-    def tidy(self, runs: dict[Key, Run]) -> None:
-        """Each file anew: sorted, and one line a run."""
-        by_scenario: dict[str, list[Key]] = {}
-        for key in sorted(runs):
-            by_scenario.setdefault(key[0], []).append(key)
-        for scenario, keys in by_scenario.items():
+    def tidy(self, base: str) -> None:
+        """Each file anew, sorted: the newest run of each key, and those of `base` that others of their build are still
+        held against."""
+        by_scenario: dict[str, dict[tuple[Key, str], Run]] = {}
+        runs = self.read()
+        newest = dict(runs)
+        for key, run in runs:
+            is_held_against = key[1] == base and any(
+                each.build == run.build and other[0] == key[0] and other[2] == key[2] for other, each in newest.items()
+            )
+            if newest[key] is run or is_held_against:
+                kept = by_scenario.setdefault(key[0], {})
+                kept.pop((key, run.build), None)
+                kept[key, run.build] = run
+        for scenario, kept in by_scenario.items():
             path = self._folder / f"{scenario}.jsonl"
             fresh = path.with_suffix(".new")
-            fresh.write_bytes(b"".join(_line(key[2], runs[key]) for key in keys))
+            lines = [_line(key[2], run) for (key, _), run in sorted(kept.items(), key=lambda each: each[0][0])]
+            fresh.write_bytes(b"".join(lines))
             fresh.replace(path)
 
 

@@ -16,7 +16,8 @@ _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18
 
 class Cell(NamedTuple):
     """A measure of a policy on a scenario. `against` is the mean difference to the policy held against, over the same
-    seeds, and `half` the half width of its 95 % interval (Student's t); None with fewer than two seeds in common."""
+    seeds played on the same builds, and `half` the half width of its 95 % interval (Student's t); None with fewer than
+    two such seeds."""
 
     mean: float
     seeds: int
@@ -37,15 +38,19 @@ Table = dict[str, dict[str, dict[str, Cell]]]
 
 
 def table_of(runs: Iterable[Run], base: str) -> Table:
+    """Of several runs of a policy and seed the last one counts; of `base` also those of older builds, for others."""
     by: dict[str, dict[str, dict[int, Run]]] = {}
+    bases: dict[tuple[str, int, str], Run] = {}
     for run in sorted(runs, key=lambda run: (run.scenario, run.policy != base, run.policy, run.seed)):
         by.setdefault(run.scenario, {}).setdefault(run.policy, {})[run.seed] = run
+        if run.policy == base:
+            bases[run.scenario, run.seed, run.build] = run
     return {
         scenario: {
             policy: {
                 measure.name: cell
                 for measure in MEASURES
-                if (cell := _cell(measure.name, seeds, policies.get(base, {}))) is not None
+                if (cell := _cell(measure.name, list(seeds.values()), bases)) is not None
             }
             for policy, seeds in policies.items()
         }
@@ -53,15 +58,15 @@ def table_of(runs: Iterable[Run], base: str) -> Table:
     }
 
 
-def _cell(name: str, own: dict[int, Run], base: dict[int, Run]) -> Cell | None:
-    values = [value for run in own.values() if (value := run.values.get(name)) is not None]
+def _cell(name: str, own: list[Run], bases: dict[tuple[str, int, str], Run]) -> Cell | None:
+    values = [value for run in own if (value := run.values.get(name)) is not None]
     if not values:
         return None
     pairs = [
         (mine, theirs)
-        for seed, run in own.items()
-        if seed in base and (mine := run.values.get(name)) is not None
-        and (theirs := base[seed].values.get(name)) is not None
+        for run in own
+        if (base := bases.get((run.scenario, run.seed, run.build))) is not None
+        and (mine := run.values.get(name)) is not None and (theirs := base.values.get(name)) is not None
     ]  # fmt: skip
     against = half = None
     if len(pairs) >= 2:
@@ -100,6 +105,23 @@ def markdown(table: Table, measure: Measure) -> list[str]:
         if any(cells):
             out.append(f"| {scenario} | {' | '.join(_said(cell, measure) for cell in cells)} |")
     return out
+
+
+def document(table: Table, base: str, notes: list[str]) -> str:
+    """The notes, how many seeds there are, a table for each measure, and where another policy is better than `base`."""
+    policies = list(dict.fromkeys(policy for each in table.values() for policy in each))
+    out = [*(f"{note}\n" for note in notes), "## Seeds\n"]
+    out += [f"| | {' | '.join(policies)} |", "|---" * (len(policies) + 1) + "|"]
+    for scenario, each in table.items():
+        seeds = [max((cell.seeds for cell in each.get(policy, {}).values()), default=0) for policy in policies]
+        out.append(f"| {scenario} | {' | '.join(map(str, seeds))} |")
+    for measure in MEASURES:
+        out += [f"\n## {measure.title} ({measure.unit})\n", *markdown(table, measure)]
+    out.append(f"\n## Where another policy is better than {base}\n")
+    for scenario, name, better in losses(table, base):
+        said = ", ".join(f"{policy} {mean:.4g} against {own:.4g}" for policy, mean, own in better[:3])
+        out.append(f"- {scenario}, {name}: {said}{f' and {len(better) - 3} more' if len(better) > 3 else ''}")
+    return "\n".join(out)
 
 
 def _said(cell: Cell | None, measure: Measure) -> str:
