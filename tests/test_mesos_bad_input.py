@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from federation.api import SetAgentMode
+from federation.master import Master
 from tests.mesos_world import Wire, subscribe
 from tests.test_mesos_stories import BODIES, Client, Served, join, launch, market, scalars, task
 
@@ -216,3 +217,15 @@ async def test_no_call_comes_through_on_anothers_stream() -> None:
                 wire.close()
         await still_serves(world, port, owner)
         assert world.master.core.market.frameworks[thief.framework_id].stream_id == streams[1]
+
+
+async def test_a_master_that_does_not_serve_yet_and_full_books_are_503() -> None:
+    async with market(frameworks_max=1) as (world, port):
+        started = world.master
+        world.master = Master(world.config, "flow")  # as it is before its journal was read
+        wire = await Wire.open(port)
+        assert (await wire.ask(subscribe("early")))[0] == 503
+        world.master = started
+        await join(world, port, "one")
+        assert (await wire.ask(subscribe("two")))[0] == 503
+        wire.close()
