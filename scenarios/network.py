@@ -2,7 +2,7 @@
 
 Flow-level: a flow has a path of links and perhaps a cap of its own. It waits for its start-up, then moves bytes at its
 max-min fair rate, which changes only when a flow starts or ends or a link changes; the kernel works out anew only what
-such a change can reach (`policies/kernels/maxmin.py`). What TCP makes of latency, jitter and loss is the transport's
+such a change can reach (`policies/kernels/maxmin`). What TCP makes of latency, jitter and loss is the transport's
 model (`scenarios/transport.py`). Integer microseconds and bits throughout, so that runs are equal bit by bit; agents
 *measure* this network, the master never sees it.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from policies.kernels import maxmin
 from policies.kernels.jit import Int64s
-from policies.kernels.maxmin import CAPACITY, LEFT_MAX, NEVER, OUT, RATE, RATE_MAX
+from policies.kernels.maxmin import CAPACITY, LEFT_MAX, NEVER, NEXT_DUE, OUT, RATE_MAX
 from scenarios.transport import LV08, Terms, Transport, Way
 from scenarios.transport import LinkSpec as LinkSpec  # a network's callers need no other module
 
@@ -66,6 +66,7 @@ class Network:
         self._free = list(range(SLOTS - 1, -1, -1))
         self._hops_max = HOPS
         self._tables = maxmin.tables(SLOTS, max(1, len(links)), HOPS)
+        self._whole = self._tables.whole
         self._n_started = 0
         self._carried: dict[str, int] = dict.fromkeys(links, 0)  # bytes of flows that have left
         self._now_us = 0
@@ -117,11 +118,13 @@ class Network:
     def ended(self, now_us: int) -> list[Flow]:
         """Take out the flows that have moved their last byte by `now_us`, in the order they were asked for."""
         self._move_to(now_us)
-        tables = self._tables
-        n_out = maxmin.pass_due(*tables, now_us)
-        self._is_stale = True
+        n_out = maxmin.pass_due(self._whole, now_us)
+        self._is_stale = n_out > 0
+        if not n_out:
+            self._next_us = int(self._whole[NEXT_DUE])
+            return []
         done = []
-        for slot in tables.work[OUT, :n_out].tolist():
+        for slot in self._tables.work[OUT, :n_out].tolist():
             flow = self._in_slot[slot]
             assert flow is not None
             self._release(flow)
@@ -140,19 +143,19 @@ class Network:
         """What each flow moves at now, by its id; 0 while it starts up."""
         if self._is_stale:
             self._share()
-        return {flow_id: int(self._tables.flows[flow.slot, RATE]) for flow_id, flow in self._flows.items()}
+        return {flow_id: int(maxmin.rate_of(self._whole, flow.slot)) for flow_id, flow in self._flows.items()}
 
     def bytes_carried(self, link_id: str) -> int:
         """What a link has carried so far, flows under way included."""
         under_way = [flow for flow in self._flows.values() if link_id in flow.path]
-        left = [int(maxmin.left_at(self._tables.flows, flow.slot, self._now_us)) for flow in under_way]
+        left = [int(maxmin.left_at(self._whole, flow.slot, self._now_us)) for flow in under_way]
         return self._carried[link_id] + sum(map(_moved_bytes, under_way, left))
 
     def moved_bytes(self, flow_id: int, now_us: int) -> int:
         """What a flow under way has moved by now."""
         self._move_to(now_us)
         flow = self._flows[flow_id]
-        return _moved_bytes(flow, int(maxmin.left_at(self._tables.flows, flow.slot, now_us)))
+        return _moved_bytes(flow, int(maxmin.left_at(self._whole, flow.slot, now_us)))
 
     def started_us(self, flow_id: int) -> int:
         """When a flow under way began to move, or will."""
@@ -196,13 +199,13 @@ class Network:
         limit_bps = known.limit_bps if flow.cap_bps is None else min(flow.cap_bps, known.limit_bps)
         now_us = self._now_us
         maxmin.enter(
-            *self._tables, flow.slot, known.shared, left, limit_bps, known.weight, max(flow.started_us, now_us), now_us
+            self._whole, flow.slot, known.shared, left, limit_bps, known.weight, max(flow.started_us, now_us), now_us
         )
 
     def _take_off(self, flow: Flow) -> int:
         """Take a flow's slot; returns what it had left, in bit·µs/s."""
-        left = int(maxmin.left_at(self._tables.flows, flow.slot, self._now_us))
-        maxmin.leave(*self._tables, flow.slot)
+        left = int(maxmin.left_at(self._whole, flow.slot, self._now_us))
+        maxmin.leave(self._whole, flow.slot)
         self._release(flow)
         return left
 
@@ -222,12 +225,13 @@ class Network:
             self._now_us = now_us
 
     def _share(self) -> None:
-        self._next_us = int(maxmin.share(*self._tables, self._now_us))
+        self._next_us = int(maxmin.share(self._whole, self._now_us))
         self._is_stale = False
 
     def _grow(self, n_slots: int, n_links: int, hops_max: int) -> None:
         n_before = len(self._in_slot)
         self._tables = maxmin.grown(self._tables, n_slots, n_links, hops_max)
+        self._whole = self._tables.whole
         self._hops_max = hops_max
         self._in_slot += [None] * (n_slots - n_before)
         self._free += range(n_slots - 1, n_before - 1, -1)

@@ -50,7 +50,7 @@ for name in ("drf", "mincost/simplex"):
     drf, simplex = (line.split(",") for line in run(code))
     assert drf == ["drf.py", "jit.py"]
     assert {"jit.py", "mincost/simplex.py", "mincost/tree.py", "mincost/repair.py"} <= set(simplex)
-    assert "drf.py" not in simplex and "maxmin.py" not in simplex
+    assert "drf.py" not in simplex and "maxmin/levels.py" not in simplex
 
 
 def test_bounds_checks_and_a_chosen_folder_have_their_own_place(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The decorator every kernel carries, and the folders its machine code is kept in.
+"""The decorator every kernel carries, and the folders their machine code is kept in.
 
 A kernel is compiled when its module is imported (its signature is explicit), releases the GIL and is kept on disk.
 Numba decides whether kept code is fresh by the kernel's own file alone: an edit in a kernel imported from another file
@@ -82,11 +82,12 @@ def folder_of(module: str) -> Path:
     return cache_folder() / digest_of(sources_of(Path(str(sys.modules[module].__file__)).resolve()))
 
 
-def kernel(signature: object) -> Callable[[_F], _F]:
-    """Compile for `signature` now (or load what was kept), without the GIL. A wrong dtype is then a TypeError."""
+def kernel(signature: object, *, inline: bool = False) -> Callable[[_F], _F]:
+    """Compile for `signature` now (or load what was kept), without the GIL. A wrong dtype is then a TypeError. `inline`
+    is for what another calls in a loop: a call hands over nine numbers for each array."""
 
     def compile_now(function: _F) -> _F:
         _config.CACHE_DIR = str(folder_of(function.__module__))  # numba asks for it when it makes the dispatcher
-        return cast(_F, numba.njit(signature, nogil=True, cache=True)(function))
+        return cast(_F, numba.njit(signature, nogil=True, cache=True, forceinline=inline)(function))
 
     return compile_now
