@@ -4,7 +4,7 @@ from agents.commands import Measure, Probe
 from agents.config import AgentConfig
 from agents.events import FetchesProgressed
 from agents.metering import ECHO_BYTES, Meter, on_wire
-from agents.session import Batch, Session, spread_us
+from agents.session import Batch, Session, earlier, spread_us
 from federation.wire import FetchProgress, LinkSample, NetReport, Peer, Ping, Pong, ProbePlan, TaskSteps
 
 _SAMPLES_MAX = 512  # gathered between two reports, newest kept: half of what the wire takes in one
@@ -44,6 +44,7 @@ class Measuring:
         self._pings: dict[int, int] = {}  # nonce → sent at
         self._last_rtt_us: int | None = None
         self._peers: dict[str, tuple[Peer, int]] = {}  # agent_id → peer, next probe due
+        self._turn_due_us = 0  # the first of them: asked for at every event, changed at every probe
         self._busy_tries: dict[str, int] = {}  # agent_id → tries in a row that found the way in use
         self._owed_until_us: dict[str, int] = {}  # agent_id → when what probes took has come to their share
         self._probe_cost_us: dict[str, int] = {}  # agent_id → how long the last probe's bytes take to come to it
@@ -95,6 +96,7 @@ class Measuring:
             for peer in plan.peers
             if peer.agent_id != self._config.agent_id and peer.data_url
         }
+        self._find_turn()
         for kept in (self._owed_until_us, self._probe_cost_us):
             for agent_id in [agent_id for agent_id in kept if agent_id not in self._peers]:
                 del kept[agent_id]
@@ -128,6 +130,7 @@ class Measuring:
         spread = spread_us(f"{self._config.agent_id}>{agent_id}", tries, _BUSY_US)
         peer, _ = self._peers[agent_id]
         self._peers[agent_id] = (peer, now_us + (tries + 1) * (_BUSY_US + spread))
+        self._find_turn()
 
     def _charge(self, agent_id: str, samples: tuple[LinkSample, ...], now_us: int) -> None:
         for sample in samples:
@@ -177,8 +180,8 @@ class Measuring:
             return None  # Nobody asks: a day offline costs no measuring.
         if not session.is_welcome:
             return self._measure_due_us
-        due = [self._measure_due_us, self._ping_due_us, self._report_due_us, self._probe_due_us()]
-        return min((at_us for at_us in due if at_us is not None), default=None)
+        due_us = earlier(earlier(self._measure_due_us, self._ping_due_us), self._report_due_us)
+        return earlier(due_us, self._probe_due_us())
 
     def flush(self, batch: Batch, session: Session, control_bytes: int) -> None:
         now_us = batch.now_us
@@ -214,12 +217,15 @@ class Measuring:
 
     # --- probes: one at a time, within the budget --------------------------------------------------------------------
 
+    def _find_turn(self) -> None:
+        self._turn_due_us = min((at_us for _, at_us in self._peers.values()), default=0)
+
     def _probe_due_us(self) -> int | None:
         if self._probing is not None:
             return self._probing[1]
         if not self._peers or self._refilled_us is None or self._bytes_max > self._config.probe_bytes_per_hour:
             return None
-        due_us = min(at_us for _, at_us in self._peers.values())
+        due_us = self._turn_due_us
         missing_bytes = self._bytes_max - self._budget_bytes
         if missing_bytes > 0:
             refill_us = -(-missing_bytes * _HOUR_US // self._config.probe_bytes_per_hour)
@@ -240,6 +246,7 @@ class Measuring:
         every_us = peer.every_us or self._every_us
         next_us = now_us + every_us + spread_us(f"{self._config.agent_id}>{agent_id}", 0, every_us // 10)
         self._peers[agent_id] = (peer, next_us)
+        self._find_turn()
         bytes_max = self._bytes_for(agent_id, now_us)
         if self._meter.is_on:
             if self._meter.left_bytes() < _worth(bytes_max):

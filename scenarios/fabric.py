@@ -301,9 +301,10 @@ class Fabric:
 
     def bytes_by_link(self) -> dict[str, int]:
         """What each link carried that carried anything."""
-        carried = {f"{a}→{b}": self.network.bytes_carried(f"{a}→{b}") for a, b in self._specs}
-        return {name: n_bytes for name, n_bytes in carried.items() if n_bytes}
+        carried = self.network.bytes_carried()
+        return {name: carried[name] for a, b in self._specs if carried[name := f"{a}→{b}"]}
 
     def bytes_between_sites(self) -> int:
         """All bytes carried by links whose ends are different sites."""
-        return sum(self.network.bytes_carried(f"{a}→{b}") for a, b in self._specs if a != b)
+        carried = self.network.bytes_carried()
+        return sum(carried[f"{a}→{b}"] for a, b in self._specs if a != b)

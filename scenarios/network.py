@@ -145,11 +145,14 @@ class Network:
             self._share()
         return {flow_id: int(maxmin.rate_of(self._whole, flow.slot)) for flow_id, flow in self._flows.items()}
 
-    def bytes_carried(self, link_id: str) -> int:
-        """What a link has carried so far, flows under way included."""
-        under_way = [flow for flow in self._flows.values() if link_id in flow.path]
-        left = [int(maxmin.left_at(self._whole, flow.slot, self._now_us)) for flow in under_way]
-        return self._carried[link_id] + sum(map(_moved_bytes, under_way, left))
+    def bytes_carried(self) -> dict[str, int]:
+        """What each link has carried so far, flows under way included. One pass over links and flows."""
+        carried = dict(self._carried)
+        for flow in self._flows.values():
+            moved = _moved_bytes(flow, int(maxmin.left_at(self._whole, flow.slot, self._now_us)))
+            for link_id in flow.path:
+                carried[link_id] += moved
+        return carried
 
     def moved_bytes(self, flow_id: int, now_us: int) -> int:
         """What a flow under way has moved by now."""
