@@ -40,6 +40,7 @@ from federation.market.protocol import (
     KillTask,
     KnownTask,
     Launch,
+    LeastOffer,
     Offers,
     Operation,
     Reconcile,
@@ -151,10 +152,12 @@ class Framework:
         gpus: bool = False,
         revocable: bool = False,
         constraints: dict[str, tuple[str, ...]] | None = None,
+        least_offers: dict[str, tuple[LeastOffer, ...]] | None = None,
         keep: bool = False,
         automatic: bool = True,
     ) -> None:
-        """`constraints`: predicates on offers by role ("" for all). Without `automatic`, `acknowledge` is yours."""
+        """`constraints`: predicates on offers by role ("" for all); `least_offers`: how much of one is worth an offer.
+        Without `automatic`, `acknowledge` is yours."""
         capabilities = set(_CAPABILITIES) | ({"GPU_RESOURCES"} if gpus else set())
         self.info = FrameworkInfo(
             name=name,
@@ -164,6 +167,7 @@ class Framework:
             failover_timeout_us=round(failover_timeout_s * 1e6),
             principal=principal,
             constraints=constraints or {},
+            least_offers=least_offers or {},
         )
         self.framework_id = framework_id
         self.tasks: OrderedDict[str, Update] = OrderedDict()  # the newest update of each task

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from federation.api import Problem, SetRole
+from federation.client import Framework
 from federation.config import MasterConfig
+from federation.http.mesos.peer import encode_call
 from federation.market import protocol as p
 from policies.flow import Flow
 from policies.model import Amount
@@ -127,6 +129,12 @@ async def test_filters_that_cannot_hold_are_refused(filters: dict[str, Any]) -> 
         info = {"user": "me", "name": "mesos", "role": "ml", "offer_filters": filters}
         assert await client.call("UPDATE_FRAMEWORK", {"framework_info": info}) == 400
         assert (await client.offer())["agent_id"] == {"value": "gw-1"}
+
+
+def test_the_sdk_says_what_suffices() -> None:
+    framework = Framework("http://nowhere", "n", ("ml",), least_offers={"ml": (QUARTER,)})
+    said = encode_call(p.Subscribe(framework=framework.info))["subscribe"]["framework_info"]["offer_filters"]
+    assert said == quantities({"cpus": 1, "mem": 1024})
 
 
 async def test_what_a_reservation_made_is_told_with_its_end() -> None:
