@@ -94,7 +94,11 @@ def allocate(core: Core) -> None:
     """One cycle. Cost O(agents that changed + clients + grants · clients of a role)."""
     market = core.market
     agent_ids = market.dirty.keys() | market.idle.keys() if market.all_dirty else market.dirty.keys()
-    entries = tuple(core.agents[agent_id] for agent_id in sorted(agent_ids) if agent_id in core.agents.entries)
+    if len(agent_ids) * 2 > len(core.agents):  # Cheaper than to sort them.
+        entries = tuple(entry for entry in core.agents.sorted() if entry.agent_id in agent_ids)
+    else:
+        found = core.agents.entries
+        entries = tuple(found[agent_id] for agent_id in sorted(agent_ids) if agent_id in found)
     market.idle.update(market.dirty)  # Until it is known what is left of them.
     market.dirty, market.all_dirty = {}, False
     core.count("allocation_cycles")
@@ -194,15 +198,23 @@ def _lower(
     least = config.offer_cpu_milli_min, config.offer_memory_bytes_min
     takes_less = any(cpu < least[0] and memory < least[1] for cpu, memory, _, _ in tree.leasts)
     floor_cpu, floor_memory = (0, 0) if takes_less else least
+    held, of_agents, left_since, now_us = market.held, market.filters, market.left_since, core.now_us
     for entry in entries:
         agent_id = entry.agent_id
-        if agent_id in market.held or not is_offered(entry, core.now_us):
+        if agent_id in held or not is_offered(entry, now_us):
+            continue
+        of_agent = of_agents.get(agent_id)
+        has_gpus, pools = bool(entry.gpus_by_uuid), entry.holdings.pools
+        if of_agent is None and agent_id not in left_since and not has_gpus and not pools:  # as nearly all are
+            free = free_of(entry)
+            if free is not None and (free.cpu_milli >= floor_cpu or free.memory_bytes >= floor_memory):
+                agent_of.append(len(agents))
+                items.append(Item(entry, OPEN, free, (), len(items)))
+            agents.append(entry)
             continue
         first = len(items)
-        of_agent = market.filters.get(agent_id)
-        has_gpus = bool(entry.gpus_by_uuid)
-        left_us = market.left_since.get(agent_id) if market.left_since else None
-        had_turn = left_us is not None and core.now_us - left_us >= config.left_to_rounds_us
+        left_us = left_since.get(agent_id)
+        had_turn = left_us is not None and now_us - left_us >= config.left_to_rounds_us
         for standing, root, free in _parts(core, tree, entry):
             if free.cpu_milli < floor_cpu and free.memory_bytes < floor_memory:
                 continue
@@ -351,34 +363,33 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: I
     market = core.market
     at = links_at(core)
     who = tree.who
-    leases: dict[int, Grant] = {}  # by client and first item of the agent
+    leases: list[Grant] = []
+    together: dict[int, Grant] = {}  # by client and first item, of agents that have several parts
     given: dict[int, int] = {}  # item → GPUs given so far
+    gpu_milli: dict[int, int] = {}  # client → of what it was given
+    n_items = len(items)
     whole = (grants[:, 2:] == offered[grants[:, 0]]).all(axis=1).tolist()
-    for (n, node, cpu, memory, disk, n_gpus), is_whole in zip(grants.tolist(), whole, strict=True):
+    rows = zip(grants[:, 0].tolist(), grants[:, 1].tolist(), whole, strict=True)
+    for row, (n, node, is_whole) in enumerate(rows):
         item = items[n]
         client = who.get(node)
         if client is None:
             _leave_to_rounds(core, item.entry)
             continue
-        if is_whole:
-            resources = item.free
-        else:
-            gpus: tuple[Gpu, ...] = ()
-            if n_gpus:
-                first = given.get(n, 0)
-                gpus = item.gpus[first : first + n_gpus]
-                given[n] = first + n_gpus
-            resources = Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
-        part = Portion(resources=resources, reservation=item.standing.reservation, revocable=item.standing.revocable)
-        key = node * len(items) + item.first
-        found = leases.get(key)
-        if found is None:
-            entry = item.entry
-            leases[key] = Grant(client[0], client[1], entry, (part,), links_of(at, entry) if at else ())
-        else:
-            found.portions = (*found.portions, part)
+        entry, (reservation, revocable) = item.entry, item.standing
+        resources = item.free if is_whole else _part_of(item, grants[row, 2:].tolist(), given, n)
+        if resources.gpus:
+            gpu_milli[node] = gpu_milli.get(node, 0) + milli_of(resources.gpus)
+        part = Portion(resources=resources, reservation=reservation, revocable=revocable)
+        grant = Grant(client[0], client[1], entry, (part,), links_of(at, entry) if at else ())
+        if entry.holdings.pools or not is_whole:
+            first = together.setdefault(node * n_items + item.first, grant)
+            if first is not grant:
+                first.portions = (*first.portions, part)
+                continue
+        leases.append(grant)
     offers: dict[str, list[FrameworkOffer]] = {}
-    for offer in lease(core, leases.values()):
+    for offer in lease(core, leases):
         of_framework = offers.get(offer.framework_id)
         if of_framework is None:
             offers[offer.framework_id] = [offer]
@@ -386,16 +397,23 @@ def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: I
             of_framework.append(offer)
         if market.left_since:
             market.left_since.pop(offer.agent_id, None)
-    gpu_milli: dict[int, int] = {}
-    for key, grant in leases.items():
-        node = key // len(items)
-        gpu_milli[node] = gpu_milli.get(node, 0) + sum(milli_of(part.resources.gpus) for part in grant.portions)
     for node, (cpu, memory, disk) in _by_client(grants).items():
         if node in tree.who:
-            market.charge(*tree.who[node], amount_from(cpu, memory, disk, gpu_milli[node]), 1)
+            market.charge(*tree.who[node], amount_from(cpu, memory, disk, gpu_milli.get(node, 0)), 1)
     for framework_id, made in offers.items():
         core.count("framework_offers", len(made))
         emit(core, market.frameworks[framework_id], Offers(offers=tuple(made)))
+
+
+def _part_of(item: Item, amounts: list[int], given: dict[int, int], n: int) -> Resources:
+    """`amounts` of item `n`, by kind, with the next of its GPUs."""
+    cpu, memory, disk, n_gpus = amounts
+    gpus: tuple[Gpu, ...] = ()
+    if n_gpus:
+        first = given.get(n, 0)
+        gpus = item.gpus[first : first + n_gpus]
+        given[n] = first + n_gpus
+    return Resources(cpu_milli=cpu, memory_bytes=memory, disk_bytes=disk, gpus=gpus)
 
 
 def _by_client(grants: Int64s) -> dict[int, tuple[int, int, int]]:

@@ -15,6 +15,7 @@ from policies.model import Amount, Gpu, Resources
 from policies.resources import amount_of, total
 
 if TYPE_CHECKING:
+    from federation.facts import AgentEnrolled
     from federation.market.book import FrameworkTask
 
 
@@ -117,22 +118,35 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
         return self.offer.request_id
 
 
+class Face(NamedTuple):
+    """An offer with what all offers of an agent say alike, and what that was made of."""
+
+    enrolled: "AgentEnrolled"
+    shards: tuple[str, ...]
+    offer: FrameworkOffer
+
+
 class Holdings:
-    __slots__ = ("leased", "leases", "pools", "tasks")
+    __slots__ = ("face", "leases", "pools", "tasks")
 
     def __init__(self) -> None:
         self.tasks: dict[str, FrameworkTask] = {}  # by wire id
         self.leases: dict[str, Lease] = {}
         self.pools: dict[Reservation, Pool] = {}
-        self.leased = Bundle()  # of what is unreserved
+        self.face: Face | None = None
 
     def open_part(self, free: Resources) -> Resources:
         """What of an agent's free resources is neither reserved nor leased."""
         cpu, memory, disk = free.cpu_milli, free.memory_bytes, free.disk_bytes
-        gone = list(self.leased.gpus.values()) if self.leased.gpus else []
-        cpu -= self.leased.cpu_milli
-        memory -= self.leased.memory_bytes
-        disk -= self.leased.disk_bytes
+        gone: list[Gpu] = []
+        for made in self.leases.values():
+            for portion in made.offer.portions:
+                if portion.reservation is None:
+                    leased = portion.resources
+                    cpu -= leased.cpu_milli
+                    memory -= leased.memory_bytes
+                    disk -= leased.disk_bytes
+                    gone += leased.gpus
         for pool in self.pools.values():
             pool_cpu, pool_memory, pool_disk, unused = pool.unused()
             cpu, memory, disk = cpu - max(0, pool_cpu), memory - max(0, pool_memory), disk - max(0, pool_disk)
@@ -158,11 +172,10 @@ class Holdings:
             gpus=tuple(least(gpu, here[gpu.uuid]) for gpu in unused if gpu.uuid in here),
         )
 
-    def bundle_leased(self, standing: Standing) -> Bundle:
-        if standing.reservation is None:
-            return self.leased
-        pool = self.pools[standing.reservation]
-        return pool.lent_leased if standing.revocable else pool.leased
+    def bundle_leased(self, reservation: Reservation, revocable: bool) -> Bundle:
+        """Where a lease's portion of a pool is booked. For what is unreserved the leases themselves are asked."""
+        pool = self.pools[reservation]
+        return pool.lent_leased if revocable else pool.leased
 
     def bundle_used(self, standing: Standing) -> Bundle | None:
         """Where a task's claim is booked; None for unreserved ones, which the agent's own sums hold."""

@@ -25,12 +25,10 @@ from policies.kernels.jit import Int64s, kernel
 
 KINDS = 4
 # Columns of `nodes`. FIRST/N_CHILDREN: into `children`; LEAF: 1 for a client; MASK: row of `masks`, −1 for none;
-# GPUS, REVOCABLE: whether the client takes such; TODO: 1 for built-in work, which takes no more than its `todo` row;
+# GPUS, REVOCABLE: whether the client takes such; TODO: 1 for built-in work, which takes no more than its `LEFT` row;
 # LEAST_FROM/LEAST_TO: rows of `leasts`, none where `least` holds.
-PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, SHARE, STAMP, LEAST_FROM, LEAST_TO = (
-    range(14)
-)
-NODE_ROW = 14
+PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, LEAST_FROM, LEAST_TO = range(12)
+NODE_ROW = 12
 # Columns of `items`. AGENT: index of its agent, for masks; ROOT: the node it may go below; HAS_GPUS: of its agent;
 # IS_REVOCABLE: it must be given back; NOT_TODO: built-in work had its turn; FILTER_FROM/FILTER_TO: rows of `filters`;
 # GPU_FROM: where in `gpus` its next free one stands.
@@ -43,6 +41,10 @@ GRANT_ROW = 2 + KINDS
 # Rows of `amounts`, each [V, K]: allocated, the limit (−1: none), the guarantee (0: none), built-in work to place.
 ALLOCATED, LIMIT, GUARANTEE, LEFT = range(4)
 UNLIMITED = -1
+# Rows of a cycle's `ranks`, each [V]: what children are compared by, and the last item that a node refused. They lie
+# apart from the rest because every grant reads them of all children on its way.
+SHARE, ALLOCATIONS, REFUSED = range(3)
+_NEVER = 1 << 62
 SHARE_BITS, WEIGHT_BITS, WHOLE_BITS = 30, 20, 31
 
 
@@ -73,25 +75,31 @@ _i1 = types.Array(types.int64, 1, "C")
 _market: Any = _named_tuple((_i2, _i1, _i3, _i1, _i2, _i2, _i2, _i2, _i1, _i2, _i1, _i2, _i1, _i1, _i2), Market)
 
 
-@kernel(types.int64(_market, types.int64))
-def share_of(m: Market, v: int) -> int:
+@kernel(_i2(_market), inline=True)
+def scale_of(m: Market) -> Int64s:
+    """[2, K − 1]: how far amounts of each kind are shifted right, and the whole, shifted."""
+    scale = np.zeros((2, KINDS - 1), np.int64)
+    for k in range(KINDS - 1):
+        while (m.whole[k] >> scale[0, k]) >= (1 << WHOLE_BITS):
+            scale[0, k] += 1
+        scale[1, k] = m.whole[k] >> scale[0, k]
+    return scale
+
+
+@kernel(types.int64(_market, types.int64, _i2), inline=True)
+def share_of(m: Market, v: int, scale: Int64s) -> int:
     """The weighted dominant share of a node, as the module says."""
     best = 0
     for k in range(KINDS - 1):
-        whole = m.whole[k]
-        if whole > 0:
-            shift = 0
-            while (whole >> shift) >= (1 << WHOLE_BITS):
-                shift += 1
-            part = ((m.amounts[ALLOCATED, v, k] >> shift) << SHARE_BITS) // (whole >> shift)
-            best = max(best, part)
+        if scale[1, k] > 0:
+            best = max(best, ((m.amounts[ALLOCATED, v, k] >> scale[0, k]) << SHARE_BITS) // scale[1, k])
     for g in range(m.gpus_whole.shape[0]):
         best = max(best, (m.gpus_allocated[v, g] << SHARE_BITS) // m.gpus_whole[g])
     share: int = (best << WEIGHT_BITS) // m.nodes[v, WEIGHT]
     return share
 
 
-@kernel(types.int64(_market, types.int64, _i1))
+@kernel(types.int64(_market, types.int64, _i1), inline=True)
 def is_worth_it(m: Market, v: int, out: Int64s) -> int:
     """Whether client `v` wants to be offered so little."""
     first, end = m.nodes[v, LEAST_FROM], m.nodes[v, LEAST_TO]
@@ -109,7 +117,7 @@ def is_worth_it(m: Market, v: int, out: Int64s) -> int:
     return 0
 
 
-@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
+@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1), inline=True)
 def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int64s) -> int:
     """How much of item `i` client `v` may be offered, into `out`; 1 when it is worth an offer."""
     node = m.nodes[v]
@@ -124,11 +132,6 @@ def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int6
     is_reserved = m.nodes[m.items[i, ROOT], PARENT] >= 0
     if node[TODO]:
         if is_reserved or is_first or m.items[i, IS_REVOCABLE] or m.items[i, NOT_TODO]:
-            return 0
-        left = 0
-        for k in range(KINDS):
-            left += m.amounts[LEFT, v, k]
-        if left <= 0:
             return 0
     short = 0
     above = v
@@ -164,23 +167,31 @@ def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int6
     return 1
 
 
-@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i1))
-def choose(m: Market, i: int, stamp: int, is_first: int, spare: Int64s, out: Int64s) -> int:
+@kernel(types.void(_market, types.int64, _i2), inline=True)
+def note_left(m: Market, v: int, ranks: Int64s) -> None:
+    """Built-in work of which nothing is left to place takes nothing more."""
+    left = 0
+    for k in range(KINDS):
+        left += m.amounts[LEFT, v, k]
+    if left <= 0:
+        ranks[REFUSED, v] = _NEVER
+
+
+@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i2, _i1, _i1), inline=True)
+def choose(m: Market, i: int, stamp: int, is_first: int, ranks: Int64s, spare: Int64s, out: Int64s) -> int:
     """The client that item `i` goes to, −1 for none. Nodes that refused it carry `stamp`."""
     root = m.items[i, ROOT]
     while True:
         v = root
         while not m.nodes[v, LEAF]:
-            best = -1
+            best, least_share, least_count = -1, 0, 0
             for c in range(m.nodes[v, FIRST], m.nodes[v, FIRST] + m.nodes[v, N_CHILDREN]):
                 child = m.children[c]
-                if m.nodes[child, STAMP] == stamp:
+                if ranks[REFUSED, child] >= stamp:
                     continue
-                if best < 0 or m.nodes[child, SHARE] < m.nodes[best, SHARE]:
-                    best = child
-                elif m.nodes[child, SHARE] == m.nodes[best, SHARE]:
-                    if m.nodes[child, N_GRANTS] < m.nodes[best, N_GRANTS]:
-                        best = child
+                share, count = ranks[SHARE, child], ranks[ALLOCATIONS, child]
+                if best < 0 or share < least_share or (share == least_share and count < least_count):
+                    best, least_share, least_count = child, share, count
             if best < 0:
                 break
             v = best
@@ -189,7 +200,7 @@ def choose(m: Market, i: int, stamp: int, is_first: int, spare: Int64s, out: Int
             return leaf
         if v == root:
             return -1
-        m.nodes[v, STAMP] = stamp
+        ranks[REFUSED, v] = stamp
 
 
 @kernel(types.int64(_market))
@@ -198,9 +209,13 @@ def allocate(m: Market) -> int:
     n, stamp = 0, 0
     spare = np.zeros(KINDS, np.int64)
     out = np.zeros(KINDS, np.int64)
+    scale = scale_of(m)
+    ranks = np.zeros((3, m.nodes.shape[0]), np.int64)
     for v in range(m.nodes.shape[0]):
-        m.nodes[v, STAMP] = -1
-        m.nodes[v, SHARE] = share_of(m, v)
+        ranks[SHARE, v] = share_of(m, v, scale)
+        ranks[ALLOCATIONS, v] = m.nodes[v, N_GRANTS]
+        if m.nodes[v, TODO]:
+            note_left(m, v, ranks)
     has_guarantees = m.amounts[GUARANTEE].sum() > 0
     for turn in range(0 if has_guarantees else 1, 2):
         for k in range(KINDS):
@@ -218,7 +233,7 @@ def allocate(m: Market) -> int:
         for i in range(m.items.shape[0]):
             while m.free[i, 0] >= m.floor[0] or m.free[i, 1] >= m.floor[1]:
                 stamp += 1
-                v = choose(m, i, stamp, 1 - turn, spare, out)
+                v = choose(m, i, stamp, 1 - turn, ranks, spare, out)
                 if v < 0:
                     break
                 if n == m.grants.shape[0]:
@@ -233,6 +248,8 @@ def allocate(m: Market) -> int:
                         spare[k] -= out[k]
                     if m.nodes[v, TODO]:
                         m.amounts[LEFT, v, k] = max(0, m.amounts[LEFT, v, k] - out[k])
+                if m.nodes[v, TODO]:
+                    note_left(m, v, ranks)
                 n += 1
                 first_gpu = m.items[i, GPU_FROM]
                 m.items[i, GPU_FROM] += out[KINDS - 1]
@@ -242,7 +259,7 @@ def allocate(m: Market) -> int:
                         m.amounts[ALLOCATED, above, k] += out[k]
                     for j in range(first_gpu, first_gpu + out[KINDS - 1]):
                         m.gpus_allocated[above, m.gpus[j]] += 1
-                    m.nodes[above, N_GRANTS] += 1
-                    m.nodes[above, SHARE] = share_of(m, above)
+                    ranks[ALLOCATIONS, above] += 1
+                    ranks[SHARE, above] = share_of(m, above, scale)
                     above = m.nodes[above, PARENT]
     return n
