@@ -34,6 +34,12 @@ from policies.kernels.cache import warm_up
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
 EXIT_LAW = 4
+TITLE = """# Every policy on every scenario
+
+Written by `python -m benchmarks.comparison --minutes 0 --markdown docs/results/comparison.md`; what it says and does
+not say: [results](../results.md#policies-compared).
+
+"""
 Wanted = tuple[Path, str, int]  # scenario's file, policy, seed number
 
 
@@ -157,7 +163,7 @@ def _report(runs: list[Run], refused: dict[str, str], codes: dict[str, str], giv
         written = {"notes": notes, "table": cells, "losses": losses(table, given.base)}
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=2))
     if given.markdown:
-        given.markdown.write_text(f"# Every policy on every scenario\n\n{text}\n")
+        given.markdown.write_text(TITLE + text + "\n")
     if given.html:
         given.html.write_text(page(table, given.base, notes))
 

@@ -16,8 +16,8 @@ _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18
 
 class Cell(NamedTuple):
     """A measure of a policy on a scenario. `against` is the mean difference to the policy held against, over the same
-    seeds played on the same builds, and `half` the half width of its 95 % interval (Student's t); None with fewer than
-    two such seeds."""
+    seeds played on the same builds, those left out at which that one has changed since by more than `MARGIN`, and
+    `half` the half width of its 95 % interval (Student's t); None with fewer than two such seeds."""
 
     mean: float
     seeds: int
@@ -38,7 +38,8 @@ Table = dict[str, dict[str, dict[str, Cell]]]
 
 
 def table_of(runs: Iterable[Run], base: str) -> Table:
-    """Of several runs of a policy and seed the last one counts; of `base` also those of older builds, for others."""
+    """Of several runs of a policy and seed the last one counts; of `base` also those of older builds, for others that
+    were not played again, as long as nothing has changed for `base`."""
     by: dict[str, dict[str, dict[int, Run]]] = {}
     bases: dict[tuple[str, int, str], Run] = {}
     for run in sorted(runs, key=lambda run: (run.scenario, run.policy != base, run.policy, run.seed)):
@@ -50,7 +51,7 @@ def table_of(runs: Iterable[Run], base: str) -> Table:
             policy: {
                 measure.name: cell
                 for measure in MEASURES
-                if (cell := _cell(measure.name, list(seeds.values()), bases)) is not None
+                if (cell := _cell(measure.name, list(seeds.values()), policies.get(base, {}), bases)) is not None
             }
             for policy, seeds in policies.items()
         }
@@ -58,7 +59,7 @@ def table_of(runs: Iterable[Run], base: str) -> Table:
     }
 
 
-def _cell(name: str, own: list[Run], bases: dict[tuple[str, int, str], Run]) -> Cell | None:
+def _cell(name: str, own: list[Run], newest: dict[int, Run], bases: dict[tuple[str, int, str], Run]) -> Cell | None:
     values = [value for run in own if (value := run.values.get(name)) is not None]
     if not values:
         return None
@@ -67,6 +68,7 @@ def _cell(name: str, own: list[Run], bases: dict[tuple[str, int, str], Run]) -> 
         for run in own
         if (base := bases.get((run.scenario, run.seed, run.build))) is not None
         and (mine := run.values.get(name)) is not None and (theirs := base.values.get(name)) is not None
+        and (name.startswith("decision") or _is_like(theirs, newest[run.seed].values.get(name)))
     ]  # fmt: skip
     against = half = None
     if len(pairs) >= 2:
@@ -75,6 +77,10 @@ def _cell(name: str, own: list[Run], bases: dict[tuple[str, int, str], Run]) -> 
         t = _T_95[min(len(pairs) - 2, len(_T_95) - 1)]
         half = t * statistics.stdev(differences) / math.sqrt(len(pairs))
     return Cell(statistics.fmean(values), len(values), against, half)
+
+
+def _is_like(value: float, other: float | None) -> bool:
+    return other is not None and abs(value - other) <= MARGIN * max(abs(value), abs(other))
 
 
 def losses(table: Table, base: str) -> list[tuple[str, str, list[tuple[str, float, float]]]]:
