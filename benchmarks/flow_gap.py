@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from scipy.optimize import linprog
 
 from benchmarks.comparison.__main__ import SCENARIOS, TRACES
+from benchmarks.comparison.smaller import parameters_of
 from policies.cost import FREE, CostModel, Costs, costs, weight
 from policies.flow import Flow
 from policies.gpus import WHOLE
@@ -133,7 +134,7 @@ def _quotas(columns: Columns) -> list[tuple[Any, float]]:
 
 
 def measure(name: str, at_most: int) -> dict[str, Any]:
-    world = read_case(Case(path=str(SCENARIOS / f"{name}.yaml"), policy="flow")).world
+    world = read_case(Case(path=str(SCENARIOS / f"{name}.yaml"), policy="flow", parameters=parameters_of(name))).world
     watched = Watched(at_most)
     play(world, watched, "flow")
     gaps: list[float] = []

@@ -1,11 +1,13 @@
 """Each shipped scenario keeps its laws, its expectations and its digest. `pytest --bless` writes the digests anew, on
-purpose only: a changed digest means that some decision, message or fact of the product changed."""
+purpose only: a changed digest means that some decision, message or fact of the product changed. What takes hours as
+shipped is played smaller (`benchmarks.comparison.smaller`)."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.comparison.smaller import parameters_of
 from federation.errors import ConfigError
 from scenarios.runs import Case, cases_of, compare, run_case
 
@@ -24,7 +26,7 @@ SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
 )
 def test_a_shipped_scenario_plays_as_it_did(path: Path, bless: bool) -> None:
     try:
-        scenario, cases = cases_of(path, traces=TRACES)
+        scenario, cases = cases_of(path, parameters=parameters_of(path.stem), traces=TRACES)
     except ConfigError as error:
         if TRACES.is_dir():
             raise

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.comparison.smaller import parameters_of
 from policies import registry
 from policies.api import Policy
 from policies.model import Plan, Record, Snapshot
@@ -81,8 +82,9 @@ def digest_of(path: Path) -> str:
 def run(path: Path, policy: str, nth: int, code: str, build: str) -> Run:
     """The scenario under its own seed (`nth` 0) or one of those after it. `code` and `build` are put down."""
     began_s = time.process_time()
-    own_seed = read_case(Case(path=str(path), policy=policy)).world.seed
-    world = read_case(Case(path=str(path), policy=policy, seed=own_seed + nth)).world
+    parameters = parameters_of(path.stem)
+    own_seed = read_case(Case(path=str(path), policy=policy, parameters=parameters)).world.seed
+    world = read_case(Case(path=str(path), policy=policy, seed=own_seed + nth, parameters=parameters)).world
     timed = _Timed(registry.load(policy))
     outcome = play(world, timed, policy)
     metrics = Metrics(Records(outcome))
