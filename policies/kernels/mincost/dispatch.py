@@ -13,7 +13,7 @@ import numpy as np
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost.model import NO_BOUND
-from policies.kernels.mincost.planted import Arcs
+from policies.kernels.mincost.planted import Arcs, wants_more_than
 from policies.kernels.mincost.scaling import magnitude_error
 
 Kernel = Literal["auto", "simplex", "exchange", "scaling"]
@@ -60,5 +60,4 @@ def hands_over(supply: Int64s, arcs: Arcs) -> bool:
     """
     if arcs.bound.size > _SIMPLEX_ARCS_MAX:
         return False
-    ways = arcs.bound[(arcs.head == int(supply.argmin())) & (arcs.bound != NO_BOUND)]
-    return int(ways.sum()) * _FULL_PERCENT < 100 * int(supply[supply > 0].sum())
+    return wants_more_than(_FULL_PERCENT, arcs, supply)

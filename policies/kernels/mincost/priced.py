@@ -93,13 +93,11 @@ class Priced:
         return flow, potential, size
 
     def _scale(self, arcs: Arcs, supply: Int64s, cost_max: int, work: Int64s) -> int:
-        flow_total = int(np.maximum(supply, 0).sum()) + int(arcs.bound[arcs.cost < 0].sum())
-        if scaling.magnitude_error(supply.size, arcs.tail.size, cost_max, flow_total) is not None:
+        tight = scaling.tightened(arcs.tail, arcs.head, arcs.bound, arcs.cost, supply, cost_max)
+        if tight is None:
             return scaling.CAPPED
         if int(np.abs(self.net.price).max(initial=0)) > scaling.PRICE_MAX // (8 * (supply.size + 1)):
             self.net.price[:] = 0
-        tight = np.empty(arcs.tail.size, np.int64)
-        scaling.tighten(arcs.tail, arcs.head, arcs.bound, supply, flow_total, tight)
         first = max(cost_max // FIRST_EPSILON, 1) if self.net.price.any() else max(cost_max, 1)
         return scaling.solve(self.net, arcs.bound, tight, first, work)
 

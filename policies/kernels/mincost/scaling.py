@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.residual import RESIDUAL, Residual, settle_prices, sort_all
+from policies.kernels.mincost.residual import RESIDUAL, Int32s, Residual, settle_prices, sort_all
 
 # Fields of `work` int64[N_WORK].
 PUSHES, RELABELS, UPDATES, SCANNED, PHASES = range(5)
@@ -24,25 +24,36 @@ SETTLE_FROM = 2  # From this ε on, in units of cost, exact prices are looked fo
 SETTLE_SCANS = 6  # … for so many scans of all entries.
 RELABELS_PER_NODE = 200  # A phase that needs more has gone wrong; measured: 2 to 20.
 RANK_GROWTH = 4  # Ranks past that many times N are not told apart by a price update.
-_INT, _ROW = types.int64, types.int64[::1]
+NEVER = np.iinfo(np.int64).min  # A price at which nothing can leave.
+RANK, FOLLOWING, PRECEDING = range(3)  # Rows of a price update's scratch int64[3, N].
+_INT, _ROW, _GRID, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
 
 
-@kernel(types.boolean(RESIDUAL, _INT, _INT, _ROW, _ROW))
-def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work: Int64s) -> bool:
+@kernel(types.boolean(RESIDUAL, _INT, _INT, _ROW, _ROW, _GRID, _ROW, _ROW))
+def update_prices(
+    net: Residual,
+    scale: int,
+    epsilon: int,
+    total: Int64s,
+    current: Int64s,
+    scratch: Int64s,
+    bucket: Int64s,
+    work: Int64s,
+) -> bool:
     """Lower each price by ε times the rank: the least number of relabels towards a node that lacks. Time O(E).
 
-    Buckets by rank (Dial), backward from the nodes that lack, until every excess is met. False when a price fell so
-    low that it could wrap.
+    Buckets by rank (Dial), backward from the nodes that lack, until every excess is met; ranks past the last bucket are
+    not told apart. `total` is what each entry and its sister have room for together; `bucket` holds -1 everywhere, and
+    does again. False when a price fell so low that it could wrap.
     """
     price, excess = net.price, net.excess
+    first, stop, to, cost, left = net.first, net.stop, net.to, net.cost, net.left
+    rank, following, preceding = scratch[RANK], scratch[FOLLOWING], scratch[PRECEDING]
     n_nodes = price.shape[0]
-    rank_max = RANK_GROWTH * n_nodes
-    rank = np.full(n_nodes, rank_max, np.int64)
-    bucket = np.full(rank_max + 1, -1, np.int64)
-    following = np.empty(n_nodes, np.int64)
-    preceding = np.empty(n_nodes, np.int64)
+    rank_max = bucket.shape[0] - 1
     open_excess = 0
     for node in range(n_nodes):
+        rank[node] = rank_max
         if excess[node] < 0:
             rank[node] = 0
             following[node] = bucket[0]
@@ -53,6 +64,7 @@ def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work
         elif excess[node] > 0:
             open_excess += excess[node]
     level = 0
+    farthest = 0
     scanned = 0
     while level < rank_max and open_excess > 0:
         node = bucket[level]
@@ -65,33 +77,42 @@ def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work
         if excess[node] > 0:
             open_excess -= excess[node]
         here = price[node]
-        scanned += net.stop[node] - net.first[node]
-        for at in range(net.first[node], net.stop[node]):
-            to = net.to[at]
-            if rank[to] <= level or net.left[net.sister[at]] <= 0:
+        scanned += stop[node] - first[node]
+        for at in range(first[node], stop[node]):
+            if left[at] >= total[at]:
+                continue  # No room from there to here.
+            other = to[at]
+            known = rank[other]
+            if known <= level:
                 continue
-            reduced = price[to] - here - net.cost[at] * scale  # Of the way here from there.
-            new = level + (reduced // epsilon + 1 if reduced >= 0 else 0)
-            if new < rank[to]:
-                if rank[to] < rank_max:
-                    if preceding[to] >= 0:
-                        following[preceding[to]] = following[to]
-                    else:
-                        bucket[rank[to]] = following[to]
-                    if following[to] >= 0:
-                        preceding[following[to]] = preceding[to]
-                rank[to] = new
-                following[to] = bucket[new]
-                if bucket[new] >= 0:
-                    preceding[bucket[new]] = to
-                preceding[to] = -1
-                bucket[new] = to
+            reduced = price[other] - here - cost[at] * scale  # Of the way here from there.
+            new = level
+            if reduced >= 0:
+                if reduced >= (known - level) * epsilon:
+                    continue  # Dividing is dear.
+                new += reduced // epsilon + 1
+            if new >= known:
+                continue
+            if known < rank_max:
+                if preceding[other] >= 0:
+                    following[preceding[other]] = following[other]
+                else:
+                    bucket[known] = following[other]
+                if following[other] >= 0:
+                    preceding[following[other]] = preceding[other]
+            rank[other] = new
+            farthest = max(farthest, new)
+            following[other] = bucket[new]
+            if bucket[new] >= 0:
+                preceding[bucket[new]] = other
+            preceding[other] = -1
+            bucket[new] = other
+    bucket[level : farthest + 1] = -1
     lowest = 0
     for node in range(n_nodes):
-        if rank[node] > 0:
-            price[node] -= epsilon * min(rank[node], level)
+        price[node] -= epsilon * min(rank[node], level)
         lowest = min(lowest, price[node])
-        current[node] = net.first[node]
+        current[node] = first[node]
     work[SCANNED] += scanned
     work[UPDATES] += 1
     return lowest > -PRICE_MAX
@@ -99,67 +120,93 @@ def update_prices(net: Residual, scale: int, epsilon: int, current: Int64s, work
 
 @kernel(types.boolean(RESIDUAL, _INT, _INT, _INT, _ROW, _ROW))
 def relabel(net: Residual, scale: int, epsilon: int, node: int, current: Int64s, work: Int64s) -> bool:
-    """Lower the node's price until something can leave; false when nothing ever can. Time O(degree)."""
-    price = net.price
-    best = np.iinfo(np.int64).min
-    for at in range(net.first[node], net.stop[node]):
-        if net.left[at] > 0:
-            best = max(best, price[net.to[at]] - net.cost[at] * scale)
-    if best == np.iinfo(np.int64).min:
+    """Lower the node's price, from which nothing can leave, by ε or until something can; false when nothing ever can.
+
+    ε is always right, and where an entry can pass then, those behind it need no look: hubs have thousands of them.
+    `current` becomes an entry before which none can pass. Time O(degree).
+    """
+    price, left, to, cost = net.price, net.left, net.to, net.cost
+    begin, stop = net.first[node], net.stop[node]
+    sure = price[node] - epsilon
+    best = NEVER
+    work[RELABELS] += 1
+    for at in range(begin, stop):
+        if left[at] > 0:
+            level = price[to[at]] - cost[at] * scale
+            if level > sure:
+                price[node] = sure
+                current[node] = at
+                work[SCANNED] += at - begin
+                return True
+            best = max(best, level)
+    work[SCANNED] += stop - begin
+    if best == NEVER:
         return False
     price[node] = best - epsilon
-    current[node] = net.first[node]
-    work[RELABELS] += 1
-    work[SCANNED] += net.stop[node] - net.first[node]
+    current[node] = begin
     return True
 
 
-@kernel(types.boolean(RESIDUAL, _INT, _INT, _ROW))
-def can_pass(net: Residual, scale: int, node: int, current: Int64s) -> bool:
-    """True when something can leave the node at its price; moves `current` there."""
-    price = net.price
-    here = price[node]
-    for at in range(current[node], net.stop[node]):
-        if net.left[at] > 0 and net.cost[at] * scale + here - price[net.to[at]] < 0:
-            current[node] = at
-            return True
-    current[node] = net.stop[node]
-    return False
+@kernel(_INT(_ROW, _ROW, _IDS, _ROW, *[_INT] * 4))
+def passable(
+    left: Int64s, cost: Int64s, to: Int32s, price: Int64s, scale: int, here: int, begin: int, stop: int
+) -> int:
+    """The first entry from `begin` on that something can leave by at the price `here`; `stop` when there is none.
+
+    It takes columns rather than the network: handing all of that over costs more than the search.
+    """
+    for at in range(begin, stop):
+        if left[at] > 0 and cost[at] * scale + here - price[to[at]] < 0:
+            return at
+    return stop
 
 
-@kernel(types.int64(RESIDUAL, _INT, _INT, _INT, _ROW))
+@kernel(types.void(RESIDUAL, _INT, _ROW))
+def fill_violated(net: Residual, scale: int, out_total: Int64s) -> None:
+    """Fill every entry with a negative reduced cost; what that moves becomes excess. Time O(E).
+
+    Writes what each entry and its sister have room for together. Entries past a node's `stop` hold nothing to be read.
+    """
+    price, excess, to, cost, left, sister = net.price, net.excess, net.to, net.cost, net.left, net.sister
+    for node in range(price.shape[0]):
+        here = price[node]
+        for at in range(net.first[node], net.stop[node]):
+            room = left[at]
+            out_total[at] = room + left[sister[at]]
+            if room > 0 and cost[at] * scale + here - price[to[at]] < 0:
+                left[at] = 0
+                left[sister[at]] += room
+                excess[node] -= room
+                excess[to[at]] += room
+
+
+@kernel(_INT(RESIDUAL, _INT, _INT, _INT, _ROW))
 def refine(net: Residual, scale: int, epsilon: int, relabels_max: int, work: Int64s) -> int:
     """Make a flow ε-optimal and balanced: fill what violates, then push and relabel, first in, first out.
 
     No entry may be without a bound. STUCK: an excess cannot leave or prices fell too far, so the network is likely
     infeasible. CAPPED: past `relabels_max`.
     """
-    price, excess = net.price, net.excess
+    price, excess, to, cost, left, sister = net.price, net.excess, net.to, net.cost, net.left, net.sister
+    stop = net.stop
     n_nodes = price.shape[0]
+    total = np.empty(left.shape[0], np.int64)
+    fill_violated(net, scale, total)
     current = net.first.copy()
+    scratch = np.empty((3, n_nodes), np.int64)
+    bucket = np.full(RANK_GROWTH * n_nodes + 1, -1, np.int64)
     queue = np.empty(n_nodes + 1, np.int64)
     begin = 0
     end = 0
-    for node in range(n_nodes):
-        here = price[node]
-        for at in range(net.first[node], net.stop[node]):
-            left = net.left[at]
-            if left > 0 and net.cost[at] * scale + here - price[net.to[at]] < 0:
-                net.left[at] = 0
-                net.left[net.sister[at]] += left
-                excess[node] -= left
-                excess[net.to[at]] += left
     for node in range(n_nodes):
         if excess[node] > 0:
             queue[end] = node
             end += 1
     limit = work[RELABELS] + relabels_max
-    updated = work[RELABELS]
-    if begin != end and not update_prices(net, scale, epsilon, current, work):
-        return STUCK
+    updated = work[RELABELS] - n_nodes - 1  # Prices are updated at once.
     while begin != end:
         if work[RELABELS] - updated > n_nodes:
-            if not update_prices(net, scale, epsilon, current, work):
+            if not update_prices(net, scale, epsilon, total, current, scratch, bucket, work):
                 return STUCK
             updated = work[RELABELS]
         node = queue[begin]
@@ -167,26 +214,29 @@ def refine(net: Residual, scale: int, epsilon: int, relabels_max: int, work: Int
         while excess[node] > 0:
             if work[RELABELS] > limit:
                 return CAPPED
-            if not can_pass(net, scale, node, current):
+            at = passable(left, cost, to, price, scale, price[node], current[node], stop[node])
+            if at == stop[node]:
                 if not relabel(net, scale, epsilon, node, current, work):
                     return STUCK
                 continue
-            at = current[node]
-            to = net.to[at]
-            if excess[to] >= 0 and not can_pass(net, scale, to, current):  # Look ahead: it would only come back.
-                if not relabel(net, scale, epsilon, to, current, work):
-                    return STUCK
-                if net.cost[at] * scale + price[node] - price[to] >= 0:
-                    continue
-            amount = min(excess[node], net.left[at])
-            net.left[at] -= amount
-            net.left[net.sister[at]] += amount
+            current[node] = at
+            over = to[at]
+            if excess[over] >= 0:  # Look ahead: what cannot leave there would only come back.
+                current[over] = passable(left, cost, to, price, scale, price[over], current[over], stop[over])
+                if current[over] == stop[over]:
+                    if not relabel(net, scale, epsilon, over, current, work):
+                        return STUCK
+                    if cost[at] * scale + price[node] - price[over] >= 0:
+                        continue
+            amount = min(excess[node], left[at])
+            left[at] -= amount
+            left[sister[at]] += amount
             excess[node] -= amount
             work[PUSHES] += 1
-            if excess[to] <= 0 < excess[to] + amount:
-                queue[end] = to
+            if excess[over] <= 0 < excess[over] + amount:
+                queue[end] = over
                 end = end + 1 if end < n_nodes else 0
-            excess[to] += amount
+            excess[over] += amount
     work[PHASES] += 1
     return FINE
 
@@ -232,6 +282,36 @@ def magnitude_error(n_nodes: int, n_arcs: int, cost_max: int, flow_total: int) -
     if n_arcs * flow_total > PRICE_MAX:
         return f"arcs x (supply + finite capacities) = {n_arcs * flow_total} passes {PRICE_MAX} = 2^60"
     return None
+
+
+def tightened(tail: Int64s, head: Int64s, bound: Int64s, cost: Int64s, supply: Int64s, cost_max: int) -> Int64s | None:
+    """Finite capacities that mean the same, for `solve` and `approach`; None where magnitudes could wrap.
+
+    Arcs that earn must have bounds.
+    """
+    flow_total = int(np.maximum(supply, 0).sum()) + int(bound[cost < 0].sum())
+    if magnitude_error(supply.size, tail.size, cost_max, flow_total) is not None:
+        return None
+    tight = np.empty(tail.size, np.int64)
+    tighten(tail, head, bound, supply, flow_total, tight)
+    return tight
+
+
+def approach(net: Residual, tight: Int64s, first: int, last: int, step: int, work: Int64s) -> int:
+    """Route every excess at nearly the least cost: `last`-optimal, from `first` on, ε divided by `step`, units of cost.
+
+    Prices are left in units of 1 / (N + 1). STUCK and CAPPED as in `refine`.
+    """
+    n_nodes = net.price.size
+    scale = n_nodes + 1
+    bound_by(net, tight)
+    net.price[:] *= scale
+    epsilon, finest = max(first, last) * scale, last * scale
+    while True:
+        status = refine(net, scale, epsilon, RELABELS_PER_NODE * n_nodes, work)
+        if status != FINE or epsilon == finest:
+            return int(status)
+        epsilon = max(epsilon // step, finest)
 
 
 def solve(net: Residual, bound: Int64s, tight: Int64s, epsilon: int, work: Int64s) -> int:

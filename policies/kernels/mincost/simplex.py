@@ -213,9 +213,21 @@ def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
     return OPTIMAL
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 5, _ROW))
-def optimise(net: Columns, root: int, n_arcs: int, block: int, list_max: int, pivots_max: int, work: Int64s) -> None:
-    """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle."""
+@kernel(_INT(_ROW))
+def effort(work: Int64s) -> int:
+    """What pivots have cost so far, in arcs scanned."""
+    cost: int = work[SCANNED] + MOVE_COST * (work[SHIFTED] + work[WALKED])
+    return cost
+
+
+@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW))
+def optimise(
+    net: Columns, root: int, n_arcs: int, block: int, list_max: int, pivots_max: int, effort_max: int, work: Int64s
+) -> None:
+    """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle.
+
+    CAPPED past `pivots_max` or `effort_max`.
+    """
     tail, head, cost, state, potential = net.tail, net.head, net.cost, net.state, net.potential
     listed = np.empty(list_max, np.int64)
     work[LISTED] = 0
@@ -246,11 +258,21 @@ def optimise(net: Columns, root: int, n_arcs: int, block: int, list_max: int, pi
                 block = max(block // 2, smallest)
             scanned = work[SCANNED]
             moved = work[SHIFTED] + work[WALKED]
+            if effort(work) > effort_max:
+                return
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW))
+@kernel(types.void(COLUMNS, *[_INT] * 7, _ROW))
 def resolve(
-    net: Columns, root: int, n_nodes: int, n_arcs: int, big: int, list_max: int, pivots_max: int, work: Int64s
+    net: Columns,
+    root: int,
+    n_nodes: int,
+    n_arcs: int,
+    big: int,
+    list_max: int,
+    pivots_max: int,
+    effort_max: int,
+    work: Int64s,
 ) -> None:
     """Repair the tree and pivot until nothing is violated, no bound that was dropped either. work[STATUS] out.
 
@@ -260,7 +282,7 @@ def resolve(
     for _ in range(TURNS_MAX):
         rebalance(net, root)
         refresh(net, root, big)
-        optimise(net, root, n_arcs, block, list_max, pivots_max, work)
+        optimise(net, root, n_arcs, block, list_max, pivots_max, effort_max, work)
         if work[STATUS] != OPTIMAL or bound_overfull(net, n_nodes) == 0:
             return
     work[STATUS] = CAPPED
