@@ -44,7 +44,6 @@ class Measuring:
         self._pings: dict[int, int] = {}  # nonce → sent at
         self._last_rtt_us: int | None = None
         self._peers: dict[str, tuple[Peer, int]] = {}  # agent_id → peer, next probe due
-        self._turn_due_us = 0  # the first of them: asked for at every event, changed at every probe
         self._busy_tries: dict[str, int] = {}  # agent_id → tries in a row that found the way in use
         self._owed_until_us: dict[str, int] = {}  # agent_id → when what probes took has come to their share
         self._probe_cost_us: dict[str, int] = {}  # agent_id → how long the last probe's bytes take to come to it
@@ -96,7 +95,6 @@ class Measuring:
             for peer in plan.peers
             if peer.agent_id != self._config.agent_id and peer.data_url
         }
-        self._find_turn()
         for kept in (self._owed_until_us, self._probe_cost_us):
             for agent_id in [agent_id for agent_id in kept if agent_id not in self._peers]:
                 del kept[agent_id]
@@ -130,7 +128,6 @@ class Measuring:
         spread = spread_us(f"{self._config.agent_id}>{agent_id}", tries, _BUSY_US)
         peer, _ = self._peers[agent_id]
         self._peers[agent_id] = (peer, now_us + (tries + 1) * (_BUSY_US + spread))
-        self._find_turn()
 
     def _charge(self, agent_id: str, samples: tuple[LinkSample, ...], now_us: int) -> None:
         for sample in samples:
@@ -217,15 +214,12 @@ class Measuring:
 
     # --- probes: one at a time, within the budget --------------------------------------------------------------------
 
-    def _find_turn(self) -> None:
-        self._turn_due_us = min((at_us for _, at_us in self._peers.values()), default=0)
-
     def _probe_due_us(self) -> int | None:
         if self._probing is not None:
             return self._probing[1]
         if not self._peers or self._refilled_us is None or self._bytes_max > self._config.probe_bytes_per_hour:
             return None
-        due_us = self._turn_due_us
+        due_us = min(at_us for _, at_us in self._peers.values())
         missing_bytes = self._bytes_max - self._budget_bytes
         if missing_bytes > 0:
             refill_us = -(-missing_bytes * _HOUR_US // self._config.probe_bytes_per_hour)
@@ -246,7 +240,6 @@ class Measuring:
         every_us = peer.every_us or self._every_us
         next_us = now_us + every_us + spread_us(f"{self._config.agent_id}>{agent_id}", 0, every_us // 10)
         self._peers[agent_id] = (peer, next_us)
-        self._find_turn()
         bytes_max = self._bytes_for(agent_id, now_us)
         if self._meter.is_on:
             if self._meter.left_bytes() < _worth(bytes_max):

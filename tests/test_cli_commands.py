@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -393,7 +394,9 @@ def test_an_upload_shows_its_progress_on_a_terminal(sh: Shell) -> None:
 def test_ctrl_c_leaves_the_job_running_and_says_so(sh: Shell) -> None:
     command = [sys.executable, "-c", SCRIPT, "job", "submit", sh.file("one.yaml", ONE), "--wait"]
     env = {**os.environ, "OFFERFLOW_URL": sh.served.url}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+    # Who runs the suite in the background of a shell has SIGINT ignored, and hands that down.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "one is submitted; waiting for its 1 task\n"
         process.send_signal(signal.SIGINT)
