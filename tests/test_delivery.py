@@ -122,7 +122,7 @@ def test_a_real_stream_is_measured_at_its_sender() -> None:
 @real
 @pytest.mark.live
 def test_a_real_receiver_that_is_behind_makes_both_words_bounds() -> None:
-    (limited_milli, is_bound, _), sample = fetched(100, 2_000_000, bps_max=10 * MBIT)
+    (limited_milli, is_bound, _), sample = fetched(100, 4_000_000, bps_max=10 * MBIT)
     assert is_bound == "True" and sample["is_lower_bound"] and int(limited_milli) > 300
 
 
