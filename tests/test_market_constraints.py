@@ -20,7 +20,7 @@ AGENT = AgentEntry(
         tier="edge",
         hardware="rpi5-8g",
         speed_milli=800,
-        labels=(("zone", "a"),),
+        labels=(("long", "a" * 250), ("zone", "a")),
         total=Resources(
             cpu_milli=4000,
             gpus=(Gpu(uuid="x", model="a100", memory_bytes=40 * GIB), Gpu(uuid="y")),
@@ -80,7 +80,10 @@ def test_what_does_not(text: str) -> None:
         ("agent.id == a && b", "has no place"), ("label == x", "needs its key"), ("agent.id{a=b} == c", "no selector"),
         ("agent.id in (a", "ends where"), ("link.rtt_us{to=a < 3", "stands where }"), ("x" * 20_000, "exceeds"),
         ("link.rtt_us{to=site:a} < 0.5", "not a whole number"), ("no no agent.id", "no field 'no'"),
-        ("gpu.count matches 2", "is a number"), ('agent.id matches "(a"', "not closed"),
+        ("gpu.count matches 2", "is a number"), ('agent.id matches "(a"', "no pattern: missing"),
+        ('agent.id matches "(?=a)"', "no pattern: invalid perl operator"), ('agent.id matches "(a)\\1"', "no pattern"),
+        ('agent.id matches "((a{9}){9}){999}"', "no pattern"), ('agent.id matches "\\pL{999}"', "too large"),
+        (f'agent.id matches "{"x" * 1_001}"', "1001 characters exceeds 1000"),
         ("agent.id matches", "ends where"), ("label{key=a} and", "ends where"), ("or label{key=a}", "ends where"),
         ("label{key=a} or label{key=b}", "several predicates"),
     ],
@@ -88,6 +91,12 @@ def test_what_does_not(text: str) -> None:
 def test_what_is_no_predicate(text: str, says: str) -> None:
     with pytest.raises(ConstraintError, match=says):
         parse(text)
+
+
+@pytest.mark.parametrize("pattern", ["(a|aa)+b", "(a*)*b", "(.*a){12}b", "(a|a)*(a|a)*b", "(a?){60}a{60}b"])
+def test_patterns_that_hold_up_others_end(pattern: str) -> None:
+    """Each of these takes a backtracking engine longer than anyone waits."""
+    assert not admits((f'label{{key=long}} matches "{pattern}"',), AGENT, LINKS)
 
 
 WORDS = [

@@ -10,9 +10,9 @@ Fields of text: `agent.id`, `agent.site`, `agent.region`, `agent.tier`, `agent.h
 `gpu.count`, and of links `link.rtt_us`, `link.jitter_us`, `link.loss_ppm`, `link.bandwidth_bps`, `link.age_us`,
 `link.confidence_ppm`, with a selector `{to=site:x}` or `{from=site:x}` (the other end is the agent or its site).
 Numbers may carry a unit: KiB MiB GiB TiB, kB MB GB TB, us ms s, bps kbps Mbps Gbps. `=~` is a glob, `matches` a regular
-expression (`market.regex`) of the whole text. A bare `label{key=…}` asks only that the label is there; `no field` that
-the field has no value, `no` before a comparison that nothing satisfies it. A quoted value holds anything, a quotation
-mark in it is written twice.
+expression of the whole text: RE2's, because no pattern of a stranger takes that longer than linear in the text. A bare
+`label{key=…}` asks only that the label is there; `no field` that the field has no value, `no` before a comparison that
+nothing satisfies it. A quoted value holds anything, a quotation mark in it is written twice.
 
 A predicate on GPUs holds when one of them satisfies it. What was never measured, or cannot be read, satisfies nothing.
 """
@@ -20,10 +20,11 @@ A predicate on GPUs holds when one of them satisfies it. What was never measured
 import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
+
+import re2  # type: ignore[import-untyped]
 
 from federation.agents_book import AgentEntry
-from federation.market.regex import RegexError, compiled
 from policies.model import Gpu, Link
 
 TEXT_FIELDS: Final = frozenset(
@@ -41,6 +42,8 @@ UNITS: Final = {
     "bps": ("bps", 1), "kbps": ("bps", 10**3), "Mbps": ("bps", 10**6), "Gbps": ("bps", 10**9),
 }  # fmt: skip
 TEXT_BYTES_MAX: Final = 16_384
+PATTERN_MAX: Final = 1_000
+PATTERN_MEMORY_MAX: Final = 256 * 2**10  # bytes: of a pattern's program and its states
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "=~", "matches", "in", "exists"]
 Tokens = list[tuple[str, str]]
 
@@ -172,10 +175,23 @@ def _predicate(text: str, tokens: Tokens) -> Predicate:
         raise ConstraintError(f"{text!r}: {field} is text, it has no order")
     if operator == "matches":
         try:
-            compiled(values[0])
-        except RegexError as error:
+            _compiled(values[0])
+        except ValueError as error:
             raise ConstraintError(f"{text[:80]!r}: {error}") from None
     return Predicate(field, operator, texts=tuple(values), selector=tuple(selector), is_denied=is_denied)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=512)
+def _compiled(pattern: str) -> Any:
+    """Raises `ValueError` for what is no pattern, or too large a one; the answer is kept."""
+    if len(pattern) > PATTERN_MAX:
+        raise ValueError(f"a pattern of {len(pattern)} characters exceeds {PATTERN_MAX}")
+    options = re2.Options()
+    options.max_mem, options.log_errors = PATTERN_MEMORY_MAX, False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        raise ValueError(f"{pattern[:80]!r} is no pattern: {error.args[0].decode(errors='replace')}") from None
 
 
 def _check_selector(text: str, field: str, keys: tuple[str, ...]) -> None:
@@ -300,7 +316,7 @@ def _matches(predicate: Predicate, value: str) -> bool:
         case "=~":
             return fnmatchcase(value, predicate.texts[0])
         case "matches":
-            return bool(value) and compiled(predicate.texts[0]).matches(value)
+            return bool(value) and _compiled(predicate.texts[0]).fullmatch(value) is not None
         case "exists":
             return bool(value)
         case _:
