@@ -22,6 +22,9 @@ _STEPS_MAX = 256
 # Active probes take their share of a link over time (the plan says it); this many come first, so that a new link is
 # soon known. Past that a turn is an echo alone.
 _PROBES_AHEAD = 3
+# A probe that finds less than this part of what the last one found, or more than one over it, is repeated at once: two
+# are a step to the master (`federation.network.STEP_MILLI`), and the next turn may be minutes away.
+_CHANGED_MILLI = 700
 # All measuring takes at most half a per cent of a processor over time. Past that every turn waits, echoes too: where
 # they are dear, a second of a slow core is ahead before any does.
 _CPU_PPM = 5_000
@@ -47,6 +50,8 @@ class Measuring:
         self._busy_tries: dict[str, int] = {}  # agent_id → tries in a row that found the way in use
         self._owed_until_us: dict[str, int] = {}  # agent_id → when what probes took has come to their share
         self._probe_cost_us: dict[str, int] = {}  # agent_id → how long the last probe's bytes take to come to it
+        self._probed_bps: dict[str, int] = {}  # agent_id → what the last probe found
+        self._to_confirm: set[str] = set()  # whose last probe found another link than the one before
         self._probe_bytes = 0  # since boot
         self._cpu_us = 0  # that measuring took, since boot
         self._cpu_owed_until_us = 0  # when that has come to its share
@@ -95,9 +100,10 @@ class Measuring:
             for peer in plan.peers
             if peer.agent_id != self._config.agent_id and peer.data_url
         }
-        for kept in (self._owed_until_us, self._probe_cost_us):
+        for kept in (self._owed_until_us, self._probe_cost_us, self._probed_bps):
             for agent_id in [agent_id for agent_id in kept if agent_id not in self._peers]:
                 del kept[agent_id]
+        self._to_confirm &= self._peers.keys()
         self._busy_tries = {agent_id: n for agent_id, n in self._busy_tries.items() if agent_id in self._peers}
 
     def on_cpu_spent(self, cpu_us: int, now_us: int) -> None:
@@ -137,9 +143,24 @@ class Measuring:
                 cost_us = sample.bytes * 8_000_000 * _PPM // (sample.bandwidth_bps * share_ppm)
                 owed_us = max(now_us, self._owed_until_us.get(agent_id, 0)) + cost_us
                 self._owed_until_us[agent_id], self._probe_cost_us[agent_id] = owed_us, cost_us
+                if not sample.is_lower_bound and agent_id in self._peers:
+                    self._compare(agent_id, sample.bandwidth_bps, now_us)
+
+    def _compare(self, agent_id: str, bandwidth_bps: int, now_us: int) -> None:
+        """Where the link is not what it was, probe it once more: that counts as any, so that the next ones wait."""
+        before_bps, self._probed_bps[agent_id] = self._probed_bps.get(agent_id), bandwidth_bps
+        was_confirming = agent_id in self._to_confirm
+        self._to_confirm.discard(agent_id)
+        if before_bps is None or was_confirming:
+            return
+        if min(before_bps, bandwidth_bps) * 1000 < _CHANGED_MILLI * max(before_bps, bandwidth_bps):
+            self._to_confirm.add(agent_id)
+            self._peers[agent_id] = (self._peers[agent_id][0], now_us)
 
     def _bytes_for(self, agent_id: str, now_us: int) -> int:
         """What a probe of this peer may take now; 0: an echo only."""
+        if agent_id in self._to_confirm:
+            return self._bytes_max
         ahead_us = (_PROBES_AHEAD - 1) * self._probe_cost_us.get(agent_id, 0)
         return self._bytes_max if self._owed_until_us.get(agent_id, 0) <= now_us + ahead_us else 0
 

@@ -64,6 +64,11 @@ class Pair:
             "-m", "statistic", "--mode", "random", "--probability", str(loss_ppm / 1e6), "-j", "DROP",
         )  # fmt: skip
 
+    def received_bytes(self, host: int) -> int:
+        """What has come over the link to `host` so far, headers included."""
+        counter = "/sys/class/net/v0/statistics/rx_bytes"
+        return int(_run("ip", "netns", "exec", self.names[host], "cat", counter))
+
     def quieten(self) -> None:
         """No neighbour discovery, no IPv6: what crosses the link from now on is what programs send."""
         for host, name in enumerate(self.names):

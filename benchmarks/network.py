@@ -1,12 +1,16 @@
 """How well a federation measures a link of known rate, on real packets between two network namespaces.
 
-    python -m benchmarks.network --json network.json     (root, iproute2, iptables, Mosquitto; eight minutes)
+    python -m benchmarks.network --json network.json     (root, iproute2, iptables, Mosquitto; half an hour)
 
 A case is a shaped link between two hosts with whole agents, a broker and a master (`benchmarks.netfleet`). Estimates
-are what the master believes after the second probe of each direction, `bytes_spent` what the agents' probes took.
+are what the master believes after the probes that a new link gets ahead of its budget, `bytes_spent` what the agents'
+probes took until then. The true round trip is the least of twenty pings, which the other host's kernel answers.
+
 Then what host 0 sends is halved while nothing uses the link: `noticed_idle_s` until the master's estimate is within a
-tenth, at one probe every `PERIOD_S` seconds. Then it is halved again under a running transfer: `noticed_s`. The true
-round trip is the least of twenty pings, which the other host's kernel answers.
+tenth. The plan says one probe every `PERIOD_S` seconds, but no more than a thousandth of the link: `probe_period_s` is
+what comes of that, the bytes of the first probe over that share of the link. Then it is halved again under a running
+transfer: `noticed_s`; `used_bps` is what that got of it before, so that one can tell whether it was the link that held
+it up.
 """
 
 import argparse
@@ -33,6 +37,9 @@ from policies.model import Needs, Record, Where
 MBIT = 1_000_000
 PROBE_BYTES = 256 * 1024
 PERIOD_S = 5
+# What a new link gets ahead of its share is three probes; a turn comes up to a tenth later than the period.
+AHEAD_S = 2 * 1.1 * PERIOD_S
+SHARE = 0.001  # `federation.probing.SHARE_PPM`, all of it: one pair
 NOTICED_S_MAX = 30.0
 TRANSFER_S = 16  # What is read takes this long at the halved rate; a quarter of it passes before that is halved again.
 _SAMPLES = msgspec.json.Decoder(tuple[LinkSample, ...])
@@ -69,8 +76,8 @@ class Prober:
     def __init__(self, pair: netns.Pair, until: ExitStack, address: str = netns.ADDRESSES[0]) -> None:
         server = pair.python(0, "-m", "benchmarks.network_peer", "serve", address)
         until.callback(_end, server)
-        url = netns.first_line(server.stdout)
-        self._process = pair.python(1, "-m", "benchmarks.network_peer", "probe", url, str(PROBE_BYTES))
+        self.url = netns.first_line(server.stdout)
+        self._process = pair.python(1, "-m", "benchmarks.network_peer", "probe", self.url, str(PROBE_BYTES))
         until.callback(_end, self._process)
 
     def probe(self) -> tuple[LinkSample, ...]:
@@ -120,23 +127,34 @@ def measure(case: Case) -> dict[str, object]:
     rates_bps = case.down_mbit * MBIT, case.up_mbit * MBIT
     with _fleet_of(case, rates_bps) as built:
         netfleet.wait_for(lambda: built.bandwidth_bps(0) and built.bandwidth_bps(1), "both directions")
-        time.sleep(1.1 * PERIOD_S + 1)
+        probe_bytes = built.ask(probe_bytes_of)[netfleet.AGENTS[1]]
+        time.sleep(AHEAD_S + 1)
         found, back = built.link(0), built.link(1)
         assert found is not None and back is not None, "waited for"
-        spent_bytes = built.ask(lambda client: sum(agent.probe_bytes for agent in client.agents()))
+        spent_bytes = sum(built.ask(probe_bytes_of).values())
+        period_s = max(PERIOD_S, probe_bytes * 8 / (rates_bps[0] * SHARE))
         result: dict[str, object] = {
             **msgspec.structs.asdict(case), "true_bps": rates_bps[0], "estimate_bps": found.bandwidth_bps,
             "true_up_bps": rates_bps[1], "estimate_up_bps": back.bandwidth_bps,
             "true_rtt_us": ping_us(built), "estimate_rtt_us": found.rtt_us, "bytes_spent": spent_bytes,
+            "probe_period_s": round(period_s, 1),
         }  # fmt: skip
+        noticed: dict[str, object] = {"noticed_idle_s": None, "noticed_s": None, "used_bps": None}
         if case.is_emulated:
-            return {**result, "noticed_s": None, "noticed_idle_s": None}  # The emulator has one rate.
-        idle_s = notice(built, rates_bps[0] // 2)
-        if case.cross_milli:  # A stream among others' reads its share of the link.
-            return {**result, "noticed_s": None, "noticed_idle_s": idle_s}
-        begin_transfer(built, n_bytes=rates_bps[0] // 2 // 8 * TRANSFER_S)
-        time.sleep(TRANSFER_S / 4)
-        return {**result, "noticed_s": notice(built, rates_bps[0] // 4), "noticed_idle_s": idle_s}
+            return result | noticed  # The emulator has one rate.
+        noticed["noticed_idle_s"] = notice(built, rates_bps[0] // 2, period_s + NOTICED_S_MAX)
+        if not case.cross_milli:  # A stream among others' reads its share of the link.
+            begin_transfer(built, n_bytes=rates_bps[0] // 2 // 8 * TRANSFER_S)
+            came_bytes = built.pair.received_bytes(1)
+            time.sleep(TRANSFER_S / 4)
+            noticed["used_bps"] = int((built.pair.received_bytes(1) - came_bytes) * 8 / (TRANSFER_S / 4))
+            noticed["noticed_s"] = notice(built, rates_bps[0] // 4)
+        return result | noticed
+
+
+def probe_bytes_of(client: Client) -> dict[str, int]:
+    """What each agent's probes took."""
+    return {agent.agent_id: agent.probe_bytes for agent in client.agents()}
 
 
 @contextmanager
@@ -159,12 +177,12 @@ def _fleet_of(case: Case, rates_bps: tuple[int, int]) -> Iterator[netfleet.Fleet
         yield until.enter_context(netfleet.fleet(pair, folder, master=master, addresses=addresses))
 
 
-def notice(built: netfleet.Fleet, rate_bps: int) -> float | None:
+def notice(built: netfleet.Fleet, rate_bps: int, patience_s: float = NOTICED_S_MAX) -> float | None:
     """Shape what host 0 sends to this rate; seconds until the master believes it, to a tenth. None: not in time."""
     built.pair.shape(0, rate_bps)
     is_near = partial(_is_near, built, rate_bps)
     try:
-        return round(netfleet.wait_for(is_near, f"{rate_bps} bit/s", NOTICED_S_MAX), 2)
+        return round(netfleet.wait_for(is_near, f"{rate_bps} bit/s", patience_s), 2)
     except TimeoutError as error:
         print(f"{error}: {built.link(0)}", file=sys.stderr)
         return None
@@ -199,12 +217,15 @@ def _end(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="write the cases here as well")
+    parser.add_argument(
+        "--case", type=int, action="append", choices=range(1, len(CASES) + 1), metavar="N", help="only this one; again"
+    )
     asked = parser.parse_args()
     if missing := netfleet.why_not() or netns.why_no_loss():
         raise SystemExit(f"cannot measure on real packets: {missing}")
     set_up_logging("error", "console")
     results = []
-    for case in CASES:
+    for case in [CASES[n - 1] for n in asked.case or range(1, len(CASES) + 1)]:
         result = measure(case)
         results.append(result)
         print("  ".join(f"{key}={value}" for key, value in result.items()), file=sys.stderr)

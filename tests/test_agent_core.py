@@ -860,6 +860,36 @@ def test_probes_take_their_share_of_a_slow_link_and_go_on_as_echoes(share_ppm: i
     assert world.take(NetReport)[-1].probe_bytes == sum(asked)
 
 
+def test_a_probe_that_finds_another_link_is_repeated_at_once_and_both_are_paid_for() -> None:
+    """A link of 2 Mbit/s that halves, then swings with every look: one period later its halving has been seen twice."""
+    world = World()
+    world.boot()
+    world.say(plan("b", bytes_max=75_000))
+    period_s = 75_000 * 8 / 2_000_000 * 1000  # five minutes
+    found: list[tuple[float, int]] = []
+    began_us, swings = world.now_us, False
+    for _ in range(500):
+        world.clear()
+        world.pass_time(5 * SECOND_US)
+        while probes := world.take(Probe):
+            if not probes[0].bytes_max:
+                world.event(LinksMeasured(samples=()))
+                continue
+            at_s = (world.now_us - began_us) / SECOND_US
+            bps = 1_000_000 if at_s > 1000 and not (swings and len(found) % 2) else 2_000_000
+            found.append((at_s, bps))
+            sample = LinkSample(
+                from_agent="b-1", to_agent="cam-1", method="probe", bandwidth_bps=bps, bytes=probes[0].bytes_max
+            )
+            world.event(LinksMeasured(samples=(sample,)))
+            swings = sum(bps == 1_000_000 for _, bps in found) >= 2
+    fallen = [at_s for at_s, bps in found if bps == 1_000_000]
+    assert 1000 < fallen[0] <= 1000 + period_s + 66 and fallen[1] - fallen[0] <= 5
+    elapsed_s = (world.now_us - began_us) / SECOND_US
+    took_s = sum(75_000 * 8 / bps for _, bps in found)
+    assert took_s <= elapsed_s / 1000 + 4 * 75_000 * 8 / 1_000_000, "a thousandth, and what is paid for ahead"
+
+
 def test_measuring_takes_half_a_per_cent_of_a_processor_at_most() -> None:
     world = World()
     world.boot()

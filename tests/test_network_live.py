@@ -3,6 +3,8 @@
 import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -46,6 +48,33 @@ def test_a_halved_link_shows_in_the_next_probe() -> None:
         assert probed(prober).bandwidth_bps == pytest.approx(20 * MBIT, rel=0.1)
         pair.shape(0, 10 * MBIT)
         assert probed(prober).bandwidth_bps == pytest.approx(10 * MBIT, rel=0.1)
+
+
+@contextmanager
+def fetching(pair: netns.Pair, prober: Prober, n_bytes: int, bps_max: int = 0) -> Iterator[None]:
+    """Host 1 takes in a shard of host 0 meanwhile, at most so fast."""
+    command = ("-m", "benchmarks.network_peer", "fetch", prober.url, str(n_bytes), str(bps_max))
+    receiver = pair.python(1, *command)
+    try:
+        time.sleep(1.5)
+        yield
+    finally:
+        receiver.kill()
+        receiver.communicate()
+
+
+def test_a_halving_is_seen_beside_work_that_a_slow_receiver_keeps_to_a_part_of_the_link() -> None:
+    with link(100 * MBIT, 100 * MBIT) as (pair, prober), fetching(pair, prober, 2**28, bps_max=10 * MBIT):
+        # Until the receiver's buffers are full the link is what holds it up.
+        before = next(found for _ in range(20) if len(found := prober.probe()) == 2 or time.sleep(0.5))
+        assert before[1].bandwidth_bps == pytest.approx(100 * MBIT, rel=0.1)
+        pair.shape(0, 50 * MBIT)
+        assert probed(prober).bandwidth_bps == pytest.approx(50 * MBIT, rel=0.1)
+
+
+def test_beside_work_that_takes_the_whole_link_nothing_is_sent_to_measure_it() -> None:
+    with link(20 * MBIT, 20 * MBIT) as (pair, prober), fetching(pair, prober, 2**28):
+        assert [sample.method for sample in prober.probe()] == ["echo"]
 
 
 @pytest.mark.skipif(bool(lacks := netns.why_no_loss()), reason=f"loss: {lacks}")

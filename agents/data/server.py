@@ -4,7 +4,8 @@
     GET      /probe?bytes=N               N incompressible bytes, under the same rate cap as shards; 503 while streams
                                           to other sites run, which it would measure instead of the link; 429 where the
                                           allowance of a line that is paid by the byte is used up
-    GET      /train?packets=N             204; its header names a UDP port and a nonce, which sent there brings a train
+    GET      /train?packets=N             204; its header names a UDP port and a nonce, which sent there brings a train;
+                                          503 as above, but for streams that something else than the way holds up
     GET      /echo                        204, for round trips
     GET      /sharing                     204; its headers tell what the newest body on this connection had beside it,
                                           and how long something else than the way held it up
@@ -116,6 +117,7 @@ class DataServer:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
+        self._crossing: set[Wire] = set()  # on which shards go out to other sites
         self._trains = TrainSender(lambda asker: self.traffic.stream(asker, is_local=False), self._tell_spent)
         self._probe_bytes_left: int | None = None  # on a line that is paid by the byte; None: on any other
         self.counters: dict[str, int] = {}  # answers by status, and "garbage", "dropped"
@@ -265,9 +267,12 @@ class DataServer:
             await self._send_head(wire, status, (*headers, ("Content-Length", str(end - first))))
             if asker.cap is None:  # The rate of an emulated line is known better to who emulates it.
                 wire.delivery = Delivery(wire.tcp_info(), self._clock_s())
+            if not asker.is_local:
+                self._crossing.add(wire)
             await self._send_body(wire, self._file_blocks(file, first, end), asker)
             await self._send_events(wire, h11.EndOfMessage())
         finally:
+            self._crossing.discard(wire)
             os.close(file)
 
     async def _tell_delivered(self, wire: Wire, to_agent: str) -> int:
@@ -321,7 +326,7 @@ class DataServer:
         if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= PACKETS_MAX):
             await self._refuse(wire, 400, f"packets must be 0 to {PACKETS_MAX}")
             return
-        if not asker.is_local and self.traffic.n_crossing():
+        if not asker.is_local and self.traffic.n_crossing() > self._n_held():
             await self._refuse(wire, 503, "the way out is in use", ("Retry-After", str(PROBE_RETRY_S)))
             return
         if not await self._ration(int(text) * PACKET_BYTES, asker):
@@ -335,6 +340,14 @@ class DataServer:
         port, nonce = promised
         await self._send_head(wire, 204, ((TRAIN_HEADER, f"{port} {nonce}"),))
         await self._send_events(wire, h11.EndOfMessage())
+
+    def _n_held(self) -> int:
+        """Shards going out to other sites that leave room on the way: their receivers or our own disk are slower."""
+        now_s = self._clock_s()
+        for wire in self._crossing:
+            if wire.delivery is not None:
+                wire.delivery.look(wire.tcp_info(), now_s)
+        return sum(wire.delivery is not None and wire.delivery.is_held() for wire in self._crossing)
 
     async def _ration(self, n_bytes: int, asker: _Asker) -> bool:
         """Whether so much may go out to be measured with, told of where it may. Echoes are answered all the same: they

@@ -12,6 +12,7 @@ Estimation, draft-cheng-iccrg-delivery-rate-estimation, 2017; what held a sender
 """
 
 import statistics
+from collections import deque
 
 from agents.probes.tcp_info import TcpInfo
 from policies.model import Record
@@ -23,6 +24,8 @@ LOOKS_MAX = 512  # the newest
 LOOKS_MIN = 4  # readings worth keeping, for a median
 BUSY_US_MIN = 200_000
 LIMITED_MILLI_MAX = 100
+HELD_MILLI_MIN = 500  # of late: then there is room beside it on the way
+HELD_S_MIN, HELD_S_MAX = 0.5, 2.0  # what "of late" spans
 PEAK_MAX = 2  # times what was acknowledged over the time it took: slow start explains no more of a long body
 
 
@@ -44,6 +47,7 @@ class Delivery:
         self._begun_s = self._looked_s = now_s
         self._idle_us = 0  # with nothing under way: our own disk or process was slow
         self._looks: list[TcpInfo] = []  # the newest
+        self._held: deque[tuple[float, int]] = deque()  # (when, µs held up until then by anything but the way), of late
 
     def is_due(self, now_s: float) -> bool:
         return self._first is not None and now_s - self._looked_s >= LOOK_S_MIN
@@ -55,6 +59,18 @@ class Delivery:
             return
         self._idle_us = max(0, int((now_s - self._begun_s) * 1e6) - (info.busy_us - self._first.busy_us))
         self._looks = [*self._looks[1 - LOOKS_MAX :], info]
+        self._held.append((now_s, info.limited_us - self._first.limited_us + self._idle_us))
+        while now_s - self._held[0][0] > HELD_S_MAX:
+            self._held.popleft()
+
+    def is_held(self) -> bool:
+        """Whether something else than the way has held it up for most of the newest readings' time."""
+        if not self._held:
+            return False
+        (begun_s, before_us), (ended_s, held_us) = self._held[0], self._held[-1]
+        return ended_s - begun_s >= HELD_S_MIN and (held_us - before_us) * 1000 >= HELD_MILLI_MIN * 1e6 * (
+            ended_s - begun_s
+        )
 
     def end(self, info: TcpInfo | None) -> DeliveryRate | None:
         """By the reading at which all was acknowledged. None for too little, and on kernels before 4.10 and 4.19."""

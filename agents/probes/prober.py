@@ -65,7 +65,8 @@ class Prober:
     async def probe(self, peer: Peer, bytes_max: int) -> None:
         """Always posts one `LinksMeasured`; empty when the peer cannot be reached. Bounded in time.
 
-        While other streams use the way, at either end, only the echo is told, and `busy`: ask again soon."""
+        While other streams use the way, at either end, only the echo is told, and `busy`: ask again soon. Beside a
+        shard of this peer a train may still go, if the peer sees that something else than the way holds that up."""
         samples: list[LinkSample] = []
         is_busy = False
         async with self._turn:
@@ -77,9 +78,11 @@ class Prober:
                     kernels_us = info.rtt_us_min if info else None
                     samples.append(self._echo_sample(peer, round_trips, kernels_us))
                     if bytes_max >= PROBE_BYTES_MIN:
-                        is_busy = self._client.traffic.n_crossing() > 0
+                        traffic = self._client.traffic
+                        is_busy = traffic.n_others(urlsplit(peer.data_url).netloc, is_local=False) > 0
                         if not is_busy:
-                            samples += await self._bandwidth(exchange, peer, bytes_max)
+                            may_read = traffic.n_crossing() == 0
+                            samples += await self._bandwidth(exchange, peer, bytes_max, may_read=may_read)
             except BusyError:
                 is_busy = True
             except RationedError:
@@ -97,8 +100,9 @@ class Prober:
             duration_us=sum(round_trips_us),
         )  # fmt: skip
 
-    async def _bandwidth(self, exchange: Exchange, peer: Peer, bytes_max: int) -> list[LinkSample]:
-        """Trains, each twice as long as the last, until one settles it; else TCP. Raises `PeerError`, `BusyError`."""
+    async def _bandwidth(self, exchange: Exchange, peer: Peer, bytes_max: int, *, may_read: bool) -> list[LinkSample]:
+        """Trains, each twice as long as the last, until one settles it; else, with `may_read`, TCP. Raises `PeerError`,
+        `BusyError`."""
         spent_bytes = n_sent = n_came = 0
         for n_packets in LENGTHS:
             if exchange.is_capped or spent_bytes + n_packets * PACKET_BYTES > bytes_max:
@@ -111,7 +115,7 @@ class Prober:
             if train.is_steady and train.is_queued:
                 loss_ppm = lost_ppm(n_sent, n_came)
                 return [self._sample(peer, train.bandwidth_bps, spent_bytes, train.duration_us, False, loss_ppm)]
-        rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s)
+        rate = await bandwidth(exchange, bytes_max, self._seconds_max, self._client.clock_s) if may_read else None
         if rate is None:
             return []
         # Where trains came and settled nothing, the link is faster than their sender, or full of others' traffic.
