@@ -17,7 +17,9 @@ on: the recordings named in `FITTED`, host pairs and generated links of even num
 - `pinball_last`, `pinball_harmonic`: the point forecasts a planner would take at face value (harmonic mean of the last
   20 samples; of 5 as `pinball_harmonic_5`).
 - `…_banded`: the same with our own calibration put on top. What the mix of models adds is seen against these.
-- `update_us`: median of taking in a sample and asking for the forecast, selection included.
+- `update_us`: median processor time of taking in a sample and asking for the forecast, selection included.
+- `horizons`: of the series of rates, the same by horizon, as one forecaster gives them that is asked for all of them;
+  `update_us` there is of taking in a sample for all of them and making one of the forecasts.
 """
 
 import argparse
@@ -26,7 +28,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,9 +37,11 @@ import numpy.typing as npt
 
 from policies.forecast.api import LevelModel
 from policies.forecast.bands import Band
-from policies.forecast.forecaster import HIGH_FIRST, LOW_FIRST, PPM, QUANTILE_PPM, Forecaster
+from policies.forecast.forecaster import QUANTILE_PPM, Forecaster
 from policies.forecast.harmonic import Harmonic
+from policies.forecast.horizons import HORIZONS_US
 from policies.forecast.last_value import LastValue
+from policies.forecast.outlook import HIGH_FIRST, LOW_FIRST, PPM
 
 SECOND_US = 1_000_000
 QUANTILE = QUANTILE_PPM / PPM
@@ -46,6 +50,7 @@ PAIRS = 1000  # host pairs taken from a matrix of round trips, evenly spread
 DIURNAL_LINKS, DIURNAL_DAYS, DIURNAL_STEP_US = 4, 7, 300 * SECOND_US
 DIURNAL_HORIZON_US = 1800 * SECOND_US
 
+RATES = "mobile_"  # what the names of sets of rates a second begin with
 FITTED = ("Download__Driving__B_2019.12.16_07.22.43", "Download__Static__B_2020.01.16_10.43.34")
 
 Int64s = npt.NDArray[np.int64]
@@ -86,7 +91,7 @@ def _load_rates(path: Path, horizon_us: int) -> Iterator[Series]:
             table = np.array(kept, np.float64)
             at_us = np.maximum.accumulate((table[:, 0] * SECOND_US).astype(np.int64))
             bps = (table[:, 1] * 1000).astype(np.int64)
-            yield Series(f"mobile_{column[:2]}", at_us, bps, horizon_us, path.stem not in FITTED)
+            yield Series(f"{RATES}{column[:2]}", at_us, bps, horizon_us, path.stem not in FITTED)
 
 
 def _seconds(stamp: str | None, row: int) -> float:
@@ -157,13 +162,29 @@ def ours(series: Series, spent_us: list[float]) -> tuple[Floats, Floats]:
     forecaster = Forecaster(horizon_us=series.horizon_us)
     low, high = np.empty(len(series.bps)), np.empty(len(series.bps))
     for n, (bps, at_us) in enumerate(zip(series.bps.tolist(), series.at_us.tolist(), strict=True)):
-        began = time.perf_counter_ns()
+        began = time.thread_time_ns()
         forecaster.update(bps, at_us)
         forecast = forecaster.forecast()
-        spent_us.append((time.perf_counter_ns() - began) / 1000)
+        spent_us.append((time.thread_time_ns() - began) / 1000)
         assert forecast is not None
         low[n], high[n] = forecast.low_bps, forecast.high_bps
     return low, high
+
+
+def over_horizons(series: Series, spent_us: list[float]) -> dict[int, Floats]:
+    """The lower bounds over every horizon, all of one forecaster."""
+    forecaster = Forecaster()
+    low = {horizon_us: np.empty(len(series.bps)) for horizon_us in HORIZONS_US}
+    for n, (bps, at_us) in enumerate(zip(series.bps.tolist(), series.at_us.tolist(), strict=True)):
+        began = time.thread_time_ns()
+        forecaster.update(bps, at_us)
+        forecaster.forecast_over(HORIZONS_US[n % len(HORIZONS_US)])
+        spent_us.append((time.thread_time_ns() - began) / 1000)
+        for horizon_us in HORIZONS_US:
+            forecast = forecaster.forecast_over(horizon_us)
+            assert forecast is not None
+            low[horizon_us][n] = forecast.low_bps
+    return low
 
 
 def plain(series: Series, model: LevelModel) -> Floats:
@@ -206,6 +227,24 @@ def judge(series: Series, spent_us: list[float]) -> dict[str, float]:
     return figures
 
 
+def judge_horizons(series: Series, spent_us: list[float]) -> dict[str, dict[str, float]]:
+    """By horizon in seconds; those that the series is too short for are left out."""
+    found: dict[str, dict[str, float]] = {}
+    levels = {"pinball_last": plain(series, LastValue()), "pinball_harmonic": plain(series, Harmonic())}
+    for horizon_us, low in over_horizons(series, spent_us).items():
+        actual = actuals(replace(series, horizon_us=horizon_us))
+        judged = ~np.isnan(actual)
+        if not judged.any():
+            continue
+        seen = actual[judged]
+        scale = max(1.0, float(seen.mean()))
+        found[str(horizon_us // SECOND_US)] = {
+            "p10_coverage": float((seen >= low[judged]).mean()),
+            **{name: _pinball(each[judged], seen) / scale for name, each in ({"pinball": low} | levels).items()},
+        }
+    return found
+
+
 def _pinball(forecast: Floats, actual: Floats) -> float:
     error = actual - forecast
     return float(np.where(error >= 0, QUANTILE * error, (QUANTILE - 1) * error).mean())
@@ -223,10 +262,23 @@ def measure(every: list[Series]) -> dict[str, object]:
     held_out = {name: [one for is_held_out, one in judged if is_held_out] for name, judged in found.items()}
     return {
         **summed({name: [one for _, one in judged] for name, judged in found.items()}),
+        "horizons": measure_horizons([series for series in every if series.dataset.startswith(RATES)]),
         "update_us": round(statistics.median(spent_us), 2),
         "update_us_p99": round(statistics.quantiles(spent_us, n=100)[98], 2),
         "updates": len(spent_us),
         "held_out": summed({name: judged for name, judged in held_out.items() if judged}),
+    }
+
+
+def measure_horizons(every: list[Series]) -> dict[str, object]:
+    spent_us: list[float] = []
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for series in every:
+        for horizon, figures in judge_horizons(series, spent_us).items():
+            found.setdefault(horizon, {}).setdefault(series.dataset, []).append(figures)
+    return {
+        **{horizon: summed(of_sets) for horizon, of_sets in found.items()},
+        **({"update_us": round(statistics.median(spent_us), 2)} if spent_us else {}),
     }
 
 

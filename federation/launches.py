@@ -123,7 +123,7 @@ def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOUR
     for agent_id in core.shards.live_replicas(shard):
         other = core.agents[agent_id]
         if agent_id != entry.agent_id and other.enrolled.data_url:
-            bandwidth = core.network.bandwidth_bps(agent_id, entry.agent_id) or 0
+            bandwidth = core.network.transfer_bps(agent_id, entry.agent_id, shard.size_bytes) or 0
             ranked.append((other.site != entry.site, -bandwidth, agent_id))
     ranked.sort()
     sources = [

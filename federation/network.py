@@ -6,11 +6,12 @@ thousand agents never mean a hundred million entries. Volatile, so that after a 
 forecasters and transfers taught is durable.
 
 What a policy plans with is a forecast, `policies.forecast`: the lower decile of the mean rate over the next half
-minute. Until nine forecasts of a link have been judged it is the lower quartile of what was measured, which is told
-beside the forecast ever after.
+minute, and over such other horizons as transfers take that pending work may need (`ask`). Until nine forecasts of a
+link have been judged it is the lower quartile of what was measured, which is told beside the forecast ever after.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -19,7 +20,9 @@ from federation.facts import ForecastKept, TransferLearned
 from federation.wire import LinkSample, NetReport
 from policies.coordinates import Coordinates
 from policies.forecast.bands import FIRST
-from policies.forecast.forecaster import Forecast, Forecaster, ForecasterState
+from policies.forecast.forecaster import Forecaster, ForecasterState
+from policies.forecast.horizons import HORIZONS_US, USUAL_US, horizon_of
+from policies.forecast.outlook import Forecast
 from policies.model import Link
 
 MASTER = "master"
@@ -155,21 +158,36 @@ class LinkTrack:
     def measured(self) -> "_Measured":
         return self.measured_bps(), _quantile(self.rtt, 2)
 
-    def forecast(self) -> Forecast | None:
+    def forecast(self, horizon_us: int = USUAL_US) -> Forecast | None:
         """None until enough forecasts of this link were judged to believe one."""
-        forecast = self.forecaster.forecast() if self.forecaster is not None else None
+        forecast = self.forecaster.forecast_over(horizon_us) if self.forecaster is not None else None
         return forecast if forecast is not None and forecast.outcomes >= FIRST else None
 
     def bandwidth_bps(self) -> int | None:
-        """What to plan with: the forecast's lower bound where there is one, else what was measured. A link that has
-        just fallen gives no more than since then, whatever its past makes of it."""
-        forecast, measured_bps = self.forecast(), self.measured_bps()
-        if forecast is None:
-            return measured_bps
-        return min(forecast.low_bps, measured_bps or 0) if self.has_fallen else forecast.low_bps
+        """What to plan with: the forecast's lower bound where there is one, else what was measured."""
+        forecast = self.forecast()
+        return self.measured_bps() if forecast is None else self._at_most(forecast.low_bps)
 
-    def estimate(self, now_us: int, half_life_us: int) -> Link:
-        """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the bytes."""
+    def bandwidth_over(self, horizons_us: Iterable[int]) -> tuple[tuple[int, int], ...]:
+        """The same over other horizons, as far as they are forecast."""
+        if self.forecast() is None:
+            return ()  # The horizon that all links learn first.
+        found = ((horizon_us, self.forecast(horizon_us)) for horizon_us in horizons_us)
+        return tuple((horizon_us, self._at_most(each.low_bps)) for horizon_us, each in found if each is not None)
+
+    def transfer_bps(self, n_bytes: int) -> int | None:
+        """What to plan so many bytes with: over the horizon that they take."""
+        bps = self.bandwidth_bps()
+        horizon_us = horizon_of(n_bytes * 8_000_000 // bps) if bps else USUAL_US
+        return dict(self.bandwidth_over((horizon_us,))).get(horizon_us, bps) if horizon_us != USUAL_US else bps
+
+    def _at_most(self, low_bps: int) -> int:
+        """A link that has just fallen gives no more than since then, whatever its past makes of it."""
+        return min(low_bps, self.measured_bps() or 0) if self.has_fallen else low_bps
+
+    def estimate(self, now_us: int, half_life_us: int, asked_bytes: tuple[int, int] | None = None) -> Link:
+        """Bandwidth as forecast and as measured, round trip and jitter the median, loss the mean of the bytes.
+        `asked_bytes` are the least and the most that transfers of pending work would take over it."""
         forecast, measured_bps = self.forecast(), self.measured_bps()
         age_us = max(0, now_us - self.seen_us)
         n_samples = max(len(self.bandwidth), len(self.rtt))
@@ -178,8 +196,9 @@ class LinkTrack:
         halvings, rest_us = divmod(age_us, half_life_us)
         faded_ppm = (certainty_ppm >> min(40, halvings)) * (2 * half_life_us - rest_us) // (2 * half_life_us)
         disputed_bps, planned_bps = self.disputed_bps(), self.bandwidth_bps()
+        over = self.bandwidth_over(_between(asked_bytes, planned_bps)) if asked_bytes and planned_bps else ()
         if disputed_bps is not None:
-            planned_bps = min(disputed_bps, planned_bps or disputed_bps)
+            planned_bps, over = min(disputed_bps, planned_bps or disputed_bps), ()
             faded_ppm //= DISPUTED_PART
         elif not (self.sent and self.received) and self.received:
             faded_ppm = faded_ppm * ONE_SIDED_MILLI // 1000
@@ -195,9 +214,16 @@ class LinkTrack:
             bandwidth_measured_bps=measured_bps,
             forecast_us=forecast.horizon_us if forecast is not None else None,
             forecast_by=forecast.model if forecast is not None else "",
+            bandwidth_over=over,
             confidence_ppm=faded_ppm,
             age_us=age_us,
         )
+
+
+def _between(asked_bytes: tuple[int, int], bps: int) -> tuple[int, ...]:
+    """The horizons that such transfers take, but for the usual one."""
+    first_us, last_us = (horizon_of(n_bytes * 8_000_000 // bps) for n_bytes in asked_bytes)
+    return tuple(each for each in HORIZONS_US if first_us <= each <= last_us and each != USUAL_US)
 
 
 def _tells_rate(sample: LinkSample) -> bool:
@@ -257,6 +283,7 @@ class NetworkBook:
         # Durable: how many times as long as planned transfers between two sites take, in thousandths, and of how many.
         self.factors: dict[tuple[str, str], tuple[int, int]] = {}
         self.kept: dict[tuple[str, str], ForecasterState] = {}  # durable: by two sites, written longest ago first
+        self._asked: dict[str, tuple[int, int]] = {}  # by site, the least and the most that may be fetched from there
         self.coordinates = Coordinates()  # of sites: who is worth probing, nothing else
 
     def take(self, report: NetReport, now_us: int) -> int:
@@ -383,6 +410,12 @@ class NetworkBook:
             for _, from_site, to_site, forecaster in found[:KEPT_AT_ONCE]
         ]
 
+    def ask(self, asked: dict[str, tuple[int, int]]) -> None:
+        """By site, the least and the most bytes of what pending work may fetch from there: links from those sites are
+        forecast over what that takes."""
+        if asked != self._asked:
+            self._asked, self._changed = asked, True
+
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def links(self, now_us: int) -> tuple[Link, ...]:
@@ -405,7 +438,8 @@ class NetworkBook:
                         of_sites[ends] = sites.measured()
                     if track.disputed_bps() is None and not _differs(track, sites, of_sites[ends]):
                         continue
-            kept.append(self._corrected(track.estimate(now_us, self._half_life_us)))
+            asked_bytes = self._asked.get(self._site_end(key[0])[5:])
+            kept.append(self._corrected(track.estimate(now_us, self._half_life_us, asked_bytes)))
         return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
 
     def _corrected(self, link: Link) -> Link:
@@ -414,7 +448,11 @@ class NetworkBook:
         factor_milli = self.factors.get(ends, (1000, 0))[0]
         if factor_milli == 1000 or link.bandwidth_bps is None:
             return link
-        return msgspec.structs.replace(link, bandwidth_bps=link.bandwidth_bps * 1000 // factor_milli)
+        return msgspec.structs.replace(
+            link,
+            bandwidth_bps=link.bandwidth_bps * 1000 // factor_milli,
+            bandwidth_over=tuple((horizon_us, bps * 1000 // factor_milli) for horizon_us, bps in link.bandwidth_over),
+        )
 
     def _site_end(self, end: str) -> str:
         if not end.startswith("agent:"):
@@ -422,15 +460,16 @@ class NetworkBook:
         entry = self._agents.get(end.removeprefix("agent:"))
         return f"site:{entry.site}" if entry is not None else ""
 
-    def bandwidth_bps(self, from_agent: str, to_agent: str) -> int | None:
-        """The measured bandwidth between two agents, theirs or else their sites'."""
+    def transfer_bps(self, from_agent: str, to_agent: str, n_bytes: int) -> int | None:
+        """What a transfer of so many bytes between two agents is planned with, by their own link or else their
+        sites'."""
         own = self.tracks.get((f"agent:{from_agent}", f"agent:{to_agent}"))
         sites = self.tracks.get((self._site_end(f"agent:{from_agent}"), self._site_end(f"agent:{to_agent}")))
         if own is not None and (sites is None or own.learned_us >= sites.step_us):
-            own_bps = own.bandwidth_bps()
+            own_bps = own.transfer_bps(n_bytes)
             if own_bps is not None:
                 return min(own_bps, own.disputed_bps() or own_bps)
-        return sites.bandwidth_bps() if sites is not None else None
+        return sites.transfer_bps(n_bytes) if sites is not None else None
 
     def rtt_us(self, from_id: str, to_id: str) -> int | None:
         """The round trip between two ends, as measured in either direction."""

@@ -86,9 +86,9 @@ def _left_us(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int])
 
 
 def _share_us(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int]) -> int | None:
-    bps = core.network.bandwidth_bps(fetch.source, fetch.agent_id)
-    n_sharing = max(1, loads.get((fetch.from_site, fetch.to_site), 0))
-    return None if not bps else fetch.left_bytes * 8_000_000 * n_sharing // bps
+    n_bytes = fetch.left_bytes * max(1, loads.get((fetch.from_site, fetch.to_site), 0))
+    bps = core.network.transfer_bps(fetch.source, fetch.agent_id, n_bytes)
+    return None if not bps else n_bytes * 8_000_000 // bps
 
 
 def _own_us(fetch: RunningFetch) -> int | None:
@@ -133,10 +133,12 @@ def _redirect(core: Core, fetch: RunningFetch, fetches: list[RunningFetch], load
         other = core.agents[agent_id]
         if agent_id in (fetch.agent_id, fetch.source) or not other.enrolled.data_url:
             continue
-        bps = core.network.bandwidth_bps(agent_id, fetch.agent_id) or (LAN_BPS if other.site == entry.site else 0)
         sharing = loads.get((other.site, fetch.to_site), 0) + (other.site != fetch.from_site)
+        n_bytes = fetch.left_bytes * max(1, sharing)
+        bps = core.network.transfer_bps(agent_id, fetch.agent_id, n_bytes)
+        bps = bps or (LAN_BPS if other.site == entry.site else 0)
         if bps:
-            best = min(best or (2**62, ""), (fetch.left_bytes * 8_000_000 * max(1, sharing) // bps, agent_id))
+            best = min(best or (2**62, ""), (n_bytes * 8_000_000 // bps, agent_id))
     if best is None:
         return
     there_us, agent_id = best

@@ -66,6 +66,8 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
     shard_ids = {shard_id for demand in asked for shard_id in demand.reads} | set(core.shards.wanting)
     shard_ids.update(_watched(core))
     shards: list[Shard] = [s for shard_id in sorted(shard_ids) if (s := core.shards.snapshot_of(shard_id)) is not None]
+    if extra is None:
+        core.network.ask(_asked_bytes(core, shards))
     profiles: list[Profile] = []
     for profile in sorted({demand.profile for demand in asked if demand.profile}):
         profiles += core.profiles.of(profile)
@@ -84,6 +86,18 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         measured=core.steps.snapshot(core.tasks),
     )
     return snapshot, aliases
+
+
+def _asked_bytes(core: Core, shards: list[Shard]) -> dict[str, tuple[int, int]]:
+    """By site, the sizes of the least and the largest of these shards that lie there."""
+    found: dict[str, tuple[int, int]] = {}
+    for shard in shards:
+        for agent_id in shard.replicas:
+            entry = core.agents.get(agent_id)
+            if entry is not None:
+                least, most = found.get(entry.site, (shard.size_bytes, shard.size_bytes))
+                found[entry.site] = min(least, shard.size_bytes), max(most, shard.size_bytes)
+    return found
 
 
 def _watched(core: Core) -> tuple[str, ...]:

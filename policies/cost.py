@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.forecast.horizons import BOUNDS_US, HORIZONS_US, USUAL_US, nearest
 from policies.lower import BANDWIDTH_BPS_MAX, SIZE_BYTES_MAX, TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, clip
 from policies.model import Demand, Profile, Reason, Record, Where
 
@@ -161,9 +162,8 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
     in_bps = np.where(columns.in_bps == UNKNOWN, model.wan_bandwidth_bps, columns.in_bps)
     bps = np.minimum(model.wan_bandwidth_bps, np.minimum(out_bps[:, None], in_bps[None, :]))
     bps = np.where(columns.same_site, model.lan_bandwidth_bps, bps)
-    bps = np.where(columns.bandwidth_bps == UNKNOWN, bps, columns.bandwidth_bps)
-    # What gangs send is off it, but for half: a transfer beside them gets its share.
-    kbps = np.maximum(1, np.maximum(bps - columns.taken_bps, bps // 2) // 1000)
+    kbps = _left_kbps(columns, columns.bandwidth_bps, bps)
+    over = _OverHorizons(columns, bps, kbps) if columns.horizons_us else None
     queued = np.minimum(columns.queued_bytes, SIZE_BYTES_MAX) * 8000
     best = np.full((len(shards), columns.n_groups), TIME_US_MAX, np.int64)
     end = np.full_like(best, UNKNOWN)
@@ -172,7 +172,9 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
     rows = [n for n, s in enumerate(shards) if columns.sources[s]]
     while rows:  # The n-th source of every shard that has so many; the number of sources is at most that of ends.
         ends = np.array([columns.sources[shards[n]][rank] for n in rows], np.int64)
-        time_us = np.minimum(rtt_us[ends] + (bits_milli[rows, None] + queued[ends]) // kbps[ends], TIME_US_MAX)
+        all_milli = bits_milli[rows, None] + queued[ends]
+        rate_kbps = kbps[ends] if over is None else over.kbps(ends, all_milli // kbps[ends])
+        time_us = np.minimum(rtt_us[ends] + all_milli // rate_kbps, TIME_US_MAX)
         better = time_us < best[rows]
         best[rows] = np.where(better, time_us, best[rows])
         end[rows] = np.where(better, ends[:, None], end[rows])
@@ -183,6 +185,32 @@ def fetch_times(columns: Columns, shards: list[int], model: CostModel) -> tuple[
         best[n, held] = 0
         end[n, held] = UNKNOWN
     return best, end
+
+
+def _left_kbps(columns: Columns, measured_bps: Int64s, assumed_bps: Int64s) -> Int64s:
+    """[E, G] What gangs send is off it, but for half: a transfer beside them gets its share."""
+    bps = np.where(measured_bps == UNKNOWN, assumed_bps, measured_bps)
+    kbps: Int64s = np.maximum(1, np.maximum(bps - columns.taken_bps, bps // 2) // 1000)
+    return kbps
+
+
+class _OverHorizons:
+    """Rates by the time that a transfer takes: each is planned with the forecast over the horizon nearest to that."""
+
+    def __init__(self, columns: Columns, assumed_bps: Int64s, usual_kbps: Int64s) -> None:
+        planes = {h: _left_kbps(columns, columns.bandwidth_over[n], assumed_bps)
+                  for n, h in enumerate(columns.horizons_us)}  # fmt: skip
+        planes[USUAL_US] = usual_kbps
+        known = tuple(sorted(planes))
+        self._kbps = np.stack([planes[horizon_us] for horizon_us in known])
+        self._plane = np.array([known.index(nearest(horizon_us, known)) for horizon_us in HORIZONS_US], np.int64)
+        self._groups = np.arange(columns.n_groups)
+
+    def kbps(self, ends: Int64s, usual_us: Int64s) -> Int64s:
+        """[N, G] from one end each, by what it would take at the usual rate."""
+        plane = self._plane[np.searchsorted(BOUNDS_US, usual_us)]
+        found: Int64s = self._kbps[plane, ends[:, None], self._groups]
+        return found
 
 
 def _transfers(columns: Columns, model: CostModel) -> tuple[Int64s, Int64s, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.cost import CostModel, fetch_times
+from policies.forecast.horizons import rate_bps
 from policies.kernels.mincost.network import FlowNetwork
 from policies.ledger import Ledger
 from policies.lower import SIZE_BYTES_MAX, TIME_US_MAX, Columns, Int64s, clip
@@ -46,11 +47,10 @@ class SitePaths:
         link = self._links.get((f"site:{from_site}", f"site:{to_site}"))
         local = from_site == to_site
         rtt_us = model.lan_rtt_us if local else model.wan_rtt_us
-        bps = model.lan_bandwidth_bps if local else model.wan_bandwidth_bps
+        rate = rate_bps(link, size_bytes) if link is not None else None
+        bps = rate if rate is not None else model.lan_bandwidth_bps if local else model.wan_bandwidth_bps
         if link is not None and link.rtt_us is not None:
             rtt_us = link.rtt_us
-        if link is not None and link.bandwidth_bps is not None:
-            bps = link.bandwidth_bps
         return min(rtt_us + clip(size_bytes, SIZE_BYTES_MAX) * 8000 // max(1, bps // 1000), TIME_US_MAX)
 
 

@@ -318,6 +318,7 @@ def _links(draw: "DrawFn", st: Any, agent_ids: list[str]) -> tuple[Link, ...]:
             rtt_us=draw(st.none() | st.integers(100, 200_000)),
             bandwidth_bps=draw(st.none() | st.integers(10**5, 10**9)),
             age_us=draw(st.integers(0, 10**7)),
+            bandwidth_over=draw(st.just(()) | st.tuples(st.tuples(st.just(5 * 10**6), st.integers(10**5, 10**9)))),
         )
         for from_id, to_id in sorted(pairs)
         if from_id != to_id

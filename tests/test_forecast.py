@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from policies.forecast.api import LevelModel
 from policies.forecast.bands import FACTOR_MAX, FACTOR_MIN, FIRST, Band
 from policies.forecast.ewma import Ewma
-from policies.forecast.forecaster import HORIZON_US, MODELS, RATE_BPS_MAX, Forecaster, ForecasterState
+from policies.forecast.forecaster import Forecaster, ForecasterState
 from policies.forecast.harmonic import FLOOR_BPS, Harmonic
 from policies.forecast.holt_winters import DAY_US, RATIO_MAX, SLOT_US, HoltWinters
+from policies.forecast.horizons import USUAL_US
 from policies.forecast.last_value import LastValue
+from policies.forecast.outlook import MODELS, RATE_BPS_MAX
 from policies.forecast.power_mean import PowerMean
 from policies.forecast.quantile_regression import QuantileRegression
 
@@ -27,14 +29,14 @@ AVERAGES: dict[str, Callable[[], LevelModel]] = {
     "harmonic": Harmonic,
     "power_mean": PowerMean,
 }
-EVERY = AVERAGES | {"holt_winters": lambda: HoltWinters(HORIZON_US)}
+EVERY = AVERAGES | {"holt_winters": lambda: HoltWinters(USUAL_US)}
 
 rates = st.one_of(st.just(0), st.integers(0, 10**9), st.integers(0, RATE_BPS_MAX))
 gaps_us = st.one_of(st.just(0), st.integers(0, 3 * SECOND), st.integers(0, 40 * 3600 * SECOND))
 samples = st.lists(st.tuples(rates, gaps_us), min_size=1, max_size=120)
 
 
-def fed(series: list[tuple[int, int]], *, horizon_us: int = HORIZON_US, quantile_ppm: int = 100_000) -> Forecaster:
+def fed(series: list[tuple[int, int]], *, horizon_us: int = USUAL_US, quantile_ppm: int = 100_000) -> Forecaster:
     forecaster, at_us = Forecaster(horizon_us=horizon_us, quantile_ppm=quantile_ppm), 0
     for bps, gap_us in series:
         at_us += gap_us

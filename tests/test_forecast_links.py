@@ -10,7 +10,8 @@ from federation.network import FORECAST_SAMPLES_MIN
 from federation.rounds import make_snapshot
 from federation.wire import LinkSample, NetReport
 from policies.forecast.bands import FIRST
-from policies.forecast.forecaster import HORIZON_US, MODELS
+from policies.forecast.horizons import USUAL_US
+from policies.forecast.outlook import MODELS
 from policies.model import Link
 from tests.master_world import SECOND, Fake, World
 
@@ -54,7 +55,7 @@ def test_then_it_is_forecast_with_its_bounds_and_the_measured_stays_beside_it() 
     assert old.bandwidth_bps is not None and old.bandwidth_high_bps is not None
     assert 15 * MBIT < old.bandwidth_bps < 25 * MBIT < old.bandwidth_high_bps <= 29 * MBIT
     assert old.bandwidth_measured_bps in (21 * MBIT, 22 * MBIT)
-    assert old.forecast_us == HORIZON_US and old.forecast_by in MODELS
+    assert old.forecast_us == USUAL_US and old.forecast_by in MODELS
     snapshot, _ = make_snapshot(world.master.core)
     assert old in snapshot.links, "policies plan with the same"
 
@@ -103,7 +104,7 @@ def test_what_a_forecaster_learned_outlives_the_master() -> None:
     assert not any(each.bandwidth_bps for each in views.network(world.master, world.now_us).links)
     measure(world, gateway, [24 * MBIT])
     after = link(world)
-    assert after.forecast_us == HORIZON_US, "the first measurement of a term goes on where the last one ended"
+    assert after.forecast_us == USUAL_US, "the first measurement of a term goes on where the last one ended"
     assert before.bandwidth_bps is not None and after.bandwidth_bps is not None
     assert abs(after.bandwidth_bps - before.bandwidth_bps) < MBIT
     assert world.replayed() == world.master.durable()

@@ -170,6 +170,7 @@ def explain(
         ("planned with", "nothing measured" if low is None else about_bandwidth(low)),
         ("forecast", forecast),
         ("9 in 10 below", "" if high is None else about_bandwidth(high)),
+        ("over", ", ".join(f"{about_duration(us)}: {about_bandwidth(bps)}" for us, bps in link.bandwidth_over)),
         ("lower quartile", "" if link.bandwidth_measured_bps is None else about_bandwidth(link.bandwidth_measured_bps)),
         ("round trip", "" if link.rtt_us is None else about_duration(link.rtt_us)),
         ("jitter", "" if link.jitter_us is None else about_duration(link.jitter_us)),

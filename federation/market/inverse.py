@@ -8,6 +8,7 @@ from federation.core import Core
 from federation.market.book import FrameworkEntry
 from federation.market.leasing import emit
 from federation.market.protocol import AcceptInverse, DeclineInverse, InverseOffer, InverseOffers, RescindInverse
+from policies.forecast.horizons import rate_bps
 from policies.gpus import together
 from policies.model import Gpu, Link, Resources
 
@@ -110,9 +111,10 @@ def look_at_links(core: Core) -> None:
             left[ends] = left.get(ends, 0) + fetch.left_bytes
     for (from_site, to_site), left_bytes in sorted(left.items()):
         link = links.get((f"site:{from_site}", f"site:{to_site}"))
-        if link is None or not link.bandwidth_bps:
+        bps = rate_bps(link, left_bytes) if link is not None else None
+        if link is None or not bps:
             continue
-        if left_bytes * 8_000_000 // link.bandwidth_bps > core.config.congestion_us:
+        if left_bytes * 8_000_000 // bps > core.config.congestion_us:
             core.count("links_congested")
             for entry in core.agents.sorted():
                 if entry.site == to_site and entry.holdings.tasks:

@@ -387,10 +387,10 @@ def _data_us(core: Core, want: Want, entry: AgentEntry, crossing: dict[tuple[str
             if site == entry.site:
                 best_us = 0
                 break
-            bps = core.network.bandwidth_bps(agent_id, entry.agent_id)
+            way = crossing.get((site, entry.site))
+            n_bytes = shard.size_bytes + (way.left_bytes if way is not None else 0)
+            bps = core.network.transfer_bps(agent_id, entry.agent_id, n_bytes)
             if bps:
-                way = crossing.get((site, entry.site))
-                n_bytes = shard.size_bytes + (way.left_bytes if way is not None else 0)
                 best_us = min(best_us, n_bytes * 8_000_000 // bps)
         data_us += best_us
     return data_us

@@ -8,6 +8,8 @@ Conformal PID Control for Time Series Prediction, NeurIPS 2023 (the quantile tra
 errors of a rate are relative to it.
 """
 
+from collections.abc import Sequence
+
 from policies.forecast.api import Numbers
 
 STEP = 0.04  # long-run step: a factor halves in 20 bad outcomes and doubles in 170 good ones
@@ -24,10 +26,10 @@ FACTOR_MAX = 4.0
 class Band:
     """A lower and an upper factor (`low` ≤ `high`) for a model's forecasts, and the mean pinball loss of the lower."""
 
-    __slots__ = ("_least", "_most", "_quantile", "high", "loss", "low", "n")
+    __slots__ = ("_least", "_most", "high", "loss", "low", "n", "quantile")
 
     def __init__(self, quantile: float, low: float, high: float) -> None:
-        self._quantile = quantile
+        self.quantile = quantile
         self.low = low
         self.high = high
         self.loss = 0.0
@@ -36,28 +38,10 @@ class Band:
 
     def learn(self, level: float, actual: float) -> None:
         """What the model had said, and the mean rate that came."""
-        quantile = self._quantile
-        self.n += 1
-        error = actual - self.low * level
-        loss = quantile * error if error >= 0.0 else (quantile - 1.0) * error
-        share = LOSS_SHARE if self.n > LOSSES else 1.0 / self.n
-        self.loss += share * (loss - self.loss)
-        if self.n <= FIRST:
-            self._begin(level, actual)
-            return
-        # Comparisons, not min() and max(): this runs for every model at every sample, and calls are what costs.
-        step = STEP_FIRST / self.n
-        if step < STEP:
-            step = STEP
-        good, bad = 1.0 + step * quantile, 1.0 + step * (1.0 - quantile)
-        low = self.low * good if error >= 0.0 else self.low / bad
-        high = self.high / good if actual <= self.high * level else self.high * bad
-        low = FACTOR_MIN if low < FACTOR_MIN else FACTOR_MAX if low > FACTOR_MAX else low
-        self.low = low
-        self.high = low if high < low else FACTOR_MAX if high > FACTOR_MAX else high
+        learn((self,), (level,), actual)
 
-    def _begin(self, level: float, actual: float) -> None:
-        """The factors are the extreme ratios: until there are nine the first guess counts as one more."""
+    def begin(self, level: float, actual: float) -> None:
+        """One of the first outcomes: the factors are the extreme ratios, with the first guess until there are nine."""
         if level > 0.0:  # Else nothing was forecast, and no factor makes anything of it.
             ratio = min(FACTOR_MAX, max(FACTOR_MIN, actual / level))
             self._least, self._most = min(self._least, ratio), max(self._most, ratio)
@@ -71,3 +55,28 @@ class Band:
     def restore(self, state: Numbers) -> None:
         self.low, self.high, self.loss = float(state[0]), float(state[1]), float(state[2])
         self.n, self._least, self._most = int(state[3]), float(state[4]), float(state[5])
+
+
+def learn(bands: Sequence[Band], levels: Sequence[float], actual: float) -> None:
+    """What models that have been judged together ever since had said, and the mean rate that came."""
+    quantile, n = bands[0].quantile, bands[0].n + 1
+    share = LOSS_SHARE if n > LOSSES else 1.0 / n
+    step = STEP_FIRST / n
+    if step < STEP:
+        step = STEP
+    good, bad = 1.0 + step * quantile, 1.0 + step * (1.0 - quantile)
+    # Comparisons, not min() and max(), and no method: this runs for every model, and calls are what costs.
+    for band, level in zip(bands, levels, strict=True):
+        low, high = band.low, band.high
+        error = actual - low * level
+        loss = quantile * error if error >= 0.0 else (quantile - 1.0) * error
+        band.n = n
+        band.loss += share * (loss - band.loss)
+        if n <= FIRST:
+            band.begin(level, actual)
+            continue
+        low = low * good if error >= 0.0 else low / bad
+        high = high / good if actual <= high * level else high * bad
+        low = FACTOR_MIN if low < FACTOR_MIN else FACTOR_MAX if low > FACTOR_MAX else low
+        band.low = low
+        band.high = low if high < low else FACTOR_MAX if high > FACTOR_MAX else high

@@ -71,6 +71,8 @@ class Columns:
     end_index: dict[tuple[str, str], int]
     rtt_us: Int64s  # [E, G], UNKNOWN where not measured
     bandwidth_bps: Int64s  # [E, G]
+    horizons_us: tuple[int, ...]  # [H] that rates are forecast over beside the usual one; ascending
+    bandwidth_over: Int64s  # [H, E, G]; the usual one's where a link has none
     link_age_us: Int64s  # [E, G]
     same_site: Bools  # [E, G]
     out_bps: Int64s  # [E] the most measured out of the end's site to any other, UNKNOWN where nothing was
@@ -107,7 +109,7 @@ class Lowerer:
         members = tuple(order[starts[g] : starts[g + 1]] for g in range(n_groups))
         first = np.array([nodes[0] for nodes in members], np.int64)
         heads = [snapshot.nodes[n] for n in first.tolist()]
-        rtt_us, bandwidth_bps, age_us, same_site = link_matrices(ends, heads, links)
+        rtt_us, bandwidth_bps, age_us, bandwidth_over, same_site = link_matrices(ends, heads, links)
         gpu_types, gpus, devices = gpu_columns(snapshot.nodes)
         needs, needs_of, amounts, gpu_count, gpu_mask = needs_columns(snapshot.demands, gpu_types)
         return Columns(
@@ -143,6 +145,8 @@ class Lowerer:
             end_index=end_index,
             rtt_us=rtt_us,
             bandwidth_bps=bandwidth_bps,
+            horizons_us=links.horizons_us,
+            bandwidth_over=bandwidth_over,
             link_age_us=age_us,
             same_site=same_site,
             out_bps=np.array([links.out_bps.get(site, UNKNOWN) for _, site in ends], np.int64),
@@ -241,10 +245,11 @@ def _site_keys(
     if not ends:
         return keys
     measured: dict[str, list[object]] = {}
-    for (from_id, to_id), (rtt_us, bps, _) in links.by_ends.items():
+    for (from_id, to_id), (rtt_us, bps, _, *over) in links.by_ends.items():
         between = from_id.startswith("site:") and to_id.startswith("site:")
         if between and to_id[5:] not in keys and from_id[5:] in from_sites:
-            reading = (from_id, round_to_bits(rtt_us, bits), round_to_bits(bps, bits))
+            rates = tuple([round_to_bits(rate, bits) for rate in (bps, *over)])
+            reading = (from_id, round_to_bits(rtt_us, bits), rates)
             measured.setdefault(to_id[5:], []).append(reading)
     for site, bps in links.in_bps.items():
         if site not in keys:

@@ -7,13 +7,15 @@ import numpy as np
 from policies.lower.bounds import BANDWIDTH_BPS_MAX, SIZE_BYTES_MAX, TIME_US_MAX, UNKNOWN, Bools, Int64s, clip
 from policies.model import Link, Node, Shard, Snapshot, Transfer
 
-_Reading = tuple[int, int, int]  # rtt_us, bandwidth_bps, age_us
+_Reading = tuple[int, ...]  # rtt_us, bandwidth_bps, age_us, and the rate over each of `LinkIndex.horizons_us`
+_FIXED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class LinkIndex:
     """Readings by their two ends, and what is best of each site; UNKNOWN where nobody measured."""
 
+    horizons_us: tuple[int, ...]  # that any link is forecast over beside the usual one; ascending
     by_ends: dict[tuple[str, str], _Reading]
     of_agent: dict[str, tuple[object, ...]]  # agent → its own links, as a comparable value
     out_bps: dict[str, int]  # site → the most measured from it to another site
@@ -22,13 +24,17 @@ class LinkIndex:
 
 def index_links(links: tuple[Link, ...]) -> LinkIndex:
     """Of all links, numbers cut to their bounds."""
+    horizons_us = tuple(sorted({horizon_us for link in links for horizon_us, _ in link.bandwidth_over}))
     by_ends: dict[tuple[str, str], _Reading] = {}
     own: dict[str, list[object]] = {}
     for link in links:
+        bps = UNKNOWN if link.bandwidth_bps is None else clip(link.bandwidth_bps, BANDWIDTH_BPS_MAX)
+        over = {horizon_us: clip(rate, BANDWIDTH_BPS_MAX) for horizon_us, rate in link.bandwidth_over}
         reading = (
             UNKNOWN if link.rtt_us is None else clip(link.rtt_us, TIME_US_MAX),
-            UNKNOWN if link.bandwidth_bps is None else clip(link.bandwidth_bps, BANDWIDTH_BPS_MAX),
+            bps,
             clip(link.age_us, TIME_US_MAX),
+            *(over.get(horizon_us, bps) for horizon_us in horizons_us),
         )
         by_ends[link.from_id, link.to_id] = reading
         if link.from_id.startswith("agent:"):
@@ -37,11 +43,13 @@ def index_links(links: tuple[Link, ...]) -> LinkIndex:
             own.setdefault(link.to_id[6:], []).append(("from", link.from_id, *reading))
     out_bps: dict[str, int] = {}
     in_bps: dict[str, int] = {}
-    for (from_id, to_id), (_, bps, _) in by_ends.items():
+    for (from_id, to_id), (_, bps, *_) in by_ends.items():
         if bps != UNKNOWN and from_id != to_id and from_id.startswith("site:") and to_id.startswith("site:"):
             out_bps[from_id[5:]] = max(bps, out_bps.get(from_id[5:], 0))
             in_bps[to_id[5:]] = max(bps, in_bps.get(to_id[5:], 0))
-    return LinkIndex(by_ends, {agent_id: tuple(values) for agent_id, values in own.items()}, out_bps, in_bps)
+    return LinkIndex(
+        horizons_us, by_ends, {agent_id: tuple(values) for agent_id, values in own.items()}, out_bps, in_bps
+    )
 
 
 def ends_of(
@@ -70,21 +78,23 @@ def ends_of(
 
 def link_matrices(
     ends: tuple[tuple[str, str], ...], heads: list[Node], links: LinkIndex
-) -> tuple[Int64s, Int64s, Int64s, Bools]:
-    """Readings from each end to each group: by agent where there are such, else by site."""
+) -> tuple[Int64s, Int64s, Int64s, Int64s, Bools]:
+    """Readings from each end to each group: by agent where there are such, else by site. The fourth has the rates over
+    other horizons, [H, E, G]."""
+    n_readings = _FIXED + len(links.horizons_us)
     if not ends:
-        none = np.zeros((0, len(heads)), np.int64)
-        return none, none, none, np.zeros((0, len(heads)), np.bool_)
+        none = np.zeros((n_readings, 0, len(heads)), np.int64)
+        return none[0], none[1], none[2], none[_FIXED:], np.zeros((0, len(heads)), np.bool_)
     sites = sorted({node.site for node in heads})
     column = {site: n for n, site in enumerate(sites)}
-    by_site = np.full((3, len(ends), len(sites)), UNKNOWN, np.int64)
+    by_site = np.full((n_readings, len(ends), len(sites)), UNKNOWN, np.int64)
     for e, (_, end_site) in enumerate(ends):
         for site, n in column.items() if end_site else ():
             reading = links.by_ends.get((f"site:{end_site}", f"site:{site}"))
             if reading is not None:
                 by_site[:, e, n] = reading
     columns = np.array([column[node.site] for node in heads], np.int64)
-    out = by_site[:, :, columns] if heads else np.zeros((3, len(ends), 0), np.int64)
+    out = by_site[:, :, columns] if heads else np.zeros((n_readings, len(ends), 0), np.int64)
     special = [g for g, node in enumerate(heads) if node.agent_id in links.of_agent]
     for e, (agent_id, end_site) in enumerate(ends):
         for g in range(len(heads)) if agent_id else special:
@@ -93,7 +103,7 @@ def link_matrices(
                 out[:, e, g] = reading
     end_sites = np.array([column.get(site, UNKNOWN) if site else UNKNOWN for _, site in ends], np.int64)
     same_site = end_sites[:, None] == columns[None, :] if heads else np.zeros((len(ends), 0), np.bool_)
-    return out[0], out[1], out[2], same_site
+    return out[0], out[1], out[2], out[_FIXED:], same_site
 
 
 def queued_bytes(snapshot: Snapshot, ends: tuple[tuple[str, str], ...], heads: list[Node]) -> Int64s:

@@ -10,7 +10,9 @@ class Link(Record, frozen=True, kw_only=True):
 
     Where enough was measured it is a forecast: over the next `forecast_us` the mean rate is at least `bandwidth_bps`
     nine times in ten, and at most `bandwidth_high_bps` as often; `forecast_by` is the model that counts most in it.
-    Without a forecast it is `bandwidth_measured_bps`, the lower quartile of the newest samples.
+    Without a forecast it is `bandwidth_measured_bps`, the lower quartile of the newest samples. `bandwidth_over` has
+    such lower bounds over other horizons, (horizon in µs, bit/s) ascending, as far as transfers that pending work may
+    need ask for them.
     """
 
     from_id: str
@@ -25,6 +27,7 @@ class Link(Record, frozen=True, kw_only=True):
     bandwidth_measured_bps: int | None = None
     forecast_us: int | None = None
     forecast_by: str = ""
+    bandwidth_over: tuple[tuple[int, int], ...] = ()
     is_disputed: bool = False  # its two ends tell different rates of the same transfers; the lower one counts
 
 
