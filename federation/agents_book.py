@@ -76,11 +76,13 @@ class AgentEntry:
         "agent_id", "births", "boots_left", "broken_word", "cpu_used", "detail", "disk_used",
         "enrolled", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
         "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us",
-        "said", "sent", "shards", "since_us", "state", "tasks", "told", "unseen", "unused",
+        "said", "sent", "shards", "since_us", "stale", "state", "tasks", "told", "unseen", "unused",
     )  # fmt: skip
 
-    def __init__(self, fact: AgentEnrolled) -> None:
+    def __init__(self, fact: AgentEnrolled, stale: set[str] | None = None) -> None:
+        """`stale`: where its id is put when its node is no longer what it was."""
         self.agent_id = fact.agent_id
+        self.stale = set() if stale is None else stale
         self.enrolled = fact
         self.state = AgentState.ONLINE
         self.since_us = fact.at_us
@@ -139,10 +141,12 @@ class AgentEntry:
     def changed(self) -> None:
         """What a policy may see of this agent is no longer what `node` says, nor what is unused what it was."""
         self.node = self.unused = None
+        self.stale.add(self.agent_id)
 
     def leases_changed(self) -> None:
         """More or less of what is unused is offered to frameworks."""
         self.node = None
+        self.stale.add(self.agent_id)
 
     def held_sorted(self) -> tuple[str, ...]:
         if self.held is None:
@@ -153,6 +157,7 @@ class AgentEntry:
 class AgentBook:
     def __init__(self) -> None:
         self.entries: dict[str, AgentEntry] = {}
+        self.stale: set[str] = set()  # who has changed since the nodes of all were last made (`offers.NodeBook`)
         self.counts: dict[AgentState, int] = dict.fromkeys(AgentState, 0)
         self.total = Amount()  # of all agents that are here
         self.version = 0  # grows whenever an agent enrols, moves or changes state
@@ -173,7 +178,7 @@ class AgentBook:
         entry = self.entries.get(fact.agent_id)
         self.version += 1
         if entry is None:
-            entry = self.entries[fact.agent_id] = AgentEntry(fact)
+            entry = self.entries[fact.agent_id] = AgentEntry(fact, self.stale)
             self.counts[entry.state] += 1
             self.total = add(self.total, amount_of(fact.total))
             return

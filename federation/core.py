@@ -49,6 +49,7 @@ from federation.market.facts import (
 )
 from federation.moves import MoveBook, MovingBook
 from federation.network import NetworkBook
+from federation.offers import NodeBook
 from federation.profiles import ProfileBook
 from federation.round_state import RoundState
 from federation.services_book import ServicesBook
@@ -85,6 +86,7 @@ class Core:
         self.term = 0
         self.last_round_id = 0
         self.agents = AgentBook()
+        self.nodes = NodeBook(self.agents)
         self.shares = ShareBook()
         self.shards = ShardBook(self.agents)
         self.tasks = TaskBook(

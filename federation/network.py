@@ -11,7 +11,7 @@ link have been judged it is the lower quartile of what was measured, which is to
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -266,6 +266,21 @@ def _differs(track: LinkTrack, sites: LinkTrack, measured: _Measured) -> bool:
     return False
 
 
+def _sorted(links: Iterable[Link]) -> tuple[Link, ...]:
+    return tuple(sorted(links, key=lambda link: (link.from_id, link.to_id)))
+
+
+class _Made:
+    """Estimates as they were made at a time, of what was known then."""
+
+    __slots__ = ("at_us", "links", "version")
+
+    def __init__(self) -> None:
+        self.links: tuple[Link, ...] = ()
+        self.at_us = -(2**62)
+        self.version = 0
+
+
 class NetworkBook:
     # Ages and confidences in a snapshot are refreshed this often: a policy cares for minutes, `why` for seconds.
     REFRESH_US = 1_000_000
@@ -276,9 +291,12 @@ class NetworkBook:
         self._half_life_us = half_life_us
         self._links_max = links_max
         self.tracks: OrderedDict[tuple[str, str], LinkTrack] = OrderedDict()  # least recently measured first
-        self._changed = False
-        self._links: tuple[Link, ...] = ()
-        self._made_us = -(2**62)
+        # The same tracks by what they are asked for: a round looks at few of what thousands of agents have told.
+        self.between: dict[tuple[str, str], LinkTrack] = {}  # of sites, and sites and the master
+        self._own: dict[str, dict[tuple[str, str], LinkTrack]] = {}  # by agent: its ways from and to other agents
+        self._version = 0  # grows with what is learned
+        self._all = _Made()
+        self._of_sites = _Made()
         self.n_refused = 0
         # Durable: how many times as long as planned transfers between two sites take, in thousandths, and of how many.
         self.factors: dict[tuple[str, str], tuple[int, int]] = {}
@@ -292,7 +310,7 @@ class NetworkBook:
         for sample in report.samples:
             if not self._take_sample(report.agent_id, sample, now_us):
                 refused += 1
-        self._changed = self._changed or refused < len(report.samples)
+        self._version += refused < len(report.samples)
         return refused
 
     def learn_sum(self, from_site: str, to_site: str, bps: int, now_us: int, *, is_lower_bound: bool) -> None:
@@ -300,7 +318,7 @@ class NetworkBook:
         track = self._track(f"site:{from_site}", f"site:{to_site}")
         track.seen_us = track.passive_us = now_us
         track.learn_rate(max(RATE_BPS_MIN, bps), now_us, is_lower_bound=is_lower_bound)
-        self._changed = True
+        self._version += 1
 
     def miss(self, from_site: str, to_site: str, now_us: int) -> None:
         """A fetch got nothing. Where nobody has measured the way yet, it is planned with as one that brings nothing,
@@ -309,7 +327,7 @@ class NetworkBook:
         if track.measured_bps() is None:
             track.seen_us = now_us
             track.learn_rate(RATE_BPS_MIN, now_us, is_lower_bound=True)
-            self._changed = True
+            self._version += 1
 
     def _take_sample(self, agent_id: str, sample: LinkSample, now_us: int) -> bool:
         if agent_id not in (sample.from_agent, sample.to_agent) or sample.from_agent == sample.to_agent:
@@ -358,11 +376,26 @@ class NetworkBook:
             if kept is not None:
                 track.forecaster = Forecaster()
                 track.forecaster.restore(kept)
+            self._enter(key, track)
             if len(self.tracks) > self._links_max:
-                self.tracks.popitem(last=False)
+                self._leave(self.tracks.popitem(last=False)[0])
         else:
             self.tracks.move_to_end(key)
         return track
+
+    def _enter(self, key: tuple[str, str], track: LinkTrack) -> None:
+        agents = [end[6:] for end in key if end.startswith("agent:")]
+        if not agents:
+            self.between[key] = track
+        for agent_id in agents if len(agents) == len(key) else ():
+            self._own.setdefault(agent_id, {})[key] = track
+
+    def _leave(self, key: tuple[str, str]) -> None:
+        self.between.pop(key, None)
+        for end in key:
+            own = self._own.get(end[6:])
+            if own is not None and own.pop(key, None) is not None and not own:
+                del self._own[end[6:]]
 
     def judge(self, from_site: str, to_site: str, planned_us: int, took_us: int, now_us: int) -> TransferLearned:
         """Compare a transfer with what was planned of it, by the factor that was in force. What takes longer than the
@@ -385,7 +418,7 @@ class NetworkBook:
         self.factors[fact.from_site, fact.to_site] = fact.factor_milli, fact.samples
         if len(self.factors) > FACTORS_MAX:
             del self.factors[next(iter(self.factors))]
-        self._changed = True
+        self._version += 1
 
     def keep(self, fact: ForecastKept) -> None:
         self.kept.pop((fact.from_site, fact.to_site), None)
@@ -396,7 +429,7 @@ class NetworkBook:
     def to_keep(self, now_us: int) -> list[ForecastKept]:
         """A few forecasters that have learned enough since they were last written, those that learned most first."""
         found: list[tuple[int, str, str, Forecaster]] = []
-        for track in self.tracks.values():
+        for track in self.between.values():
             if track.forecaster is None or not track.is_of_sites():
                 continue
             ends = track.from_id[5:], track.to_id[5:]
@@ -414,22 +447,34 @@ class NetworkBook:
         """By site, the least and the most bytes of what pending work may fetch from there: links from those sites are
         forecast over what that takes."""
         if asked != self._asked:
-            self._asked, self._changed = asked, True
+            self._asked = asked
+            self._version += 1
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def links(self, now_us: int) -> tuple[Link, ...]:
         """Every site's estimate, and agents' own where they differ, sorted by ends. Cached for a second."""
-        if now_us - self._made_us >= self.REFRESH_US or (self._changed and now_us != self._made_us):
-            self._links = self._make(now_us)
-            self._made_us, self._changed = now_us, False
-        return self._links
+        return self._fresh(self._all, self.tracks, now_us)
 
-    def _make(self, now_us: int) -> tuple[Link, ...]:
+    def links_near(self, agent_ids: Iterable[str], now_us: int) -> tuple[Link, ...]:
+        """The same without the own ways of other agents than these, and without those to the master, over which no data
+        comes: what a round needs that brings data from few of many agents. Cost O(sites² + what these have told)."""
+        of_sites = self._fresh(self._of_sites, self.between, now_us)
+        own: dict[tuple[str, str], LinkTrack] = {}
+        for agent_id in agent_ids:
+            own |= self._own.get(agent_id, {})
+        return _sorted((*of_sites, *self._make(own, now_us))) if own else of_sites
+
+    def _fresh(self, made: "_Made", tracks: Mapping[tuple[str, str], LinkTrack], now_us: int) -> tuple[Link, ...]:
+        if now_us - made.at_us >= self.REFRESH_US or (made.version != self._version and now_us != made.at_us):
+            made.links, made.at_us, made.version = _sorted(self._make(tracks, now_us)), now_us, self._version
+        return made.links
+
+    def _make(self, tracks: Mapping[tuple[str, str], LinkTrack], now_us: int) -> list[Link]:
         """Estimates only of the links told: most agents' own are like their sites', and cost no forecast."""
         of_sites: dict[tuple[str, str], _Measured] = {}
         kept: list[Link] = []
-        for key, track in self.tracks.items():
+        for key, track in tracks.items():
             if key[0].startswith("agent:") or key[1].startswith("agent:"):
                 ends = (self._site_end(key[0]), self._site_end(key[1]))
                 sites = self.tracks.get(ends)
@@ -440,7 +485,7 @@ class NetworkBook:
                         continue
             asked_bytes = self._asked.get(self._site_end(key[0])[5:])
             kept.append(self._corrected(track.estimate(now_us, self._half_life_us, asked_bytes)))
-        return tuple(sorted(kept, key=lambda link: (link.from_id, link.to_id)))
+        return kept
 
     def _corrected(self, link: Link) -> Link:
         """The rate to plan with, by what transfers took so far."""

@@ -5,9 +5,10 @@ it offered less the launches its offer did not know of yet, plus what ended sinc
 status can overcommit it.
 """
 
-from collections.abc import Iterable, Set
+import heapq
+from collections.abc import Collection, Set
 
-from federation.agents_book import AgentEntry, LiveOffer
+from federation.agents_book import AgentBook, AgentEntry, LiveOffer
 from federation.facts import AgentEnrolled
 from federation.market.book import FrameworkTask
 from federation.profiles import ProfileBook
@@ -47,8 +48,10 @@ def impossible_offer(free: Resources, entry: AgentEntry) -> str | None:
 
 def take_offer(entry: AgentEntry, offer: Offer, now_us: int, lease_us_max: int) -> bool:
     """Replace the agent's offer by a newer one. True when more of anything is free than before."""
-    before = free_of(entry)
+    before, known = free_of(entry), entry.offer
     entry.offer = LiveOffer(offer, now_us + min(offer.expires_in_us, lease_us_max))
+    if known is not None and entry.offer.expires_us < known.expires_us:
+        entry.stale.add(entry.agent_id)  # Its node is as it was, but not for as long as was seen.
     for cmd_id in [cmd_id for cmd_id in entry.unseen if cmd_id <= offer.commands_seen]:
         del entry.unseen[cmd_id]
     entry.unused = None
@@ -146,21 +149,63 @@ def is_offered(entry: AgentEntry, now_us: int) -> bool:
     )
 
 
-def nodes_of(
-    entries: Iterable[AgentEntry], elsewhere: Set[str], tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int
-) -> tuple[Node, ...]:
-    """What may be placed on, in the order given, without those `elsewhere` (by id). Most agents have not changed since
-    the last round, and are asked no more than that: an agent's node is forgotten with whatever it was offered by."""
-    nodes: list[Node] = []
-    for entry in entries:
-        offer, node = entry.offer, entry.node
-        if offer is None or offer.expires_us <= now_us or (elsewhere and entry.agent_id in elsewhere):
-            continue
-        if node is not None and now_us < entry.node_until_us:
-            nodes.append(node)
-        elif is_offered(entry, now_us):
-            nodes.append(node_of(entry, tasks, profiles, now_us))
-    return tuple(nodes)
+class NodeBook:
+    """What may be placed on, as policies see it. Thousands of agents have not changed since the last round: only those
+    are asked anew that have, whose work comes nearer its end, or whose offer would have lapsed without a renewal."""
+
+    def __init__(self, agents: AgentBook) -> None:
+        self._agents = agents
+        self._entries: tuple[AgentEntry, ...] = ()
+        self._position: dict[str, int] = {}
+        self._slots: list[Node | None] = []
+        self._timed: dict[int, int] = {}  # by position: until when its node holds, where work runs on it
+        self._lapses: list[tuple[int, int]] = []  # a heap: when an offer lapses, as it was seen, and its position
+        self._lapse_us: list[int] = []  # of each position the one of these that counts; later renewals are seen then
+        self._nodes: tuple[Node, ...] = ()
+
+    def nodes(
+        self, elsewhere: Set[str], tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int
+    ) -> tuple[Node, ...]:
+        """Sorted by id, without those `elsewhere`; the same object while nothing changed."""
+        changed = self._changed(now_us)
+        for n in changed:
+            self._slots[n] = self._ask(n, tasks, profiles, now_us)
+        if changed:
+            self._nodes = tuple(filter(None, self._slots))
+        return tuple(node for node in self._nodes if node.agent_id not in elsewhere) if elsewhere else self._nodes
+
+    def _changed(self, now_us: int) -> Collection[int]:
+        entries, stale = self._agents.sorted(), self._agents.stale
+        if entries is not self._entries:
+            self._entries = entries
+            self._position = {entry.agent_id: n for n, entry in enumerate(entries)}
+            self._slots, self._lapse_us = [None] * len(entries), [FOREVER_US] * len(entries)
+            self._timed, self._lapses = {}, []
+            stale.clear()
+            return range(len(entries))
+        changed = {self._position[agent_id] for agent_id in stale if agent_id in self._position}
+        stale.clear()
+        changed.update(n for n, until_us in self._timed.items() if until_us <= now_us)
+        while self._lapses and self._lapses[0][0] <= now_us:
+            at_us, n = heapq.heappop(self._lapses)
+            if at_us == self._lapse_us[n]:
+                self._lapse_us[n] = FOREVER_US
+                changed.add(n)
+        return changed
+
+    def _ask(self, n: int, tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int) -> Node | None:
+        entry = self._entries[n]
+        offer = entry.offer
+        self._timed.pop(n, None)
+        if offer is None or not is_offered(entry, now_us):
+            return None
+        if offer.expires_us < self._lapse_us[n]:
+            self._lapse_us[n] = offer.expires_us
+            heapq.heappush(self._lapses, (offer.expires_us, n))
+        node = node_of(entry, tasks, profiles, now_us)
+        if entry.node_until_us != FOREVER_US:
+            self._timed[n] = entry.node_until_us
+        return node
 
 
 def node_of(entry: AgentEntry, tasks: dict[str, TaskEntry], profiles: ProfileBook, now_us: int) -> Node:

@@ -14,9 +14,9 @@ from federation.core import Core
 from federation.demands import demand_id_of
 from federation.events import PlanFailed, PlanReady
 from federation.market import allocation, wants
-from federation.offers import may_live, nodes_of
+from federation.offers import may_live
 from federation.services import services_of
-from policies.model import Demand, Node, Plan, Profile, Shard, Snapshot
+from policies.model import Demand, Link, Node, Plan, Profile, Shard, Snapshot
 from policies.resources import fits
 
 WATCHED_MAX = 1024  # shards beyond those that tasks read: a snapshot stays small
@@ -58,7 +58,7 @@ def open_round(core: Core) -> None:
 def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[Snapshot, dict[str, tuple[str, ...]]]:
     """All a policy may know now, and which classes stand behind a demand id that is not a class's own."""
     elsewhere = core.market.held.keys() | allocation.awaited(core)
-    nodes = nodes_of(core.agents.sorted(), elsewhere, core.tasks.tasks, core.profiles, core.now_us)
+    nodes = core.nodes.nodes(elsewhere, core.tasks.tasks, core.profiles, core.now_us)
     demands, aliases = _demands(core, nodes, extra or {})
     continuing = core.rescheduling.continuing if extra is None else ()
     services = services_of(core) if extra is None else ()
@@ -75,7 +75,7 @@ def make_snapshot(core: Core, extra: dict[str, Demand] | None = None) -> tuple[S
         now_us=core.now_us,
         demands=demands,
         nodes=nodes,
-        links=core.network.links(core.now_us),
+        links=_links(core, asked, shards),
         shards=tuple(shards),
         roles=wants.entitled_roles(core, demands, nodes),
         profiles=tuple(profiles),
@@ -98,6 +98,14 @@ def _asked_bytes(core: Core, shards: list[Shard]) -> dict[str, tuple[int, int]]:
                 least, most = found.get(entry.site, (shard.size_bytes, shard.size_bytes))
                 found[entry.site] = min(least, shard.size_bytes), max(most, shard.size_bytes)
     return found
+
+
+def _links(core: Core, asked: tuple[Demand, ...], shards: list[Shard]) -> tuple[Link, ...]:
+    """Of agents' own ways those from and to the holders of what is read: nothing else comes over them, but for what
+    workers say to each other."""
+    if any(demand.gang is not None for demand in asked):
+        return core.network.links(core.now_us)
+    return core.network.links_near({agent_id for shard in shards for agent_id in shard.replicas}, core.now_us)
 
 
 def _watched(core: Core) -> tuple[str, ...]:

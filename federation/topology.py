@@ -135,7 +135,7 @@ def sites(agents: AgentBook, network: NetworkBook, now_us: int) -> tuple[SiteNod
 def shared_uplinks(network: NetworkBook) -> dict[str, tuple[str, ...]]:
     """By site, the sites to which ways from it fall together; none where fewer than two do."""
     leaving: dict[str, list[LinkTrack]] = {}
-    for track in network.tracks.values():
+    for track in network.between.values():
         if track.from_id.startswith("site:") and track.to_id.startswith("site:") and len(track.falls) >= FALLS_MIN:
             leaving.setdefault(track.from_id[5:], []).append(track)
     shared: dict[str, tuple[str, ...]] = {}

@@ -168,11 +168,12 @@ def load_of(demand: Demand, communication: Communication, workers: Workers, link
     return dict.fromkeys(workers.pairs(meeting_site(communication, workers, links)), bps) if bps else {}
 
 
-def running_loads(snapshot: Snapshot) -> dict[Pair, int]:
-    """Bit/s that gangs which run send between each two sites, on average, by what they declared and were tuned to."""
+def running_loads(snapshot: Snapshot, busy: Iterable[Node] | None = None) -> dict[Pair, int]:
+    """Bit/s that gangs which run send between each two sites, on average, by what they declared and were tuned to.
+    `busy`: the nodes on which something runs, in order, where the caller knows them."""
     talking = [
         (node, task)
-        for node in snapshot.nodes
+        for node in (snapshot.nodes if busy is None else busy)
         for task in node.running
         if task.communication is not None and task.gang_id and not task.ending
     ]

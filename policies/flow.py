@@ -93,7 +93,7 @@ class _Round:
         self.columns, self.placer, self.costs = columns, placer, priced
         self.demands = columns.snapshot.demands
         self.ledger = Ledger(columns)
-        self.releases = release_columns(columns.snapshot.nodes)
+        self.releases = release_columns(columns.snapshot.nodes, columns.releasing)
         self.remaining = columns.count.copy()
         self.open = np.ones((len(self.demands), columns.n_groups), np.bool_)
         self.placed: dict[tuple[int, int], list[int]] = {}  # (class, node) → [tasks, congestion_us]

@@ -173,7 +173,7 @@ class Injector:
                 else:
                     process.resume(now_us)
             case DiskFault() if who:
-                self._agents[who].data.disk_is_full = bool(on)
+                self._agents[who].disk_changed(is_full=bool(on), now_us=now_us)
             case DiskFault():
                 self._master.disk_is_full = bool(on)
                 if not on:

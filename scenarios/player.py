@@ -145,6 +145,7 @@ class Player(Overseer):
         self._injector = Injector(world, self._fabric, self._broker, self._master, self._agents, self)
         self._n_jobs_open = 0
         self._arrivals_left = len(world.arrivals)
+        self._coming: Iterator[tuple[int, int, int]] = iter(())  # at, serial, index of those not yet in the queue
         self._frameworks = self._master.frameworks
         self._submissions: list[Submission] = []
         self._behaviours: dict[str, dict[str, Behaviour]] = {}  # by job id
@@ -192,8 +193,8 @@ class Player(Overseer):
         self._master.start(START_US)
         for agent in self._agents.values():
             agent.start(START_US)
-        for index, arrival in enumerate(self._world.arrivals):
-            self.call(START_US + arrival.at_us, partial(self._arrive, index, arrival))
+        self._coming = iter(sorted((each.at_us, next(self._serial), n) for n, each in enumerate(self._world.arrivals)))
+        self._await_next()
         self._frameworks.start(START_US)
         for framework in self._world.frameworks:
             for index, arrival in enumerate(framework.arrivals):
@@ -299,7 +300,16 @@ class Player(Overseer):
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
+    def _await_next(self) -> None:
+        """Put the next arrival into the queue, with the serial it was given at the start. A day of them at once would
+        make every step's heap deeper."""
+        at_us, serial, index = next(self._coming, (0, 0, -1))
+        if index >= 0:
+            action = partial(self._arrive, index, self._world.arrivals[index])
+            heapq.heappush(self._queue, (START_US + at_us, serial, CALL, action))
+
     def _arrive(self, index: int, arrival: Arrival, now_us: int) -> None:
+        self._await_next()
         self._place_shards(arrival, now_us)
 
         def answered(answer: Answer, at_us: int) -> None:

@@ -27,6 +27,8 @@ from scenarios.world import START_US, AgentSpec, Behaviour, World
 
 RESTART_US = 10_000_000  # A supervisor starts a crashed agent again after this long.
 FACTS_MAX = 20_000  # Journals are compacted past this, as the live one is.
+MEASURE_US = 5_000_000  # A device looks at itself this often: as long does a full disk go unseen.
+DAY_US = 86_400_000_000
 PPM = 1_000_000
 
 Key = tuple[str, int]
@@ -89,6 +91,7 @@ class SimulatedAgent:
             speed_milli=spec.speed_milli,
             price_microusd_per_cpu_hour=spec.price_microusd_per_cpu_hour,
             metered=spec.metered,
+            measure_every_us=DAY_US,  # What is read changes by faults alone, which tell of it: see `disk_changed`.
         )
         self.facts: list[Fact] = []  # its journal
         self.spec = spec
@@ -100,6 +103,7 @@ class SimulatedAgent:
         self.data = SimulatedData(spec.agent_id, world, fabric, timetable, peers, self)
         self.running: dict[Key, Launch] = {}  # tasks whose process is alive
         self.life = 0
+        self._started_us = START_US
         self.n_holding_down = 0  # faults that keep its process from running
         self._power = 0
         self._paused = False
@@ -123,6 +127,7 @@ class SimulatedAgent:
         if self.core is not None or self.n_holding_down:
             return
         self.life += 1
+        self._started_us = now_us
         self.clock.start(now_us)
         self.core = Agent(self._config, self.facts)
         self.facts = self.core.facts()
@@ -183,6 +188,14 @@ class SimulatedAgent:
         """Someone put a shard into the device's store; the agent learns of it when it runs."""
         self.data.store[shard.shard_id] = shard
         self.post(now_us, events.ShardFound(shard=shard))
+
+    def disk_changed(self, *, is_full: bool, now_us: int) -> None:
+        """Full, or no longer. Its process sees that when it next looks, as it does every `MEASURE_US`. Looks at which
+        nothing is new are left out: ten thousand idle devices would do little else (docs/performance.md)."""
+        self.data.disk_is_full = is_full
+        if self.core is not None:
+            looks_us = now_us + MEASURE_US - (now_us - self._started_us) % MEASURE_US
+            self.post(looks_us, events.Measured(usable=self._usable()))
 
     def next_deadline_us(self) -> int | None:
         due_us = self.core.next_deadline_us() if self.core is not None and not self._paused else None

@@ -10,7 +10,18 @@ from policies.cost import FREE, CostModel, costs
 from policies.flow import Flow
 from policies.flow_network import unscheduled_us
 from policies.lower import Lowerer
-from policies.model import Node, Shard, Snapshot, Where
+from policies.model import (
+    Communication,
+    Gpu,
+    Needs,
+    Node,
+    Release,
+    Resources,
+    Running,
+    Shard,
+    Snapshot,
+    Where,
+)
 from tests.policy_worlds import MB, demand, links, node, snapshot
 from tests.reference import taskflow
 
@@ -116,11 +127,35 @@ def test_what_no_demand_asks_for_does_not_split_groups() -> None:
 def test_what_is_remembered_changes_nothing() -> None:
     lowerer, policy = Lowerer(), Flow()
     nodes = twins(6)
-    for n in range(4):
-        nodes[n] = node(nodes[n].agent_id, "x", cpu=n, speed_milli=1000 + 500 * n)
-        world = snapshot(nodes, [demand("d", 5)], now_us=n)
+    busy = (Release(in_us=5, needs=Needs(cpu_milli=500)),)
+    talks = Running(
+        task_id="t",
+        role="",
+        needs=Needs(),
+        since_us=0,
+        gang_id="g",
+        communication=Communication(pattern="allreduce", bytes_per_step=9),
+    )
+    steps = [
+        *((n, node(f"n00{n}", "x", cpu=n, speed_milli=1000 + 500 * n)) for n in range(4)),
+        (4, node("n004", "x", free=Resources(cpu_milli=9, gpus=(Gpu(uuid="g"),)))),
+        (200, node("n200", "y", releases=busy, running=(talks,))),
+        (2, node("n002", "x", releases=busy)),
+        (4, node("n004", "x")),  # It gave its GPU out.
+        (2, node("n002", "x")),
+        (5, None),
+        (1, node("n001", "y")),
+        (0, node("m000", "y")),  # as many agents as before, one of them another
+    ]
+    nodes += twins(300)[6:]
+    for now_us, (n, changed) in enumerate(steps):
+        nodes[n : n + 1] = [changed] if changed is not None else []
+        world = snapshot(list(nodes), [demand("d", 5)], now_us=now_us)
         seen, fresh = lowerer.lower(world), Lowerer().lower(world)
-        assert seen.free.tolist() == fresh.free.tolist() and seen.group.tolist() == fresh.group.tolist()
+        for field in ("free", "gpus", "group", "first", "speed_milli", "price"):
+            assert getattr(seen, field).tolist() == getattr(fresh, field).tolist(), field
+        assert (seen.releasing, seen.gpu_types, seen.n_groups) == (fresh.releasing, fresh.gpu_types, fresh.n_groups)
+        assert [m.tolist() for m in seen.members] == [m.tolist() for m in fresh.members]
         assert policy.plan(world) == Flow().plan(world)
 
 

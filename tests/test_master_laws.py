@@ -13,7 +13,7 @@ from federation.events import AgentSpoke, BrokerFound, BrokerLost, PlanFailed, P
 from federation.facts import JobEnded
 from federation.jobs import Write
 from federation.master import Master
-from federation.offers import find_unused, free_of, is_offered, nodes_of, unused_of
+from federation.offers import NodeBook, find_unused, free_of, is_offered, unused_of
 from federation.states import PLACED_STATES, TERMINAL_STATES, AgentState, TaskState
 from federation.wire import AgentMessage
 from policies.fifo import Fifo
@@ -241,7 +241,8 @@ class MasterLaws(RuleBasedStateMachine):
     def a_round_sees_every_agent_that_offers_and_what_it_has_free(self) -> None:
         core, now_us = self.world.master.core, self.world.now_us
         entries = core.agents.sorted()
-        nodes = nodes_of(entries, frozenset(), core.tasks.tasks, core.profiles, now_us)
+        nodes = core.nodes.nodes(frozenset(), core.tasks.tasks, core.profiles, now_us)
+        assert nodes == NodeBook(core.agents).nodes(frozenset(), core.tasks.tasks, core.profiles, now_us)
         offering = [entry for entry in entries if is_offered(entry, now_us)]
         assert [(node.agent_id, node.free) for node in nodes] == [(e.agent_id, free_of(e)) for e in offering]
         assert all(unused_of(e) == find_unused(e, e.offer) for e in offering if e.offer is not None)

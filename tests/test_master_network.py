@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +90,32 @@ def test_an_agent_that_differs_from_its_site_gets_a_link_of_its_own() -> None:
     found = links(world)
     assert found["agent:vm-1", "agent:gw-1"].bandwidth_bps == 100 * MBIT
     assert found["site:cloud", "site:plant"].bandwidth_bps == 10 * MBIT, "a quarter of what was seen is below"
+
+
+def test_a_round_is_told_of_the_own_links_of_those_who_hold_what_it_reads() -> None:
+    """Of 10,000 agents each may have a link of its own; a round that reads from three of them needs those."""
+    world, one, two, cloud = two_sites()
+    for fake in (one, two, cloud):
+        fake.queue_shard(HeldShard(shard_id=sha(ord(fake.agent_id[-1])), size_bytes=MIB, name=fake.agent_id), "held")
+        fake.flush()
+    for _ in range(6):
+        report(one, sample("vm-1", "gw-1", bandwidth_bps=100 * MBIT), sample("gw-1", "", rtt_us=9, method="mqtt_echo"))
+        report(two, sample("vm-1", "gw-2", bandwidth_bps=10 * MBIT), sample("gw-2", "", rtt_us=99, method="mqtt_echo"))
+    told = links(world)
+    own = {("agent:vm-1", "agent:gw-1")}
+    to_master = {(f"agent:{agent_id}", "master") for agent_id in ("gw-1", "gw-2")} & set(told)
+    assert own < set(told) and to_master, "both differ from their sites'"
+    world.ask(SubmitJob(job=job("j", group("t", reads=("gw-2",)))))
+
+    def seen() -> dict[tuple[str, str], Link]:
+        return {(link.from_id, link.to_id): link for link in make_snapshot(world.master.core)[0].links}
+
+    assert seen() == {ends: link for ends, link in told.items() if ends not in own | to_master}
+    world.ask(SubmitJob(job=job("k", group("t", reads=("gw-1",)))))
+    assert seen() == {ends: link for ends, link in told.items() if ends not in to_master}
+    gang = msgspec.structs.replace(group("t", count=2), gang=True)
+    world.ask(SubmitJob(job=job("l", gang)))
+    assert seen() == told, "workers may talk over any of them"
 
 
 def test_tiny_transfers_say_nothing_of_bandwidth() -> None:

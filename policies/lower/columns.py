@@ -8,7 +8,6 @@ from policies.communication import running_loads
 from policies.constraints import shards_by_id, unreachable
 from policies.gpus import WHOLE
 from policies.lower.bounds import (
-    AMOUNT_MAX,
     COUNT_MAX,
     UNKNOWN,
     Bools,
@@ -17,19 +16,17 @@ from policies.lower.bounds import (
     round_to_bits,
 )
 from policies.lower.links import LinkIndex, ends_of, index_links, link_matrices, queued_bytes, taken_bps
+from policies.lower.nodes import NodeColumns
 from policies.lower.resources import (
-    KINDS,
     Devices,
     GpuType,
     gpu_columns,
     needs_columns,
     share_bytes,
 )
-from policies.model import Needs, Node, Shard, Snapshot
+from policies.model import Needs, Shard, Snapshot
 
 GROUPS_MAX = 512
-_SPEED_BITS = 6
-_Key = tuple[str, str, tuple[tuple[str, str], ...], str, int, int]  # site, tier, labels, hardware, speed, price
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,7 @@ class Columns:
     gpu_types: tuple[GpuType, ...]
     devices: Devices
     group: Int64s  # [N]
+    releasing: tuple[int, ...]  # nodes whose running work gives something back, ascending
     # groups
     n_groups: int
     members: tuple[Int64s, ...]  # node indices, ascending
@@ -87,34 +85,34 @@ class Lowerer:
     def __init__(self, exact: bool = False) -> None:
         """`exact`: agents of different site, tier, labels or hardware are never lumped, whoever asks for them."""
         self._exact = exact
-        self._nodes: tuple[Node, ...] = ()
-        self._free: Int64s = np.zeros((0, KINDS), np.int64)
-        self._keys: list[int] = []  # [N] → static key
-        self._key_ids: dict[_Key, int] = {}
+        self._nodes = NodeColumns()
 
     def lower(self, snapshot: Snapshot) -> Columns:
         """Columns of a snapshot whose tuples are sorted by id, as `Snapshot` says."""
-        self._update_nodes(snapshot.nodes)
+        here = self._nodes
+        here.update(snapshot.nodes)
         by_id = shards_by_id(snapshot)
         shards = tuple(by_id[key] for key in sorted(by_id))
         shard_index = {shard.shard_id: n for n, shard in enumerate(shards)}
-        position = {node.agent_id: n for n, node in enumerate(snapshot.nodes)}
+        position = here.position
         links = index_links(snapshot.links)
         ends, end_index, sources = ends_of(snapshot, shards, position, links)
-        loads = running_loads(snapshot) if ends else {}
+        loads = running_loads(snapshot, [snapshot.nodes[n] for n in here.running]) if ends else {}
         loaded = {site for pair in loads for site in pair}
         keys, group, n_groups = self._group(snapshot, _marks(snapshot, shards, position, links), links, ends, loaded)
-        order = np.argsort(group, kind="stable")
+        # Of numbers of 16 bits NumPy makes one pass each in place of comparisons.
+        order = np.argsort(group.astype(np.int16) if n_groups < 1 << 15 else group, kind="stable")
         starts = np.searchsorted(group[order], np.arange(n_groups + 1))
         members = tuple(order[starts[g] : starts[g + 1]] for g in range(n_groups))
         first = np.array([nodes[0] for nodes in members], np.int64)
         heads = [snapshot.nodes[n] for n in first.tolist()]
         rtt_us, bandwidth_bps, age_us, bandwidth_over, same_site = link_matrices(ends, heads, links)
-        gpu_types, gpus, devices = gpu_columns(snapshot.nodes)
+        gpu_types, gpus, devices = gpu_columns(snapshot.nodes, here.with_gpus)
         needs, needs_of, amounts, gpu_count, gpu_mask = needs_columns(snapshot.demands, gpu_types)
         return Columns(
             snapshot=snapshot,
-            free=self._free,
+            free=here.free,
+            releasing=here.releasing,
             gpus=gpus,
             gpu_types=gpu_types,
             devices=devices,
@@ -155,43 +153,6 @@ class Lowerer:
             queued_bytes=queued_bytes(snapshot, ends, heads),
         )
 
-    def _update_nodes(self, nodes: tuple[Node, ...]) -> None:
-        """Bring the columns kept for nodes up to date."""
-        old = self._nodes
-        if len(old) == len(nodes) and len(self._key_ids) <= 2 * len(nodes):
-            changed = [n for n, (a, b) in enumerate(zip(old, nodes, strict=True)) if a is not b]
-        else:
-            changed = list(range(len(nodes)))
-            self._keys = [0] * len(nodes)
-            self._key_ids = {}
-        free = self._free.copy() if len(old) == len(nodes) else np.zeros((len(nodes), KINDS), np.int64)
-        if changed:
-            rows = [nodes[n].free for n in changed]
-            free[changed] = np.array(
-                [
-                    (
-                        clip(row.cpu_milli, AMOUNT_MAX),
-                        clip(row.memory_bytes, AMOUNT_MAX),
-                        clip(row.disk_bytes, AMOUNT_MAX),
-                    )
-                    for row in rows
-                ],
-                np.int64,
-            )
-            ids, keys = self._key_ids, self._keys
-            for n in changed:
-                node = nodes[n]
-                key = (
-                    node.site,
-                    node.tier,
-                    node.labels,
-                    node.hardware,
-                    round_to_bits(node.speed_milli, _SPEED_BITS),
-                    node.price_microusd_per_cpu_hour,
-                )
-                keys[n] = ids.setdefault(key, len(ids))
-        self._nodes, self._free = nodes, free
-
     def _group(
         self,
         snapshot: Snapshot,
@@ -206,9 +167,9 @@ class Lowerer:
             group, n_groups = _number(keys, marks)
             if n_groups <= GROUPS_MAX:
                 break
-        return np.array(keys, np.int64), group, n_groups
+        return keys, group, n_groups
 
-    def _coarse(self, snapshot: Snapshot, bits: int, site_keys: dict[str, object]) -> list[int]:
+    def _coarse(self, snapshot: Snapshot, bits: int, site_keys: dict[str, object]) -> Int64s:
         """Static keys with what no demand asks for left out, and numbers rounded to so many bits."""
         demands = snapshot.demands
         labels_asked = {label for demand in demands for label in demand.where.labels}
@@ -217,7 +178,7 @@ class Lowerer:
         learned = {profile.hardware for profile in snapshot.profiles if profile.profile in profiles}
         ids: dict[tuple[object, ...], int] = {}
         renamed: list[int] = []
-        for site, tier, labels, hardware, speed, price in self._key_ids:
+        for site, tier, labels, hardware, speed, price in self._nodes.key_ids:
             coarse = (
                 site if self._exact else site_keys.get(site),
                 tier if tier_asked or self._exact else None,
@@ -227,7 +188,8 @@ class Lowerer:
                 price,
             )
             renamed.append(ids.setdefault(coarse, len(ids)))
-        return [renamed[n] for n in self._keys]
+        coarser: Int64s = np.array(renamed, np.int64)[self._nodes.keys]
+        return coarser
 
 
 def _site_keys(
@@ -263,12 +225,20 @@ def _ranks(values: list[int]) -> Int64s:
     return np.array([rank[value] for value in values], np.int64)
 
 
-def _number(keys: list[int], marks: dict[int, tuple[object, ...]]) -> tuple[Int64s, int]:
-    ids: dict[object, int] = {}
-    if not marks:
-        return np.array([ids.setdefault(key, len(ids)) for key in keys], np.int64), len(ids)
-    numbers = [ids.setdefault((key, marks[n]) if n in marks else key, len(ids)) for n, key in enumerate(keys)]
-    return np.array(numbers, np.int64), len(ids)
+def _number(keys: Int64s, marks: dict[int, tuple[object, ...]]) -> tuple[Int64s, int]:
+    """Groups of equal key and marks, numbered in the order in which they first appear; how many."""
+    if not len(keys):
+        return keys, 0
+    if marks:
+        keys, own, n_keys = keys.copy(), dict[object, int](), int(keys.max()) + 1
+        for n, mark in marks.items():
+            keys[n] = n_keys + own.setdefault((int(keys[n]), mark), len(own))
+    first = np.full(int(keys.max()) + 1, len(keys), np.int64)
+    np.minimum.at(first, keys, np.arange(len(keys)))
+    met = np.argsort(first, kind="stable")
+    rank = np.empty(len(first), np.int64)
+    rank[met] = np.arange(len(first))
+    return rank[keys], int((first < len(keys)).sum())
 
 
 def _marks(

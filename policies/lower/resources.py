@@ -31,9 +31,10 @@ class Devices:
     uuids: tuple[tuple[str, ...], ...]  # [N] of its slots; () where all of its slots are empty
 
 
-def gpu_columns(nodes: tuple[Node, ...]) -> tuple[tuple[GpuType, ...], Int64s, Devices]:
-    """Types in the order in which they are met, free whole GPUs by type [N, T], and GPUs one by one."""
-    with_gpus = [(n, node.free.gpus) for n, node in enumerate(nodes) if node.free.gpus]
+def gpu_columns(nodes: tuple[Node, ...], having: list[int]) -> tuple[tuple[GpuType, ...], Int64s, Devices]:
+    """Types in the order in which they are met, free whole GPUs by type [N, T], and GPUs one by one. `having`: the
+    nodes that have some free, ascending."""
+    with_gpus = [(n, nodes[n].free.gpus) for n in having]
     ids: dict[GpuType, int] = {}
     types = [(n, ids.setdefault(gpu_type(gpu), len(ids)), gpu.milli) for n, gpus in with_gpus for gpu in gpus]
     counts = np.zeros((len(nodes), len(ids)), np.int64)
@@ -119,8 +120,8 @@ class Releases:
     gpu_milli: Int64s  # [R]
 
 
-def release_columns(nodes: tuple[Node, ...]) -> Releases:
-    """Of all nodes; times and amounts cut to their bounds."""
+def release_columns(nodes: tuple[Node, ...], releasing: tuple[int, ...]) -> Releases:
+    """Of the nodes that have releases; times and amounts cut to their bounds."""
     rows = [
         (
             n,
@@ -132,9 +133,8 @@ def release_columns(nodes: tuple[Node, ...]) -> Releases:
             if release.needs.gpu is not None
             else 0,
         )
-        for n, node in enumerate(nodes)
-        if node.releases
-        for release in node.releases
+        for n in releasing
+        for release in nodes[n].releases
     ]
     table = np.array(rows, np.int64).reshape(len(rows), 3 + KINDS)
     return Releases(table[:, 0], table[:, 1], table[:, 2 : 2 + KINDS], table[:, 2 + KINDS])

@@ -140,6 +140,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     now_us: int
     demands: tuple[Demand, ...] = ()
     nodes: tuple[Node, ...] = ()
+    # Between sites, and agents' own where they differ and matter: of holders of what is read, of all for gangs.
     links: tuple[Link, ...] = ()
     shards: tuple[Shard, ...] = ()  # those read by a demand or wanting replicas
     roles: tuple[Role, ...] = ()
