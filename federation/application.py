@@ -199,11 +199,15 @@ class Application:
         return count
 
     def _take_tasks(self, found: DemandClass, count: int) -> tuple[str, ...]:
-        """The longest-waiting tasks of a class that this plan has not taken yet."""
+        """The longest-waiting tasks of a class that this plan has not taken yet; those of a gang by their numbers, for
+        neighbours in the plan are to be neighbours of a ring."""
         class_id = found.demand_id
         taken = self._taken.get(class_id, 0)
         if class_id not in self._next:
-            self._next[class_id] = islice(found.tasks, taken, None)
+            tasks = self._core.tasks.tasks
+            in_gang = found.template.gang is not None
+            waiting = sorted(found.tasks, key=lambda task_id: tasks[task_id].index) if in_gang else found.tasks
+            self._next[class_id] = islice(waiting, taken, None)
         self._taken[class_id] = taken + count
         return tuple(islice(self._next[class_id], count))
 

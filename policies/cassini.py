@@ -16,14 +16,13 @@ import msgspec
 
 from policies.api import Policy
 from policies.cassini_circle import Traffic, fit, one_shift_each
-from policies.communication import Workers, choose, placed_gangs, slowest_bps, tuned, uplink_bytes
+from policies.communication import Workers, choose, placed_gangs, slowest_bps, tuned, uplink_bytes, way_bytes, ways
 from policies.constraints import Links
 from policies.flow import Flow
-from policies.model import Communication, Demand, Node, Plan, Resources, Snapshot, Tuning, Where
+from policies.model import Communication, Demand, Node, Plan, Snapshot, Tuning, Where
 
 CANDIDATES_MAX = 10  # as the paper; each costs a round of the host
 _PPM = 1_000_000
-_NOTHING = Resources()
 
 
 class _Job(msgspec.Struct, frozen=True, gc=False):
@@ -93,7 +92,7 @@ def judge(snapshot: Snapshot, plan: Plan) -> Judged:
     for pair in sorted({pair for job in jobs.values() for pair in job.pairs}):
         names = tuple(name for name in sorted(jobs) if pair in jobs[name].traffic)
         if len(names) > 1:
-            capacity_bps = slowest_bps(_between(*pair), links)
+            capacity_bps = slowest_bps((pair,), links)
             shared[names] = min(shared.get(names, capacity_bps), capacity_bps)
     new = [name for name in sorted(jobs) if jobs[name].shift_us is None]
     if not any(name in new for names in shared for name in names):
@@ -122,14 +121,9 @@ def _count(plan: Plan) -> int:
     return sum(placement.count for placement in plan.placements)
 
 
-def _between(a: str, b: str) -> Workers:
-    nobody = [Node(agent_id="", site=site, tier="cloud", free=_NOTHING, total=_NOTHING) for site in (a, b)]
-    return Workers((node, 1) for node in nobody)
-
-
 def _traffic(communication: Communication, workers: Workers, tuning: Tuning, bps: int) -> Traffic:
     """What it sends over one of its links. Without a declared duty it sends as fast as the link takes."""
-    sent_bits = uplink_bytes(communication, workers, tuning) * 8
+    sent_bits = way_bytes(communication, workers, uplink_bytes(communication, workers, tuning)) * 8
     iteration_us = communication.iteration_us
     duty_ppm = communication.duty_ppm or min(_PPM, max(1, sent_bits * _PPM * _PPM // (bps * iteration_us)))
     up_us = max(1, duty_ppm * iteration_us // _PPM)
@@ -139,8 +133,8 @@ def _traffic(communication: Communication, workers: Workers, tuning: Tuning, bps
 def _job(
     name: str, communication: Communication, workers: Workers, tuning: Tuning, links: Links, shift_us: int | None
 ) -> _Job:
-    pairs = workers.pairs(tuning.meet_at if tuning.meet_at in workers.by_site else "")
-    traffic = {pair: _traffic(communication, workers, tuning, slowest_bps(_between(*pair), links)) for pair in pairs}
+    pairs = ways(communication, workers, links, tuning.meet_at)
+    traffic = {pair: _traffic(communication, workers, tuning, slowest_bps((pair,), links)) for pair in pairs}
     return _Job(name, pairs, traffic, shift_us)
 
 

@@ -7,16 +7,30 @@ that the gang uses; where none is enough, the one that sends least. Without a de
 """
 
 from collections.abc import Iterable
+from itertools import combinations, permutations
 
 import msgspec
 
 from policies.constraints import Links
-from policies.model import RACK_LABEL, Communication, Demand, Needs, Node, Plan, Running, Snapshot, Tuning
+from policies.model import (
+    RACK_LABEL,
+    Communication,
+    Demand,
+    Needs,
+    Node,
+    Placement,
+    Plan,
+    Running,
+    Snapshot,
+    Tuning,
+)  # fmt: skip
 
 BUSY_PPM = 250_000  # a quarter of a step may go into sending: most frameworks hide that behind the backward pass
 FP16_RATIO = 2
 POWERSGD_RATIO = 10  # of rank 2 on layers of some hundreds by some hundreds; Vogels et al. (2019) report 10 to 70
 STEP_US = 1_000_000  # of a job that does not say how long its steps are
+RING_SITES_MAX = 7  # of which all 360 rings are tried
+_RING_BITS = 10**15  # what times over the ways of a ring are compared for: a step's bytes do not matter
 UNMEASURED_BPS = 10_000_000  # as `cost.CostModel.wan_bandwidth_bps`
 
 Pair = tuple[str, str]  # of sites, sorted
@@ -42,15 +56,60 @@ class Workers:
     def sites(self) -> tuple[str, ...]:
         return tuple(sorted(self.by_site))
 
-    def pairs(self, meet_at: str = "") -> tuple[tuple[str, str], ...]:
-        """The pairs of sites between which it sends: neighbours of the ring of sites, or all with where they meet."""
-        sites = self.sites
-        if len(sites) < 2:
-            return ()
-        if meet_at:
-            return tuple((min(site, meet_at), max(site, meet_at)) for site in sites if site != meet_at)
-        ring = zip(sites, (*sites[1:], sites[0]), strict=True)
-        return tuple(sorted({(min(a, b), max(a, b)) for a, b in ring}))
+    @property
+    def largest(self) -> str:
+        """The site with most of them; of several the first that got some."""
+        return max(self.by_site, key=lambda site: self.by_site[site])
+
+
+def ways(communication: Communication, workers: Workers, links: Links, meet_at: str = "") -> tuple[Pair, ...]:
+    """The pairs of sites between which it sends: neighbours of the ring of sites, all with where they meet (by default
+    where most workers are), or all with all."""
+    sites = workers.sites
+    if len(sites) < 2:
+        return ()
+    match communication.pattern:
+        case "allreduce":
+            ring = ring_of(sites, links)
+            found = set(zip(ring, (*ring[1:], ring[0]), strict=True))
+        case "parameter_server":
+            server = meet_at if meet_at in workers.by_site else workers.largest
+            found = {(site, server) for site in sites if site != server}
+        case "all_to_all":
+            found = set(combinations(sites, 2))
+    return tuple(sorted({(min(a, b), max(a, b)) for a, b in found}))
+
+
+def way_bytes(communication: Communication, workers: Workers, sent_bytes: int) -> int:
+    """What of the bytes that leave a site goes over one way: only all-to-all spreads them."""
+    spread = len(workers.by_site) - 1 if communication.pattern == "all_to_all" else 1
+    return sent_bytes // max(1, spread)
+
+
+def ring_of(sites: tuple[str, ...], links: Links) -> tuple[str, ...]:
+    """An order of sites that closes to a ring over the widest ways: its narrowest is as wide as can be, and of such
+    rings all of them together take the least time. Of more than `RING_SITES_MAX` each is followed by the one to which
+    its way is widest."""
+    if len(sites) < 4:
+        return sites  # All rings of three are one.
+
+    def time_of(a: str, b: str) -> int:
+        return _RING_BITS // _both_bps(links, a, b)
+
+    first, *others = sites
+    if len(sites) > RING_SITES_MAX:
+        ring = [first]
+        while others:
+            ring.append(min(others, key=lambda site: (time_of(ring[-1], site), site)))
+            others.remove(ring[-1])
+        return tuple(ring)
+    times = {(a, b): time_of(a, b) for a in sites for b in sites if a != b}
+
+    def cost(ring: tuple[str, ...]) -> tuple[int, int]:
+        of_ring = [times[pair] for pair in zip(ring, (*ring[1:], ring[0]), strict=True)]
+        return max(of_ring), sum(of_ring)
+
+    return min(((first, *rest) for rest in permutations(others)), key=cost)
 
 
 def uplink_bytes(communication: Communication, workers: Workers, tuning: Tuning) -> int:
@@ -63,8 +122,7 @@ def uplink_bytes(communication: Communication, workers: Workers, tuning: Tuning)
             n_ring = n_sites if tuning.aggregate == "site" else _rings(workers) if tuning.aggregate == "rack" else n
             sent = 2 * size * (n_ring - 1) // n_ring
         case "parameter_server":  # Gradients go to where the server is, else where most workers are.
-            most = tuning.meet_at or max(workers.by_site, key=lambda site: workers.by_site[site])
-            away = [count for site, count in workers.by_site.items() if site != most]
+            away = [count for site, count in workers.by_site.items() if site != (tuning.meet_at or workers.largest)]
             sent = size * (1 if tuning.aggregate == "site" else max(away))
         case "all_to_all":
             sent = max(count * size * (n - count) // max(1, n - 1) for count in workers.by_site.values())
@@ -76,16 +134,17 @@ def _rings(workers: Workers) -> int:
     return max(2, len(workers.by_rack))
 
 
-def slowest_bps(workers: Workers, links: Links, meet_at: str = "") -> int:
-    """Of the links between its sites, both directions; what nobody measured counts as a poor line."""
-    return max(1, min((_both_bps(links, *pair) for pair in workers.pairs(meet_at)), default=UNMEASURED_BPS))
+def slowest_bps(pairs: Iterable[Pair], links: Links) -> int:
+    """Of the links between these sites, both directions; what nobody measured counts as a poor line."""
+    return min((_both_bps(links, *pair) for pair in pairs), default=UNMEASURED_BPS)
 
 
 def _both_bps(links: Links, a: str, b: str) -> int:
-    return min(
+    rates_bps = [
         link.bandwidth_bps if link is not None and link.bandwidth_bps is not None else UNMEASURED_BPS
         for link in (links.between("", a, "", b), links.between("", b, "", a))
-    )
+    ]
+    return max(1, min(rates_bps))
 
 
 def meeting_site(communication: Communication, workers: Workers, links: Links) -> str:
@@ -98,7 +157,7 @@ def meeting_site(communication: Communication, workers: Workers, links: Links) -
     def time_of(at: str) -> tuple[int, int, str]:
         """For the slowest of the other sites, which send one gradient or one a worker."""
         slowest = max(
-            communication.bytes_per_step * (1 if sums_up else count) * 8_000_000 // max(1, _both_bps(links, site, at))
+            communication.bytes_per_step * (1 if sums_up else count) * 8_000_000 // _both_bps(links, site, at)
             for site, count in workers.by_site.items()
             if site != at
         )
@@ -113,19 +172,19 @@ def choose(demand: Demand, communication: Communication, workers: Workers, links
     plain = Tuning(demand_id=demand.demand_id, iteration_us=communication.iteration_us, meet_at=meet_at)
     if len(workers.by_site) < 2:
         return msgspec.structs.replace(plain, aggregate=_within_site(communication, workers))
-    bps = slowest_bps(workers, links, meet_at)
-    ways = [
-        msgspec.structs.replace(way, uplink_bytes_per_step=uplink_bytes(communication, workers, way))
-        for way in _ways(plain, communication, workers)
+    bps = slowest_bps(ways(communication, workers, links, meet_at), links)
+    trials = [
+        msgspec.structs.replace(trial, uplink_bytes_per_step=uplink_bytes(communication, workers, trial))
+        for trial in _trials(plain, communication, workers)
     ]
-    for way in ways:
-        assert way.uplink_bytes_per_step is not None, "filled in above"
-        if way.uplink_bytes_per_step * 8_000_000 // bps * 1_000_000 <= BUSY_PPM * communication.iteration_us:
-            return way
-    return min(ways, key=lambda way: way.uplink_bytes_per_step or 0)
+    for trial in trials:
+        n_bytes = way_bytes(communication, workers, trial.uplink_bytes_per_step or 0)
+        if n_bytes * 8_000_000 // bps * 1_000_000 <= BUSY_PPM * communication.iteration_us:
+            return trial
+    return min(trials, key=lambda trial: trial.uplink_bytes_per_step or 0)
 
 
-def _ways(plain: Tuning, communication: Communication, workers: Workers) -> list[Tuning]:
+def _trials(plain: Tuning, communication: Communication, workers: Workers) -> list[Tuning]:
     """What the job allows, least harmful first. The lossy ones only where it said how long a step takes."""
     savings, replace = communication.savings, msgspec.structs.replace
     first = plain
@@ -135,18 +194,18 @@ def _ways(plain: Tuning, communication: Communication, workers: Workers) -> list
         if f"{aggregate}_aggregation" in savings and communication.synchronous and saves:
             first = trial
             break
-    ways = [first]  # Where summing up first is allowed and saves, it changes nothing else: no reason not to.
+    trials = [first]  # Where summing up first is allowed and saves, it changes nothing else: no reason not to.
     if not communication.iteration_us:
-        return ways
+        return trials
     if "fp16" in savings:
-        ways.append(replace(first, compression="fp16"))
+        trials.append(replace(first, compression="fp16"))
     if "powersgd" in savings and communication.pattern == "allreduce":
-        ways.append(replace(plain, compression="powersgd"))  # Its own reduction runs over all workers.
+        trials.append(replace(plain, compression="powersgd"))  # Its own reduction runs over all workers.
     steps = 2
     while "local_steps" in savings and steps <= communication.local_steps_max:
-        ways.append(replace(plain, local_steps=steps))
+        trials.append(replace(plain, local_steps=steps))
         steps *= 2
-    return ways
+    return trials
 
 
 def _within_site(communication: Communication, workers: Workers) -> str:
@@ -164,8 +223,15 @@ def sent_bytes(demand: Demand, communication: Communication, workers: Workers, l
 def load_of(demand: Demand, communication: Communication, workers: Workers, links: Links) -> dict[Pair, int]:
     """Bit/s that it sends between its sites, on average."""
     sent = sent_bytes(demand, communication, workers, links)
-    bps = sent * 8_000_000 // (communication.iteration_us or STEP_US)
-    return dict.fromkeys(workers.pairs(meeting_site(communication, workers, links)), bps) if bps else {}
+    return _load(communication, workers, links, sent, meeting_site(communication, workers, links))
+
+
+def _load(
+    communication: Communication, workers: Workers, links: Links, sent_bytes: int, meet_at: str
+) -> dict[Pair, int]:
+    n_bytes = way_bytes(communication, workers, sent_bytes)
+    bps = n_bytes * 8_000_000 // (communication.iteration_us or STEP_US)
+    return dict.fromkeys(ways(communication, workers, links, meet_at), bps) if bps else {}
 
 
 def running_loads(snapshot: Snapshot, busy: Iterable[Node] | None = None) -> dict[Pair, int]:
@@ -190,8 +256,7 @@ def running_loads(snapshot: Snapshot, busy: Iterable[Node] | None = None) -> dic
         communication, tuning = last.communication, last.tuning
         assert communication is not None, "it talks"
         if tuning is not None and tuning.uplink_bytes_per_step is not None:
-            bps = tuning.uplink_bytes_per_step * 8_000_000 // (communication.iteration_us or STEP_US)
-            load = dict.fromkeys(workers.pairs(tuning.meet_at if tuning.meet_at in workers.by_site else ""), bps)
+            load = _load(communication, workers, links, tuning.uplink_bytes_per_step, tuning.meet_at)
         else:
             nobody = Demand(demand_id=gang_id, role="", needs=Needs(), count=0, oldest_us=0)
             load = load_of(nobody, communication, workers, links)
@@ -213,8 +278,8 @@ def placed_gangs(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Demand, Work
 
 
 def tuned(snapshot: Snapshot, plan: Plan, shifts_us: dict[str, int] | None = None) -> Plan:
-    """The plan with a tuning for each gang in it that allows savings, is shifted or has a server. `shifts_us` is by
-    demand."""
+    """The plan with a tuning for each gang in it that allows savings, is shifted or has a server, and its rings in
+    order: workers are numbered as their placements follow each other. `shifts_us` is by demand."""
     if not any(demand.gang is not None and demand.gang.communication is not None for demand in snapshot.demands):
         return plan
     found = placed_gangs(snapshot, plan)
@@ -227,4 +292,26 @@ def tuned(snapshot: Snapshot, plan: Plan, shifts_us: dict[str, int] | None = Non
         chosen = choose(demand, communication, workers, links)
         if communication.savings or shift_us is not None or chosen.meet_at:
             tunings.append(msgspec.structs.replace(chosen, shift_us=shift_us))
-    return msgspec.structs.replace(plan, tunings=tuple(tunings))
+    return msgspec.structs.replace(plan, tunings=tuple(tunings), placements=_in_rings(snapshot, plan, found, links))
+
+
+def _in_rings(
+    snapshot: Snapshot, plan: Plan, gangs: dict[str, tuple[Demand, Workers]], links: Links
+) -> tuple[Placement, ...]:
+    """Each gang whose workers pass sums on from one to the next, site by site along the ring of sites and rack by rack
+    within one: so a ring of workers enters and leaves each of them once (Patarasuk and Yuan, 2009)."""
+    nodes = {node.agent_id: node for node in snapshot.nodes}
+    placements = list(plan.placements)
+    for demand_id, (demand, workers) in gangs.items():
+        if demand.gang is None or demand.gang.communication is None or demand.gang.communication.pattern != "allreduce":
+            continue
+        at = [n for n, placement in enumerate(placements) if placement.demand_id == demand_id]
+        turn = {site: n for n, site in enumerate(ring_of(workers.sites, links))}
+
+        def place(placement: Placement, turn: dict[str, int] = turn) -> tuple[int, str, str]:
+            node = nodes[placement.agent_id]
+            return turn[node.site], dict(node.labels).get(RACK_LABEL, ""), node.agent_id
+
+        for n, placement in zip(at, sorted((placements[n] for n in at), key=place), strict=True):
+            placements[n] = placement
+    return tuple(placements)

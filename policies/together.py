@@ -15,7 +15,18 @@ from itertools import combinations
 
 import msgspec
 
-from policies.communication import STEP_US, Pair, Places, Workers, load_of, meeting_site, running_loads, sent_bytes
+from policies.communication import (
+    STEP_US,
+    Pair,
+    Places,
+    Workers,
+    load_of,
+    meeting_site,
+    running_loads,
+    sent_bytes,
+    way_bytes,
+    ways,
+)  # fmt: skip
 from policies.constraints import Links
 from policies.cost import FREE, CostModel, Costs
 from policies.lower import TIME_US_MAX, Columns
@@ -177,10 +188,10 @@ def _send_us(
         return local_us
     slowest_bps = min(
         max(bps // LEFT_SHARE, bps - loads.get((min(a, b), max(a, b)), 0))
-        for a, b in workers.pairs(meeting_site(communication, workers, links))
+        for a, b in ways(communication, workers, links, meeting_site(communication, workers, links))
         for bps in (_bps(links, a, b, model), _bps(links, b, a, model))
     )
-    return local_us + sent * 8_000_000 // max(1, slowest_bps)
+    return local_us + way_bytes(communication, workers, sent) * 8_000_000 // max(1, slowest_bps)
 
 
 def _bps(links: Links, from_site: str, to_site: str, model: CostModel) -> int:

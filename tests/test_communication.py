@@ -1,14 +1,19 @@
 """Which of a job's savings the plan chooses, what they are worth on the uplink, and that workers are told."""
 
+from collections.abc import Callable
+from itertools import combinations, pairwise, permutations
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from federation.api import SubmitJob
 from federation.why import why_view
+from policies.api import Policy
 from policies.cassini import Cassini
-from policies.communication import Workers, choose, uplink_bytes
+from policies.communication import RING_SITES_MAX, Workers, choose, load_of, ring_of, uplink_bytes, ways
 from policies.constraints import Links
 from policies.fifo import Fifo
 from policies.flow import Flow
@@ -81,6 +86,59 @@ def test_workers_are_told_where_their_server_is_wanted() -> None:
     core = world.master.core
     view = why_view(core, next(iter(core.tasks.tasks.values())), world.now_us)
     assert view.hints == ("its gang is on 3 agents and meets at core",), "three sites of no region"
+
+
+def narrowest_mbit(ring: tuple[str, ...], rates: dict[tuple[str, str], int]) -> int:
+    return min(rates[min(a, b), max(a, b)] for a, b in pairwise((*ring, ring[0])))
+
+
+@given(st.data())
+def test_no_ring_of_sites_has_a_wider_narrowest_way(data: st.DataObject) -> None:
+    sites = tuple("abcdef"[: data.draw(st.integers(2, 6))])
+    rates = {pair: data.draw(st.integers(1, 50)) for pair in combinations(sites, 2)}
+    ring = ring_of(sites, Links(tuple(links(rates))))
+    assert sorted(ring) == sorted(sites)
+    best = max(narrowest_mbit((sites[0], *rest), rates) for rest in permutations(sites[1:]))
+    assert narrowest_mbit(ring, rates) == best
+
+
+def test_a_ring_goes_around_a_thin_way_and_is_charged_where_it_goes() -> None:
+    rates = dict.fromkeys(combinations("abcd", 2), 100) | {("a", "b"): 1, ("c", "d"): 1}
+    world = Links(tuple(links(rates)))
+    at, spoken = workers(a=2, b=2, c=2, d=2), communication()
+    assert ring_of(at.sites, world) == ("a", "c", "b", "d")
+    assert set(load_of(demand("d"), spoken, at, world)) == {("a", "c"), ("b", "c"), ("b", "d"), ("a", "d")}
+    many = tuple(f"s{n}" for n in range(RING_SITES_MAX + 2))
+    assert sorted(ring_of(many, world)) == sorted(many)
+
+
+def test_what_each_says_to_each_goes_over_every_way_in_equal_parts() -> None:
+    world = Links(tuple(links(dict.fromkeys(combinations("abc", 2), 100))))
+    at, spoken = workers(a=1, b=1, c=1), communication(pattern="all_to_all")
+    assert ways(spoken, at, world) == (("a", "b"), ("a", "c"), ("b", "c"))
+    assert load_of(demand("d"), spoken, at, world) == dict.fromkeys(combinations("abc", 2), 32 * MB), "half of 8 MB"
+
+
+def places_of(world: World) -> list[str]:
+    """The agent of each worker, by its number."""
+    launched = {launch.task_id: name for name, fake in world.agents.items() for launch in fake.running.values()}
+    return [launched[task_id] for task_id in sorted(launched, key=lambda task_id: int(task_id.rpartition("/")[2]))]
+
+
+@pytest.mark.parametrize("policy", [Flow, Fifo])
+def test_workers_are_numbered_along_the_ring(policy: Callable[[], Policy]) -> None:
+    """By their names agents alternate between sites and racks: numbered so, a step would leave one at each worker."""
+    world = World(policy=policy())
+    for n, (site, rack) in enumerate(zip("xyxyxyx", ("r1", "", "r2", "", "r1", "", "r2"), strict=True)):
+        labels = (("rack", rack),) if rack else ()
+        world.agent(f"n{n}", site=site, labels=labels, total=resources(cpu=1))
+    world.ask(SubmitJob(job=job("j", group(count=7, needs=needs(1), gang=True, communication=communication()))))
+    assert places_of(world) == ["n0", "n4", "n2", "n6", "n1", "n3", "n5"]
+    # One fails, so that all are stopped: they wait in the order in which they ended, and are numbered by racks again.
+    world.agents["n2"].end("j/train/2", "failed")
+    world.advance(60_000_000)
+    assert {task.attempt for task in world.master.core.tasks.tasks.values()} == {2}
+    assert places_of(world) == ["n0", "n4", "n6", "n2", "n1", "n3", "n5"], "that one not where it failed"
 
 
 @pytest.mark.parametrize(
