@@ -77,6 +77,7 @@ BATCH_MAX = 1_000_000_000
 PATTERNS = ("allreduce", "parameter_server", "all_to_all")
 SAVINGS = ("site_aggregation", "rack_aggregation", "fp16", "powersgd", "local_steps")
 LOSSY = ("fp16", "powersgd")
+BOTH_SIZES = '"elastic" and "gang: true" exclude each other: a gang has one size'
 
 IDENTIFIER_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 IDENTIFIER = "a name: lower-case letters, digits and hyphens, at most 63, a letter or digit first"
@@ -163,9 +164,7 @@ def read_group(
         raise FileError(place, '"communication" is between the tasks of a gang: add gang: true')
     elastic = fields.optional("elastic", read_elastic, None)
     if elastic and gang:
-        raise FileError(
-            fields.place_of("elastic"), '"elastic" and "gang: true" exclude each other: a gang has one size'
-        )
+        raise FileError(fields.place_of("elastic"), BOTH_SIZES)
     replicas = fields.optional("service", read_service, None) if _is_mapping(fields, "service") else None
     service = replicas is not None or fields.optional("service", read_flag, False)
     _check_service(fields, replicas)

@@ -108,10 +108,12 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
 
 def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
     outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and acceptable(core, held))
-    judge_prediction(core, task, status)
+    is_elastic = task.group.spec.elastic is not None  # How long one ran says how many others there were, and no more.
+    if not is_elastic:
+        judge_prediction(core, task, status)
     _close(core, task, TaskState.FINISHED, status.reason, status.detail, status, outputs=outputs)
     core.count("tasks_finished")
-    if status.run_us > 0:
+    if status.run_us > 0 and not is_elastic:
         learned = core.profiles.gather(
             task.group.profile, entry.enrolled.hardware, status.run_us, core.now_us, task.read_bytes
         )

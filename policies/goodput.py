@@ -218,12 +218,10 @@ def _options(books: Round, job: Job, capacity: list[int], n_jobs: int) -> list[t
 
 
 def _tried(job: Job) -> int:
-    """The most workers of which anything is known. A job about which nothing is known begins with its least, and one
+    """The most workers of which anything is known: none of a job that is new, so that it begins with its least. One
     whose workers say nothing for long is taken at the model's word."""
     known = max((step.workers for step in job.elastic.steps), default=0)
-    if not known and job.age_us < SILENCE_US:
-        return (job.elastic.workers_min + 1) // 2
-    return known or job.elastic.workers_max
+    return known if known or job.age_us < SILENCE_US else job.elastic.workers_max
 
 
 def _capacity(books: Round, jobs: list[Job]) -> list[int]:

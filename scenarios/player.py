@@ -39,6 +39,7 @@ from scenarios.simulated_data import SimulatedData, shard_id_of
 from scenarios.simulated_master import SimulatedMaster
 from scenarios.solving import SolveTimes
 from scenarios.tail import RECENT_EVENTS, tail
+from scenarios.trainings import Trainings
 from scenarios.world import START_US as START_US
 from scenarios.world import Arrival, Behaviour, Clients, World
 
@@ -130,6 +131,7 @@ class Player(Overseer):
         self._due_us: dict[str, int] = {}  # the deadline already in the queue, per core ("" is the master)
         self._fabric = Fabric(world)
         self.gangs = Gangs(self._fabric, self)
+        self.trainings = Trainings(self)
         self._talks: dict[str, dict[str, Talk]] = {}  # by job id
         self._laws = Laws(config, policy_name)
         self._broker = Broker(world.seed, self._fabric, self)
@@ -390,6 +392,7 @@ class Player(Overseer):
         talk = self.talk_of(task_id)
         if talk is not None:
             self.gangs.leave(talk, task_id, now_us)
+        self.trainings.leave(task_id.rpartition("/")[0], task_id, now_us)
 
     def _look(self, now_us: int) -> None:
         self._laws.look(self._master.core, self._agents, self._broker, now_us)

@@ -26,15 +26,19 @@ class Prediction(NamedTuple):
 
 
 def predictions(journal: tuple[facts.Fact, ...]) -> list[Prediction]:
-    """Of every attempt that finished and was explained, in the order in which they finished. Cost O(facts)."""
+    """Of every attempt that finished and was explained, in the order in which they finished, but those of elastic
+    groups, whose number decides how long each runs. Cost O(facts)."""
     expected: dict[str, int] = {}
     stage: dict[str, int] = {}
+    elastic: set[str] = set()  # groups
     found: list[Prediction] = []
     for fact in journal:
         match fact:
+            case facts.JobAccepted(job_id=job_id, job=job):
+                elastic |= {f"{job_id}/{group.name}" for group in job.tasks if group.elastic is not None}
             case facts.TasksAssigned(assignments=assignments):
                 for each in assignments:
-                    if each.terms is not None:
+                    if each.terms is not None and each.task_ids[0].rpartition("/")[0] not in elastic:
                         terms = each.terms
                         whole_us = terms.transfer_us + terms.congestion_us + terms.run_us
                         expected |= dict.fromkeys(each.task_ids, whole_us)

@@ -8,7 +8,7 @@ from typing import Any
 from federation import jobfile, units
 from federation.jobschema import job_schema
 from policies.model import TIERS
-from scenarios import chance, faultfile, frameworks, links, topology, workload
+from scenarios import behaviours, chance, faultfile, frameworks, links, topology, workload
 from scenarios import format as scenario_format
 from scenarios.faults import BROKER_KILL_POINTS, KILL_POINTS
 from scenarios.traces import jobs, networks
@@ -172,10 +172,17 @@ def _task() -> Schema:
         time_limit=_DURATION,
         count=_COUNT,
         gang=_FLAG,
+        training=_training(),
         clients=_object(workload.CLIENTS_KEYS, rtt=_DURATION, weight=_COUNT),
         fails=_PERCENT,
         crashes=_FLAG,
     )
+
+
+def _training() -> Schema:
+    times = ("grad", "sample", "local", "local_more", "apart", "apart_more", "restart")
+    overlap = {"type": "number", "minimum": 1, "maximum": 10}
+    return _object(behaviours.TRAINING_KEYS, **dict.fromkeys(times, _DURATION), overlap=overlap, noise_scale=_COUNT)
 
 
 def _workload() -> Schema:
@@ -189,6 +196,7 @@ def _workload() -> Schema:
         actual_run=_map(_DURATION),
         fails=_map(_PERCENT),
         crashes=_map(_FLAG),
+        training=_map(_training()),
     )
     process = _object(chance.PROCESSES, every=_DURATION, poisson=_RATE)
     generator = _object(

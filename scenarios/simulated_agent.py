@@ -23,7 +23,8 @@ from scenarios.faults import KillPoint
 from scenarios.gangs import Gangs, Talk
 from scenarios.simulated_data import SimulatedData, shard_id_of
 from scenarios.streams import stream
-from scenarios.world import START_US, AgentSpec, Behaviour, World
+from scenarios.trainings import Trainings, Worker
+from scenarios.world import START_US, AgentSpec, Behaviour, Training, World
 
 RESTART_US = 10_000_000  # A supervisor starts a crashed agent again after this long.
 FACTS_MAX = 20_000  # Journals are compacted past this, as the live one is.
@@ -66,6 +67,7 @@ class Overseer:
         return None
 
     gangs: Gangs
+    trainings: Trainings
 
 
 class SimulatedAgent:
@@ -334,11 +336,14 @@ class SimulatedAgent:
         self.post(now_us, events.TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=handle_of(key)))
         limit_us = launch.time_limit_us
         talk = self._overseer.talk_of(launch.task_id)
+        training = behaviour.training if behaviour is not None else None
         if talk is not None:
             self._talk(talk, launch, run_us, now_us)
+        elif training is not None:
+            self._train(training, launch, now_us)
         elif limit_us is None or run_us <= limit_us:
             self._ends(launch, "exit", 1 if self._fails(launch) else 0, run_us, now_us + run_us)
-        if limit_us is not None and (talk is not None or limit_us < run_us):
+        if limit_us is not None and (talk is not None or training is not None or limit_us < run_us):
             self._ends(launch, "time_limit", -9, limit_us, now_us + limit_us)
 
     def _ends(self, launch: Launch, reason: str, exit_code: int, run_us: int, at_us: int) -> None:
@@ -350,12 +355,30 @@ class SimulatedAgent:
 
     def _talk(self, talk: Talk, launch: Launch, run_us: int, now_us: int) -> None:
         """A worker of a gang: how long it takes is the network's matter too."""
+        spec, done = self.spec, self._done(launch, now_us)
+        self._overseer.gangs.join(talk, launch.task_id, spec.agent_id, spec.site, run_us, launch.env, done, now_us)
+
+    def _train(self, training: Training, launch: Launch, now_us: int) -> None:
+        """A worker of an elastic group: how long it takes is a matter of how many there are."""
+        worker = Worker(
+            task_id=launch.task_id,
+            attempt=launch.attempt,
+            agent_id=self.spec.agent_id,
+            speed_milli=self.spec.speed_milli,
+            env=launch.env,
+            tell=self.post,
+            done=self._done(launch, now_us),
+        )
+        group_id = launch.task_id.rpartition("/")[0]
+        self._overseer.trainings.join(group_id, training, launch.simulated_run_us or 1, worker, now_us)
+
+    def _done(self, launch: Launch, began_us: int) -> Callable[[int], None]:
+        """What ends a process whose time others know."""
 
         def done(at_us: int) -> None:
-            self._ends(launch, "exit", 1 if self._fails(launch) else 0, at_us - now_us, at_us)
+            self._ends(launch, "exit", 1 if self._fails(launch) else 0, at_us - began_us, at_us)
 
-        spec = self.spec
-        self._overseer.gangs.join(talk, launch.task_id, spec.agent_id, spec.site, run_us, launch.env, done, now_us)
+        return done
 
     def _fails(self, launch: Launch) -> bool:
         behaviour = self._overseer.behaviour_of(launch.task_id)

@@ -6,9 +6,8 @@ of what it makes.
 
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,9 +15,11 @@ from federation import units
 from federation.config import RoleConfig
 from federation.errors import ConfigError
 from federation.jobfile import (
+    BOTH_SIZES,
     SERVICE_RUN_US,
     read_communication,
     read_duration,
+    read_elastic,
     read_identifier,
     read_job,
     read_latency,
@@ -44,6 +45,7 @@ from federation.strictyaml import (
 )
 from policies.model import Amount, LatencyTarget, Needs, Replicas, Where
 from policies.resources import amount_from
+from scenarios.behaviours import BEHAVIOUR_KEYS, by_group, read_behaviour, read_behaviours
 from scenarios.chance import read_arrivals, read_law
 from scenarios.randomness import Arrivals, Constant, Law, arrival_times_us, draw_us, median_us
 from scenarios.sites import Sites, as_is, no_site, read_cores, read_sites, some
@@ -54,11 +56,11 @@ from scenarios.world import Arrival, Behaviour, Clients, ShardSpec
 WORKLOAD_KEYS = ("roles", "jobs", "generate", "services", "traces")
 ROLE_KEYS = ("weight", "quota")
 QUOTA_KEYS = ("cpu", "memory", "disk", "gpus")
-ARRIVAL_KEYS = ("at", "job", "file", "actual_run", "fails", "crashes")
+ARRIVAL_KEYS = ("at", "job", "file", "actual_run", *BEHAVIOUR_KEYS)
 GENERATE_KEYS = ("role", "name", "arrivals", "from", "to", "limit", "at", "priority", "task")
 TASK_KEYS = (
     "cpu", "memory", "disk", "gpu", "links", "run", "told", "reads", "writes", "deadline", "where", "retry",
-    "time_limit", "count", "gang", "communication", "clients", "latency", "profile", "fails", "crashes",
+    "time_limit", "count", "gang", "elastic", "communication", "clients", "latency", "profile", *BEHAVIOUR_KEYS,
 )  # fmt: skip
 READS_KEYS = ("at", "size", "count", "distinct")
 CLIENTS_KEYS = ("rtt", "weight")
@@ -67,8 +69,6 @@ REPLICAS_KEYS = ("min", "max")
 DEMAND_KEYS = ("at", "site", "requests")
 PPM = 1_000_000
 HERE = "here"  # in `where`, the site where a task arises
-
-T = TypeVar("T")
 
 
 class Workload(NamedTuple):
@@ -155,28 +155,10 @@ def _read_job_arrival(node: Node, scope: Scope) -> Arrival:
         job = fields.required("job", lambda value: read_job(value, _simulated_artifact))
     else:
         job = read_job(load(scope.folder / fields.required("file", read_text)), _simulated_artifact)
-    groups = [group.name for group in job.tasks]
-    run_us = _by_group(fields, "actual_run", read_duration, groups)
-    fails_ppm = _by_group(fields, "fails", quantity(units.parse_percent_ppm), groups)
-    crashes = _by_group(fields, "crashes", read_flag, groups)
-    behaviours = {
-        name: Behaviour(fails_ppm=fails_ppm.get(name, 0), crashes_agent=crashes.get(name, False))
-        for name in groups
-        if name in fails_ppm or name in crashes
-    }
+    run_us = by_group(fields, "actual_run", lambda node, _: read_duration(node), job.tasks)
+    behaviours = read_behaviours(fields, job.tasks)
     at_us = fields.optional("at", quantity(units.parse_duration_us), 0)
     return Arrival(at_us=at_us, job=_simulated(job, run_us), origin=job.name, behaviours=behaviours)
-
-
-def _by_group(fields: Fields, key: str, read: Callable[[Node], T], groups: list[str]) -> dict[str, T]:
-    """`{group: value}`."""
-    if key not in fields:
-        return {}
-    mapping = as_mapping(fields.required(key, as_is), f'"{key}"')
-    for name in mapping.entries:
-        if name not in groups:
-            raise FileError(fields.place_of(key), f'the job has no task group "{name}"')
-    return {name: read(value) for name, value in mapping.entries.items()}
 
 
 def _simulated(job: Job, run_us: dict[str, int]) -> Job:
@@ -240,6 +222,11 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
     communication = fields.optional("communication", read_communication, None)
     if communication and not (gang and count > 1):
         raise FileError(node.place, '"communication" is of a gang: add gang: true and a count above 1')
+    elastic = fields.optional("elastic", read_elastic, None)
+    if elastic and gang:
+        raise FileError(fields.place_of("elastic"), BOTH_SIZES)
+    if elastic and "training" not in fields:
+        raise FileError(node.place, 'elastic work needs the key "training": how its workers really train')
     size_bytes = fields.optional("writes", read_size, 0)
     group = TaskGroup(
         name="task",
@@ -255,6 +242,7 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
         latency=fields.optional("latency", list_of(read_latency, '"latency"'), ()),
         gang=gang,
         communication=communication,
+        elastic=elastic,
     )
     return TaskSpec(
         needs=needs,
@@ -264,10 +252,7 @@ def read_task(node: Node, sites: Sites, *, run: Law | None = None) -> TaskSpec:
         reads=fields.optional("reads", lambda value: _read_reads(value, sites), None),
         at_home=HERE in where.sites,
         clients=fields.optional("clients", _read_clients, None),
-        behaviour=Behaviour(
-            fails_ppm=fields.optional("fails", quantity(units.parse_percent_ppm), 0),
-            crashes_agent=fields.optional("crashes", read_flag, False),
-        ),
+        behaviour=read_behaviour(fields, group),
     )
 
 
@@ -332,7 +317,7 @@ class Maker:
             run_us=told_us,
             simulated_run_us=true_us,
             count=count or spec.group.count,
-            gang=spec.group.gang or count > 1,
+            gang=spec.group.gang or (count > 1 and spec.group.elastic is None),
             profile=spec.group.profile or self.name,
             reads=names,
             where=_at(spec, site),

@@ -45,12 +45,29 @@ class ShardSpec(Record, frozen=True, kw_only=True):
     agent_id: str
 
 
+class Training(Record, frozen=True, kw_only=True):
+    """How the workers of an elastic group really train: the parameters of `policies.goodput_model.Speed`, in µs. Nobody
+    tells the master; it hears what workers measure."""
+
+    batch: int  # samples a step that the job was tuned for
+    grad_us: int = 0  # of computing, whatever the batch
+    sample_us: int  # … and for each sample of a worker
+    local_us: int = 0  # to synchronise two workers of one agent
+    local_more_us: int = 0  # … and for each further one
+    apart_us: int = 0  # the same where they are on several agents
+    apart_more_us: int = 0
+    overlap_milli: int = 1000  # γ: 1000 means one after the other, 10000 wholly side by side
+    noise_scale: int = 0  # the gradient noise scale in samples; 0: a larger batch teaches no more
+    restart_us: int = 30_000_000  # from a change of the workers until they train again
+
+
 class Behaviour(Record, frozen=True, kw_only=True):
     """What really happens to the tasks of a group, besides their run time: nobody tells the master."""
 
     fails_ppm: int = 0  # of attempts end with exit code 1
     until_us: int | None = None  # ends then, whenever it was started: a service
     crashes_agent: bool = False  # … and take their agent's process with them
+    training: Training | None = None  # they train one model together, however many of them there are
 
 
 class Clients(Record, frozen=True, kw_only=True):

@@ -142,6 +142,13 @@ def test_a_job_shrinks_for_one_that_comes() -> None:
     assert len(rigid.evictions) == 2, "and for work that is not elastic, all of it"
 
 
+def test_a_job_of_which_nothing_is_known_begins_with_its_least_and_at_most_doubles() -> None:
+    empty = [node("n1", "s", cpu=8)]
+    for least, steps, wanted in [(1, (), 1), (3, (), 3), (1, (StepTime(workers=2, batch=64, step_us=1000),), 4)]:
+        asks = [demand("new", 8, elastic=elastic(workers_min=least, steps=steps))]
+        assert workers_of(GoodputPolicy().plan(snapshot(empty, asks))) == {"new": wanted}
+
+
 def test_nobody_is_ended_when_nobody_waits_and_change_must_pay() -> None:
     full = node("n1", "s", cpu=8, free=node("x", "s", cpu=3).free, running=running("a", 5))
     assert not GoodputPolicy().plan(snapshot([full], [], now_us=HOUR_US)).evictions
