@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from federation.facts import AgentEnrolled, AgentForgotten, AgentModeSet, AgentStateChanged
-from federation.market.holdings import Holdings
+from federation.market.holdings import Face, Holdings
 from federation.states import AGENT_EDGES, AgentState
 from federation.wire import Birth, NetReport, Offer, Peer
 from policies.gpus import WHOLE, held, together
@@ -74,7 +74,7 @@ class AgentEntry:
 
     __slots__ = (
         "agent_id", "births", "boots_left", "broken_word", "cpu_used", "detail", "disk_used",
-        "enrolled", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
+        "enrolled", "face", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
         "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us",
         "said", "sent", "shards", "since_us", "stale", "state", "tasks", "told", "unseen", "unused",
     )  # fmt: skip
@@ -113,6 +113,7 @@ class AgentEntry:
         self.probe_plan: tuple[Peer, ...] = ()  # as last sent to this life
         self.unused: Resources | None = None  # what `offers.unused_of` last found; None when to be found again
         self.told: NetReport | None = None  # its last, for the bytes it counts
+        self.face: Face | None = None  # what `leasing.face_of` last made; None when to be made again
         self.node: Node | None = None
         self.node_until_us = 0  # the cached node's releases hold until then
 
@@ -139,9 +140,13 @@ class AgentEntry:
                 self.gpus_used.pop(uuid, None)
 
     def changed(self) -> None:
-        """What a policy may see of this agent is no longer what `node` says, nor what is unused what it was."""
-        self.node = self.unused = None
+        """What may be seen of this agent is no longer what `node` and `face` say, nor what is unused what it was."""
+        self.node = self.unused = self.face = None
         self.stale.add(self.agent_id)
+
+    def offer_changed(self) -> None:
+        """Another offer stands. Who offers the same again is the same node."""
+        self.unused = self.face = None
 
     def leases_changed(self) -> None:
         """More or less of what is unused is offered to frameworks."""

@@ -54,7 +54,7 @@ def take_offer(entry: AgentEntry, offer: Offer, now_us: int, lease_us_max: int) 
         entry.stale.add(entry.agent_id)  # Its node is as it was, but not for as long as was seen.
     for cmd_id in [cmd_id for cmd_id in entry.unseen if cmd_id <= offer.commands_seen]:
         del entry.unseen[cmd_id]
-    entry.unused = None
+    entry.offer_changed()
     after = free_of(entry)
     if before == after:
         return False

@@ -62,7 +62,6 @@ def worlds(draw: st.DrawFn) -> tuple[Node, list[Item], list[int]]:
 def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, list[Node]]:
     nodes = sorted(nodes_below(root), key=lambda node: node.path)
     index = {id(node): n for n, node in enumerate(nodes)}
-    n_agents = 1 + max((item.agent for item in items), default=0)
     rows = np.zeros((len(nodes), drf.NODE_ROW), np.int64)
     amounts = np.zeros((4, len(nodes), 4), np.int64)
     amounts[drf.LIMIT] = drf.UNLIMITED
@@ -78,7 +77,7 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
         row[drf.GPUS], row[drf.REVOCABLE], row[drf.MASK] = node.takes_gpus, node.takes_revocable, -1
         if node.admitted is not None:
             row[drf.MASK] = len(masks)
-            masks.append([agent in node.admitted for agent in range(n_agents)])
+            masks.append([item.agent in node.admitted for item in items])
         row[drf.LEAST_FROM] = len(leasts)
         leasts += node.leasts
         row[drf.LEAST_TO] = len(leasts)
@@ -92,7 +91,7 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
         first = len(filters)
         filters += [[index[id(node)], *no] for node in nodes for agent, no in node.refused if agent == item.agent]
         gpu_from = sum(len(earlier.gpus) for earlier in items[:n])
-        table[n] = (item.agent, index[id(item.root)], item.has_gpus, item.revocable, first, len(filters), 0, gpu_from)
+        table[n] = (index[id(item.root)], item.has_gpus, item.revocable, first, len(filters), 0, gpu_from)
     market = drf.Market(
         nodes=rows,
         children=np.array(children, np.int64),
@@ -101,7 +100,7 @@ def lower(root: Node, items: list[Item], whole: list[int]) -> tuple[drf.Market, 
         items=table,
         free=np.array([item.free for item in items], np.int64).reshape(-1, 4),
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
-        masks=np.array(masks, np.int64).reshape(-1, n_agents),
+        masks=np.array(masks, np.int64).reshape(len(masks), len(items)),
         least=np.array(LEAST, np.int64),
         leasts=np.array(leasts, np.int64).reshape(-1, 4),
         floor=np.array((0, 0) if leasts else LEAST, np.int64),

@@ -57,6 +57,18 @@ def test_less_than_the_masters_own_bound_is_offered_to_who_can_use_it() -> None:
     assert cpus(anything.offer()) == 4000
 
 
+def test_what_was_too_little_for_all_is_remembered_for_who_comes() -> None:
+    w = world(offer_cpu_milli_min=8000, offer_memory_bytes_min=64 * GIB)
+    other = w.client("other")
+    w.agent("gw-1", total=resources(cpu=4, memory=8))
+    w.agent("gw-2", total=resources(cpu=8, memory=8))
+    assert [offer.agent_id for offer in other.offers.values()] == ["gw-2"]
+    w.master.core.market.mark("gw-1")
+    other.call(p.Decline(offer_ids=tuple(other.offers), refuse_us=60_000_000))  # A cycle over both.
+    anything = w.client("any", roles=("ml",), least_offers={"ml": (p.LeastOffer(),)})
+    assert sorted(offer.agent_id for offer in anything.offers.values()) == ["gw-1", "gw-2"]
+
+
 def test_gpus_are_least_amounts_too() -> None:
     w = world()
     w.agent("gw-1", total=resources(cpu=8, memory=16, gpus=("g1",)))

@@ -188,9 +188,7 @@ class MarketLaws(RuleBasedStateMachine):
             assert entry.cpu_used <= total.cpu_milli and entry.memory_used <= total.memory_bytes
             uuids = [uuid for task in held.tasks.values() for uuid in task.all_gpus()]
             uuids += [uuid for task_id in entry.tasks for uuid in core.tasks.tasks[task_id].gpus]
-            uuids += [
-                gpu.uuid for made in held.leases.values() for part in made.offer.portions for gpu in part.resources.gpus
-            ]
+            uuids += [gpu.uuid for made in held.leases for part in made.offer.portions for gpu in part.resources.gpus]
             assert len(uuids) == len(set(uuids)), "a GPU belongs to one"
             for pool in held.pools.values():
                 for name in ("cpu_milli", "memory_bytes", "disk_bytes"):
@@ -203,7 +201,7 @@ class MarketLaws(RuleBasedStateMachine):
     def l5_a_unit_is_in_one_lease_and_what_is_leased_is_not_free(self) -> None:
         core = self.world.master.core
         for entry in core.agents.entries.values():
-            cpu = sum(made.amount.cpu_milli for made in entry.holdings.leases.values())
+            cpu = sum(made.amount.cpu_milli for made in entry.holdings.leases)
             assert entry.offer is not None or not entry.holdings.leases, "a lease needs an agent's offer"
             free = free_of(entry)
             if free is not None:

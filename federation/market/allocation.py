@@ -5,24 +5,34 @@ at agents of which more became free, or whose filters ended, since the last. Bui
 tasks are one more client of it, and agents whose turn is theirs are left to the placement rounds for a moment.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
-from msgspec.structs import astuple
+import numpy.typing as npt
+from msgspec.structs import astuple, replace
 
 from federation.agents_book import AgentEntry
 from federation.core import Core
 from federation.market import wants
-from federation.market.book import Filter, FrameworkEntry
+from federation.market.book import Filter, FrameworkEntry, MarketBook
 from federation.market.constraints import admits
 from federation.market.gpu_classes import class_of, gpu_classes_of, gpus_allocated
-from federation.market.holdings import OPEN, Pool, Standing
-from federation.market.leasing import Grant, constraints_of, emit, gpu_order, lease, links_at, links_of, rescind
+from federation.market.holdings import OPEN, Face, Item, Pool, Standing
+from federation.market.leasing import (
+    Grant,
+    constraints_of,
+    emit,
+    face_of,
+    in_order,
+    lease,
+    links_at,
+    links_of,
+    rescind,
+)
 from federation.market.protocol import FrameworkOffer, Offers, Portion
 from federation.market.running import kill_task
-from federation.offers import free_of, is_offered, unused_of
+from federation.offers import free_of, is_offered
 from policies.gpus import WHOLE, milli_of
 from policies.kernels import drf
 from policies.kernels.jit import Int64s
@@ -42,19 +52,21 @@ class Tree(NamedTuple):
     roles: dict[str, int]  # path → node
     clients: dict[tuple[str, str], int]  # (framework, role) → node
     who: dict[int, tuple[FrameworkEntry, str]]  # node → client
+    frameworks: list[FrameworkEntry]
+    framework_of: Int64s  # node → which of them, −1 for none
     built_in: dict[str, int]  # role → the node of its pending tasks
     masks: list[tuple[str, ...]]  # the constraints of each mask
     leasts: list[tuple[int, int, int, int]]  # of clients that say what is worth an offer
 
 
-class Item(msgspec.Struct, gc=False):
-    """What of one agent is free and has one standing. A cycle makes thousands, so they are no tuples."""
+class Lowered(NamedTuple):
+    """What is free, by item: whose it is, what it is, and the kernel's columns of it."""
 
-    entry: AgentEntry
-    standing: Standing
-    free: Resources
-    gpus: tuple[Gpu, ...]  # in the order in which they are given
-    first: int  # the first item of the same agent
+    owners: list[AgentEntry]
+    items: list[Item]
+    odd: Int64s  # the items of agents that have GPUs or pools, were refused, or had been left to the rounds
+    crumbs: Int64s  # the items that nobody would be offered now: the columns have nothing of them
+    columns: drf.Market
 
 
 def is_due(core: Core) -> bool:
@@ -85,7 +97,7 @@ def allocate_if_due(core: Core) -> None:
         core.deadlines.set_earlier(("market", "cycle"), due_us)
         return
     core.market.allocated_us = core.now_us
-    if core.market.dirty.keys() - core.market.left_since.keys():
+    if not core.market.dirty.keys() <= core.market.left_since.keys():
         core.rounds.changed = True  # What no framework takes is the rounds'.
     allocate(core)
 
@@ -94,28 +106,33 @@ def allocate(core: Core) -> None:
     """One cycle. Cost O(agents that changed + clients + grants · clients of a role)."""
     market = core.market
     agent_ids = market.dirty.keys() | market.idle.keys() if market.all_dirty else market.dirty.keys()
-    if len(agent_ids) * 2 > len(core.agents):  # Cheaper than to sort them.
+    found = core.agents.entries
+    if found.keys() <= agent_ids:
+        entries = core.agents.sorted()
+    elif len(agent_ids) * 2 > len(found):  # Cheaper than to sort them.
         entries = tuple(entry for entry in core.agents.sorted() if entry.agent_id in agent_ids)
     else:
-        found = core.agents.entries
         entries = tuple(found[agent_id] for agent_id in sorted(agent_ids) if agent_id in found)
-    market.idle.update(market.dirty)  # Until it is known what is left of them.
-    market.dirty, market.all_dirty = {}, False
+    dirty, market.dirty, market.all_dirty = market.dirty, {}, False
     core.count("allocation_cycles")
     if market.tree is None:
         market.tree = make_tree(core)
     tree: Tree = market.tree
     if not tree.clients:
+        market.idle.update(dirty)
         return
-    lowered = _lower(core, tree, entries)
-    if lowered is None:
-        return
-    items, arrays = lowered
-    offered = arrays.free.copy()
-    while (count := allocate_kernel(arrays)) < 0:  # Every item was split among many: there must be more room.
-        items, arrays = _lower(core, tree, entries, room=2 * len(arrays.grants)) or (items, arrays)
-    _grant(core, tree, items, arrays.grants[:count], offered)
-    _note_idle(core, entries, items, arrays)
+    room = 0
+    while True:
+        lowered = _lower(core, tree, entries, room)
+        if len(lowered.crumbs) == len(lowered.items):
+            break
+        offered, grants = lowered.columns.free.copy(), lowered.columns.grants
+        count = allocate_kernel(lowered.columns)
+        if count >= 0:
+            _grant(core, tree, lowered, grants[:count], offered)
+            break
+        room = 2 * len(grants)  # Every item was split among many: there must be more.
+    _note_idle(market, agent_ids, lowered)
 
 
 # --- laying out ------------------------------------------------------------------------------------------------------
@@ -144,6 +161,8 @@ def make_tree(core: Core) -> Tree:
     roles: dict[str, int] = {}
     clients: dict[tuple[str, str], int] = {}
     who: dict[int, tuple[FrameworkEntry, str]] = {}
+    number = {framework.framework_id: n for n, framework in enumerate(market.frameworks.values())}
+    framework_of = np.full(len(names), -1, np.int64)
     built_in: dict[str, int] = {}
     masks: list[tuple[str, ...]] = []
     leasts: list[tuple[int, int, int, int]] = []
@@ -166,6 +185,7 @@ def make_tree(core: Core) -> Tree:
                     masks.append(constraints)
                 row[drf.MASK] = masks.index(constraints)
             clients[framework.framework_id, role], who[n] = n, (framework, role)
+            framework_of[n] = number[framework.framework_id]
         elif path in built_in_paths:
             row[drf.LEAF] = row[drf.TODO] = row[drf.GPUS] = 1
             built_in[role] = n
@@ -182,16 +202,26 @@ def make_tree(core: Core) -> Tree:
     for n, of_node in enumerate(below):
         nodes[n, drf.FIRST], nodes[n, drf.N_CHILDREN] = len(children), len(of_node)
         children += of_node
-    return Tree(nodes, np.array(children, np.int64), amounts, roles, clients, who, built_in, masks, leasts)
+    return Tree(
+        nodes,
+        np.array(children, np.int64),
+        amounts,
+        roles,
+        clients,
+        who,
+        list(market.frameworks.values()),
+        framework_of,
+        built_in,
+        masks,
+        leasts,
+    )
 
 
-def _lower(
-    core: Core, tree: Tree, entries: tuple[AgentEntry, ...], room: int = 0
-) -> tuple[list[Item], drf.Market] | None:
+def _lower(core: Core, tree: Tree, entries: tuple[AgentEntry, ...], room: int) -> Lowered:
     market, config = core.market, core.config
+    owners: list[AgentEntry] = []
     items: list[Item] = []
-    agents: list[AgentEntry] = []
-    agent_of: list[int] = []  # by item
+    free: list[bytes] = []
     odd: list[tuple[int, ...]] = []  # items of which more than the agent is to be said: which, and the rest of its row
     filters: list[tuple[int, int, int, int, int]] = []
     classes, gpu_classes = gpu_classes_of(core), list[int]()
@@ -200,55 +230,53 @@ def _lower(
     floor_cpu, floor_memory = (0, 0) if takes_less else least
     held, of_agents, left_since, now_us = market.held, market.filters, market.left_since, core.now_us
     for entry in entries:
-        agent_id = entry.agent_id
-        if agent_id in held or not is_offered(entry, now_us):
-            continue
-        of_agent = of_agents.get(agent_id)
-        has_gpus, pools = bool(entry.gpus_by_uuid), entry.holdings.pools
-        if of_agent is None and agent_id not in left_since and not has_gpus and not pools:  # as nearly all are
-            free = free_of(entry)
-            if free is not None and (free.cpu_milli >= floor_cpu or free.memory_bytes >= floor_memory):
-                agent_of.append(len(agents))
-                items.append(Item(entry, OPEN, free, (), len(items)))
-            agents.append(entry)
-            continue
-        first = len(items)
-        left_us = left_since.get(agent_id)
-        had_turn = left_us is not None and now_us - left_us >= config.left_to_rounds_us
-        for standing, root, free in _parts(core, tree, entry):
-            if free.cpu_milli < floor_cpu and free.memory_bytes < floor_memory:
+        face = entry.face
+        if face is None:
+            if not is_offered(entry, now_us):
                 continue
-            gpus = tuple(sorted(free.gpus, key=gpu_order)) if free.gpus else ()
+            face = face_of(entry)
+        elif face.expires_us <= now_us:
+            continue
+        if held and entry.agent_id in held:
+            continue
+        of_agent = of_agents.get(entry.agent_id) if of_agents else None
+        left_us = left_since.get(entry.agent_id) if left_since else None
+        if of_agent is None and left_us is None and face.is_plain and not entry.holdings.leases:  # as nearly all are
+            owners.append(entry)
+            items.append(face.item)
+            free.append(face.row)
+            continue
+        had_turn = left_us is not None and now_us - left_us >= config.left_to_rounds_us
+        for root, item in _parts(core, tree, entry, face):
             n_filters = len(filters)
             if of_agent is not None:
-                filters += _filter_rows(tree, of_agent, standing, gpus)
-            if root or has_gpus or had_turn or standing.revocable or len(filters) > n_filters:
-                row = (root, has_gpus, standing.revocable, n_filters, len(filters), had_turn, len(gpu_classes))
-                odd.append((len(items), *row))
-                gpu_classes += [classes.number[class_of(gpu)] for gpu in gpus]
-            items.append(Item(entry, standing, free, gpus, first))
-            agent_of.append(len(agents))
-        agents.append(entry)
-    if not items:
-        return None
+                filters += _filter_rows(tree, of_agent, item)
+            if root or not face.is_plain or had_turn or len(filters) > n_filters:
+                row = (root, bool(entry.gpus_by_uuid), item.standing.revocable)
+                odd.append((len(items), *row, n_filters, len(filters), had_turn, len(gpu_classes)))
+                gpu_classes += [classes.number[class_of(gpu)] for gpu in item.gpus]
+            owners.append(entry)
+            items.append(item)
+            free.append(item.row)
+    of_odd = np.array(odd, np.int64).reshape(-1, 1 + drf.ITEM_ROW)
     rows = np.zeros((len(items), drf.ITEM_ROW), np.int64)
-    rows[:, drf.AGENT] = agent_of
-    if odd:
-        of_odd = np.array(odd, np.int64)
-        rows[of_odd[:, 0], drf.ROOT :] = of_odd[:, 1:]
+    rows[of_odd[:, 0]] = of_odd[:, 1:]
+    amounts_free = np.frombuffer(b"".join(free), np.int64).reshape(-1, drf.KINDS).copy()
+    crumbs = ((amounts_free[:, 0] < floor_cpu) & (amounts_free[:, 1] < floor_memory)).nonzero()[0]
+    amounts_free[crumbs] = 0
     nodes, amounts = tree.nodes.copy(), tree.amounts.copy()
     _fill_allocated(core, tree, nodes, amounts)
     links = links_at(core) if tree.masks else {}
-    masks = [[admits(constraints, entry, links_of(links, entry)) for entry in agents] for constraints in tree.masks]
-    return items, drf.Market(
+    masks = [[admits(constraints, entry, links_of(links, entry)) for entry in owners] for constraints in tree.masks]
+    columns = drf.Market(
         nodes=nodes,
         children=tree.children,
         amounts=amounts,
         whole=np.array(_whole_gpus(core.agents.total), np.int64),
         items=rows,
-        free=_amounts_of(items),
+        free=amounts_free,
         filters=np.array(filters, np.int64).reshape(-1, drf.FILTER_ROW),
-        masks=np.array(masks, np.int64).reshape(-1, len(agents)),
+        masks=np.array(masks, np.int64).reshape(len(masks), len(items)),
         least=np.array(least, np.int64),
         leasts=np.array(tree.leasts, np.int64).reshape(-1, drf.KINDS),
         floor=np.array((floor_cpu, floor_memory), np.int64),
@@ -257,15 +285,7 @@ def _lower(
         gpus_whole=np.array(classes.whole, np.int64),
         gpus_allocated=gpus_allocated(core, classes, tree.roles, tree.clients, nodes[:, drf.PARENT].tolist()),
     )
-
-
-def _amounts_of(items: list[Item]) -> Int64s:
-    found = np.empty((len(items), drf.KINDS), np.int64)
-    found[:, 0] = [item.free.cpu_milli for item in items]
-    found[:, 1] = [item.free.memory_bytes for item in items]
-    found[:, 2] = [item.free.disk_bytes for item in items]
-    found[:, 3] = [len(item.gpus) for item in items]
-    return found
+    return Lowered(owners, items, of_odd[:, 0], crumbs, columns)
 
 
 def _fill_allocated(core: Core, tree: Tree, nodes: Int64s, amounts: Int64s) -> None:
@@ -296,26 +316,30 @@ def _whole_gpus(amount: Amount, *, is_up: bool = True) -> tuple[int, int, int, i
     return cpu_milli, memory_bytes, disk_bytes, -(-gpu_milli // WHOLE) if is_up else gpu_milli // WHOLE
 
 
-def _parts(core: Core, tree: Tree, entry: AgentEntry) -> Sequence[tuple[Standing, int, Resources]]:
+def _parts(core: Core, tree: Tree, entry: AgentEntry, face: Face) -> Sequence[tuple[int, Item]]:
     """What the agent has to offer, by standing, and the node below which each may go."""
+    held = entry.holdings
+    if not held.leases and not held.pools:
+        return ((0, face.item),)
     free = free_of(entry)
     assert free is not None, "checked by is_offered"
-    if not entry.holdings.pools:
-        return ((OPEN, 0, free),)
-    parts = [(OPEN, 0, free)]
-    unused = unused_of(entry)
-    assert unused is not None
-    for reservation, pool in entry.holdings.pools.items():
+    parts = [(0, _item(OPEN, free))]
+    for reservation, pool in held.pools.items():
         root = tree.roles.get(reservation.role)
         wanted = _owner_wants(tree, entry, pool)
         if wanted and (pool.lent.gpus or pool.lent.cpu_milli or pool.lent.memory_bytes or pool.lent_leased):
             revoke(core, entry, pool)
-        part = entry.holdings.pool_part(pool, unused)
+        part = held.pool_part(pool, face.item.free)
         if wanted and root is not None:
-            parts.append((Standing(reservation, False), root, part))
+            parts.append((root, _item(Standing(reservation, False), part)))
         else:
-            parts.append((Standing(reservation, True), 0, part))
+            parts.append((0, _item(Standing(reservation, True), part)))
     return parts
+
+
+def _item(standing: Standing, free: Resources) -> Item:
+    portion = Portion(resources=free, reservation=standing.reservation, revocable=standing.revocable)
+    return Item(standing, free, in_order(free.gpus), (portion,))
 
 
 def _owner_wants(tree: Tree, entry: AgentEntry, pool: Pool) -> bool:
@@ -332,7 +356,7 @@ def _owner_wants(tree: Tree, entry: AgentEntry, pool: Pool) -> bool:
 def revoke(core: Core, entry: AgentEntry, pool: Pool) -> None:
     """The owner needs what was lent: leases of it end, tasks on it are killed."""
     standing = Standing(pool.reservation, True)
-    for made in list(entry.holdings.leases.values()):
+    for made in entry.holdings.leases:
         if any(Standing(portion.reservation, portion.revocable) == standing for portion in made.offer.portions):
             rescind(core, made, "revoked")
     for task in list(entry.holdings.tasks.values()):
@@ -341,16 +365,16 @@ def revoke(core: Core, entry: AgentEntry, pool: Pool) -> None:
 
 
 def _filter_rows(
-    tree: Tree, of_agent: dict[tuple[str, str], Filter], standing: Standing, gpus: tuple[Gpu, ...]
+    tree: Tree, of_agent: dict[tuple[str, str], Filter], item: Item
 ) -> list[tuple[int, int, int, int, int]]:
     found: list[tuple[int, int, int, int, int]] = []
     for client, refusal in of_agent.items():
-        node, refused = tree.clients.get(client), refusal.refused.get(standing)
+        node, refused = tree.clients.get(client), refusal.refused.get(item.standing)
         if node is None or refused is None:
             continue
         # GPUs are offered in their order, so a number is enough: how many of the first were refused.
         uuids = {gpu.uuid for gpu in refused.gpus}
-        n_first = next((n for n, gpu in enumerate(gpus) if gpu.uuid not in uuids), len(gpus))
+        n_first = next((n for n, gpu in enumerate(item.gpus) if gpu.uuid not in uuids), len(item.gpus))
         found.append((node, refused.cpu_milli, refused.memory_bytes, refused.disk_bytes, n_first))
     return found
 
@@ -358,51 +382,81 @@ def _filter_rows(
 # --- granting --------------------------------------------------------------------------------------------------------
 
 
-def _grant(core: Core, tree: Tree, items: list[Item], grants: Int64s, offered: Int64s) -> None:
+def _grant(core: Core, tree: Tree, lowered: Lowered, grants: Int64s, offered: Int64s) -> None:
     """`offered`: what each item had before the kernel gave it away."""
     market = core.market
-    at = links_at(core)
-    who = tree.who
-    leases: list[Grant] = []
-    together: dict[int, Grant] = {}  # by client and first item, of agents that have several parts
-    given: dict[int, int] = {}  # item → GPUs given so far
-    gpu_milli: dict[int, int] = {}  # client → of what it was given
-    n_items = len(items)
-    whole = (grants[:, 2:] == offered[grants[:, 0]]).all(axis=1).tolist()
-    rows = zip(grants[:, 0].tolist(), grants[:, 1].tolist(), whole, strict=True)
-    for row, (n, node, is_whole) in enumerate(rows):
-        item = items[n]
-        client = who.get(node)
-        if client is None:
-            _leave_to_rounds(core, item.entry)
-            continue
-        entry, (reservation, revocable) = item.entry, item.standing
-        resources = item.free if is_whole else _part_of(item, grants[row, 2:].tolist(), given, n)
-        if resources.gpus:
-            gpu_milli[node] = gpu_milli.get(node, 0) + milli_of(resources.gpus)
-        part = Portion(resources=resources, reservation=reservation, revocable=revocable)
-        grant = Grant(client[0], client[1], entry, (part,), links_of(at, entry) if at else ())
-        if entry.holdings.pools or not is_whole:
-            first = together.setdefault(node * n_items + item.first, grant)
-            if first is not grant:
-                first.portions = (*first.portions, part)
-                continue
-        leases.append(grant)
-    offers: dict[str, list[FrameworkOffer]] = {}
-    for offer in lease(core, leases):
-        of_framework = offers.get(offer.framework_id)
-        if of_framework is None:
-            offers[offer.framework_id] = [offer]
-        else:
-            of_framework.append(offer)
-        if market.left_since:
+    is_odd = (grants[:, 2:] != offered[grants[:, 0]]).any(axis=1)
+    if len(lowered.odd):
+        is_odd |= np.isin(grants[:, 0], lowered.odd)
+    portions, gpu_milli = _portions(tree, lowered, grants, is_odd, offered)
+    is_client = tree.framework_of[grants[:, 1]] >= 0
+    for n in grants[~is_client, 0].tolist():
+        _leave_to_rounds(core, lowered.owners[n])
+    rows = is_client.nonzero()[0]
+    if portions:  # Those that an earlier row has are none of their own.
+        rows = np.array([row for row in rows.tolist() if portions.get(row) != ()], np.int64)
+    nodes = grants[rows, 1]
+    offers = lease(core, _grants_of(core, tree, lowered, grants, rows, portions))
+    if market.left_since:
+        for offer in offers:
             market.left_since.pop(offer.agent_id, None)
-    for node, (cpu, memory, disk) in _by_client(grants).items():
-        if node in tree.who:
-            market.charge(*tree.who[node], amount_from(cpu, memory, disk, gpu_milli.get(node, 0)), 1)
-    for framework_id, made in offers.items():
-        core.count("framework_offers", len(made))
-        emit(core, market.frameworks[framework_id], Offers(offers=tuple(made)))
+    counts = np.bincount(nodes, minlength=len(tree.nodes))
+    for node, (cpu, memory, disk) in _by_client(grants[is_client]).items():
+        amount = amount_from(cpu, memory, disk, gpu_milli.get(node, 0))
+        market.charge_leases(*tree.who[node], amount, int(counts[node]))
+    for framework, of_framework in _by_framework(tree, nodes, offers):
+        core.count("framework_offers", len(of_framework))
+        emit(core, framework, Offers(offers=of_framework))
+
+
+def _grants_of(
+    core: Core, tree: Tree, lowered: Lowered, grants: Int64s, rows: Int64s, portions: dict[int, tuple[Portion, ...]]
+) -> Iterator[Grant]:
+    """One at a time, each leased before the next is looked at: what is of one agent lies together in the cache."""
+    at, who, owners, items = links_at(core), tree.who, lowered.owners, lowered.items
+    columns = grants[rows].T
+    for row, n, node in zip(rows.tolist(), columns[0].tolist(), columns[1].tolist(), strict=True):
+        entry, (framework, role) = owners[n], who[node]
+        of_row = portions.get(row) if portions else None
+        yield Grant(framework, role, entry, of_row or items[n].portions, links_of(at, entry) if at else ())
+
+
+def _by_framework(
+    tree: Tree, nodes: Int64s, offers: list[FrameworkOffer]
+) -> Iterator[tuple[FrameworkEntry, tuple[FrameworkOffer, ...]]]:
+    """The offers of each framework, in the order of the first of each; `nodes` are their clients."""
+    of_offer = tree.framework_of[nodes]
+    order = np.argsort(of_offer, kind="stable")
+    numbers, firsts, counts = np.unique(of_offer, return_index=True, return_counts=True)
+    ends = counts.cumsum()
+    for n in np.argsort(firsts).tolist():
+        of_framework = order[ends[n] - counts[n] : ends[n]].tolist()
+        yield tree.frameworks[numbers[n]], tuple([offers[at] for at in of_framework])
+
+
+def _portions(
+    tree: Tree, lowered: Lowered, grants: Int64s, is_odd: npt.NDArray[np.bool_], offered: Int64s
+) -> tuple[dict[int, tuple[Portion, ...]], dict[int, int]]:
+    """Of grants that are not all of a plain agent: the portions by row, none where an earlier row has them (parts of
+    one agent go to one client in one offer); and the GPUs by client, in thousandths."""
+    found: dict[int, tuple[Portion, ...]] = {}
+    gpu_milli: dict[int, int] = {}
+    together: dict[tuple[int, str], int] = {}  # client and agent → the row that has the portions
+    given: dict[int, int] = {}  # item → GPUs given so far
+    for row in is_odd.nonzero()[0].tolist():
+        n, node, *amounts = grants[row].tolist()
+        if node not in tree.who:
+            continue
+        item = lowered.items[n]
+        portion = item.portions[0]
+        if amounts != offered[n].tolist():
+            portion = replace(portion, resources=_part_of(item, amounts, given, n))
+        if portion.resources.gpus:
+            gpu_milli[node] = gpu_milli.get(node, 0) + milli_of(portion.resources.gpus)
+        first = together.setdefault((node, lowered.owners[n].agent_id), row)
+        found[row] = ()
+        found[first] = (*found[first], portion)
+    return found, gpu_milli
 
 
 def _part_of(item: Item, amounts: list[int], given: dict[int, int], n: int) -> Resources:
@@ -423,15 +477,18 @@ def _by_client(grants: Int64s) -> dict[int, tuple[int, int, int]]:
     return {node: (cpu, memory, disk) for node, (cpu, memory, disk) in zip(nodes.tolist(), sums.tolist(), strict=True)}
 
 
-def _note_idle(core: Core, entries: tuple[AgentEntry, ...], items: list[Item], arrays: drf.Market) -> None:
-    """Of what was looked at, only what is left over, reserved or kept needs another look when someone new comes."""
-    idle, held = core.market.idle, core.market.held
-    for entry in entries:
-        if not entry.holdings.pools and entry.agent_id not in held:
-            idle.pop(entry.agent_id, None)
-    left = ((arrays.free[:, 0] >= arrays.floor[0]) | (arrays.free[:, 1] >= arrays.floor[1])).nonzero()[0]
-    for n in left.tolist():
-        idle[items[n].entry.agent_id] = None
+def _note_idle(market: MarketBook, looked_at: Iterable[str], lowered: Lowered) -> None:
+    """Of what was looked at, only what is left over or reserved needs another look when someone new comes."""
+    idle, owners, free = market.idle, lowered.owners, lowered.columns.free
+    if idle:
+        for agent_id in looked_at:
+            idle.pop(agent_id, None)
+    left = (free[:, 0] | free[:, 1]).nonzero()[0]
+    for n in (*left.tolist(), *lowered.crumbs.tolist()):  # Someone may come who can use crumbs.
+        idle[owners[n].agent_id] = None
+    for n in lowered.odd.tolist():
+        if owners[n].holdings.pools:
+            idle[owners[n].agent_id] = None
 
 
 def _leave_to_rounds(core: Core, entry: AgentEntry) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+from collections import deque
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -212,8 +212,9 @@ class MarketBook:
         self.frameworks: dict[str, FrameworkEntry] = {}
         self.n_frameworks_ever = 0
         # Of this term only.
-        self.leases: OrderedDict[str, Lease] = OrderedDict()  # oldest first
+        self.leases: dict[int, Lease] = {}  # by number, which is by age
         self.n_offers = 0
+        self.n_offers_over = 0  # of so many first ones nothing is left
         self.dirty: dict[str, None] = {}  # agents with something to offer that may concern someone
         self.idle: dict[str, None] = {}  # agents with something that nobody took in their last cycle
         self.all_dirty = False  # someone new may take what is idle
@@ -360,9 +361,23 @@ class MarketBook:
         sums[3] += sign * kinds(amount)[3]
         self._shares.charge(role, amount, sign)
 
+    def charge_leases(self, framework: FrameworkEntry, role: str, amount: Amount, count: int) -> None:
+        """The same of so many new leases. How many a client was ever given decides between equal shares."""
+        framework.n_allocated[role] = framework.n_allocated.get(role, 0) + count
+        self.charge(framework, role, amount, 1)
+
     def drop_want(self, framework: FrameworkEntry, request_id: str) -> None:
         """It is met, withdrawn or nobody's any more."""
         del self.wants[framework.wants.pop(request_id).demand_id]
+
+    def oldest_lease(self) -> Lease | None:
+        """The next to end. What every lease costs here is one step, whenever it is made."""
+        while self.n_offers_over < self.n_offers:
+            made = self.leases.get(self.n_offers_over + 1)
+            if made is not None:
+                return made
+            self.n_offers_over += 1
+        return None
 
     def mark(self, agent_id: str) -> None:
         """Something of this agent may be offered anew."""

@@ -67,7 +67,7 @@ def gpus_allocated(
         for task in entry.holdings.tasks.values():
             gpus = [by_uuid[uuid] for uuid in task.all_gpus() if uuid in by_uuid]
             book(task.framework_id, task.role, gpus)
-        for made in entry.holdings.leases.values():
+        for made in entry.holdings.leases:
             gpus = [gpu for portion in made.offer.portions for gpu in portion.resources.gpus if gpu.uuid in by_uuid]
             book(made.offer.framework_id, made.offer.role, gpus)
         for task_id in entry.tasks:

@@ -5,6 +5,7 @@ the pool; the rest is unreserved. Each part less the leases on it is what may be
 twice. Revocable units are borrowed from what a pool does not use.
 """
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -15,7 +16,6 @@ from policies.model import Amount, Gpu, Resources
 from policies.resources import amount_of, total
 
 if TYPE_CHECKING:
-    from federation.facts import AgentEnrolled
     from federation.market.book import FrameworkTask
 
 
@@ -27,6 +27,7 @@ class Standing(NamedTuple):
 
 
 OPEN = Standing(None, False)
+ROW = struct.Struct("=4q")
 
 
 class Bundle:
@@ -99,6 +100,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     """A framework's offer while it lives. It can be in no cycle, so the collector need not look at it."""
 
     offer: FrameworkOffer
+    number: int  # of this term: later ones end later
     pieces: int = 0  # of the request, for a shaped offer
 
     @property
@@ -118,28 +120,44 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
         return self.offer.request_id
 
 
-class Face(NamedTuple):
-    """An offer with what all offers of an agent say alike, and what that was made of."""
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """What of one agent is free and has one standing: a cycle gives it to one client, or to several in parts."""
 
-    enrolled: "AgentEnrolled"
-    shards: tuple[str, ...]
-    offer: FrameworkOffer
+    standing: Standing
+    free: Resources
+    gpus: tuple[Gpu, ...]  # in the order in which they are given
+    portions: tuple[Portion, ...]  # of who gets the whole
+
+    @property
+    def row(self) -> bytes:
+        """`free` as the cycle's kernel has it: four int64, whole GPUs."""
+        free = self.free
+        return ROW.pack(free.cpu_milli, free.memory_bytes, free.disk_bytes, len(self.gpus))
+
+
+class Face(msgspec.Struct, frozen=True, gc=False):
+    """What a cycle asks of an agent that takes work, found once until the agent changes."""
+
+    offer: FrameworkOffer  # what all offers of the agent say alike
+    expires_us: int  # when the agent's own offer ends
+    is_plain: bool  # without GPUs and pools, as nearly all are
+    item: Item  # all that nothing runs on
+    row: bytes  # of the item
 
 
 class Holdings:
-    __slots__ = ("face", "leases", "pools", "tasks")
+    __slots__ = ("leases", "pools", "tasks")
 
     def __init__(self) -> None:
         self.tasks: dict[str, FrameworkTask] = {}  # by wire id
-        self.leases: dict[str, Lease] = {}
+        self.leases: tuple[Lease, ...] = ()  # mostly none or one: no table to fill and to empty with each
         self.pools: dict[Reservation, Pool] = {}
-        self.face: Face | None = None
 
     def open_part(self, free: Resources) -> Resources:
         """What of an agent's free resources is neither reserved nor leased."""
         cpu, memory, disk = free.cpu_milli, free.memory_bytes, free.disk_bytes
         gone: list[Gpu] = []
-        for made in self.leases.values():
+        for made in self.leases:
             for portion in made.offer.portions:
                 if portion.reservation is None:
                     leased = portion.resources

@@ -11,8 +11,9 @@ from federation.commands import Emit
 from federation.core import Core
 from federation.market.book import Filter, FrameworkEntry
 from federation.market.constraints import quoted
-from federation.market.holdings import Face, Lease, Standing, by_standing
+from federation.market.holdings import OPEN, Face, Item, Lease, Standing, by_standing
 from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
+from federation.offers import unused_of
 from policies.model import Gpu, Link, Resources
 
 SHARDS_SHOWN_MAX = 256
@@ -57,7 +58,7 @@ def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
             running = tuple(task.spec.task_id for task in mine)
         offer_id = f"{prefix}{number}"
         offer = replace(
-            face_of(entry),
+            (entry.face or face_of(entry)).offer,
             offer_id=offer_id,
             framework_id=framework_id,
             role=role,
@@ -67,22 +68,24 @@ def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
             request_id=grant.request_id,
             running=running,
         )
-        leases[offer_id] = framework.offers[offer_id] = holdings.leases[offer_id] = Lease(offer, grant.pieces)
+        made = leases[number] = framework.offers[offer_id] = Lease(offer, number, grant.pieces)
+        holdings.leases = (*holdings.leases, made)
         for portion in portions:
             if portion.reservation is not None:
                 holdings.bundle_leased(portion.reservation, portion.revocable).add(portion.resources)
-        framework.n_allocated[role] = framework.n_allocated.get(role, 0) + 1
         entry.leases_changed()
         offers.append(offer)
     market.n_offers = number
     return offers
 
 
-def face_of(entry: AgentEntry) -> FrameworkOffer:
-    """What every offer of the agent says of it. Kept until it enrols anew or holds other shards: to copy it takes an
-    offer a sixth of the time that spelling it out takes."""
-    enrolled, shards, face = entry.enrolled, entry.held_sorted(), entry.holdings.face
-    if face is None or face.enrolled is not enrolled or face.shards is not shards:
+def face_of(entry: AgentEntry) -> Face:
+    """What a cycle asks of an agent that takes work (`is_offered`), and what every offer says of it: to copy that takes
+    an offer a sixth of the time that spelling it out takes. Kept until the agent or its offer changes."""
+    face = entry.face
+    if face is None:
+        unused, enrolled = unused_of(entry), entry.enrolled
+        assert unused is not None and entry.offer is not None, "an agent without an offer takes no work"
         offer = FrameworkOffer(
             offer_id="",
             framework_id="",
@@ -96,18 +99,21 @@ def face_of(entry: AgentEntry) -> FrameworkOffer:
             hardware=enrolled.hardware,
             speed_milli=enrolled.speed_milli,
             labels=enrolled.labels,
-            shards=shards[:SHARDS_SHOWN_MAX],
+            shards=entry.held_sorted()[:SHARDS_SHOWN_MAX],
             data_url=enrolled.data_url,
         )
-        face = entry.holdings.face = Face(enrolled, shards, offer)
-    return face.offer
+        item = Item(OPEN, unused, in_order(unused.gpus), (Portion(resources=unused),))
+        is_plain = not (entry.gpus_by_uuid or entry.holdings.pools)
+        face = entry.face = Face(offer, entry.offer.expires_us, is_plain, item, item.row)
+    return face
 
 
 def end_lease(core: Core, made: Lease) -> FrameworkEntry:
     """The lease is over, however it came about: what it held is free again."""
     market, offer = core.market, made.offer
     framework, entry = market.frameworks[offer.framework_id], core.agents[offer.agent_id]
-    del market.leases[offer.offer_id], framework.offers[offer.offer_id], entry.holdings.leases[offer.offer_id]
+    del market.leases[made.number], framework.offers[offer.offer_id]
+    entry.holdings.leases = tuple(other for other in entry.holdings.leases if other is not made)
     for portion in offer.portions:
         if portion.reservation is not None:
             entry.holdings.bundle_leased(portion.reservation, portion.revocable).take(portion.resources)
@@ -127,7 +133,7 @@ def rescind(core: Core, made: Lease, reason: str) -> None:
 
 
 def rescind_agent(core: Core, entry: AgentEntry, reason: str) -> None:
-    for made in list(entry.holdings.leases.values()):
+    for made in entry.holdings.leases:
         rescind(core, made, reason)
 
 
@@ -135,8 +141,7 @@ def rescind_expired(core: Core) -> None:
     """Leases all last equally long, so the oldest end first. Who answers nothing has refused what it kept, for twice as
     long each time in a row: else it, holding nothing, would be the first to be offered it again."""
     market, ignored = core.market, dict[str, None]()
-    while market.leases:
-        made = next(iter(market.leases.values()))
+    while (made := market.oldest_lease()) is not None:
         if made.expires_us > core.now_us:
             core.deadlines.set(("market", "leases"), made.expires_us)
             break
@@ -211,6 +216,10 @@ def constraints_of(core: Core, framework: FrameworkEntry, role: str) -> tuple[st
 def gpu_order(gpu: Gpu) -> tuple[int, str]:
     """The order in which GPUs are offered and given: small ones first, so that large ones stay."""
     return gpu.memory_bytes or 0, gpu.uuid
+
+
+def in_order(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    return tuple(sorted(gpus, key=gpu_order)) if gpus else ()
 
 
 def links_at(core: Core) -> dict[str, tuple[Link, ...]]:

@@ -29,11 +29,11 @@ KINDS = 4
 # LEAST_FROM/LEAST_TO: rows of `leasts`, none where `least` holds.
 PARENT, FIRST, N_CHILDREN, WEIGHT, LEAF, MASK, GPUS, REVOCABLE, TODO, N_GRANTS, LEAST_FROM, LEAST_TO = range(12)
 NODE_ROW = 12
-# Columns of `items`. AGENT: index of its agent, for masks; ROOT: the node it may go below; HAS_GPUS: of its agent;
+# Columns of `items`. ROOT: the node it may go below; HAS_GPUS: of its agent;
 # IS_REVOCABLE: it must be given back; NOT_TODO: built-in work had its turn; FILTER_FROM/FILTER_TO: rows of `filters`;
 # GPU_FROM: where in `gpus` its next free one stands.
-AGENT, ROOT, HAS_GPUS, IS_REVOCABLE, FILTER_FROM, FILTER_TO, NOT_TODO, GPU_FROM = range(8)
-ITEM_ROW = 8
+ROOT, HAS_GPUS, IS_REVOCABLE, FILTER_FROM, FILTER_TO, NOT_TODO, GPU_FROM = range(7)
+ITEM_ROW = 7
 # Rows of `filters`: the client's node, then what it refused, by kind.
 FILTER_ROW = 1 + KINDS
 # Rows of `grants`: item, node, then how much, by kind.
@@ -41,8 +41,8 @@ GRANT_ROW = 2 + KINDS
 # Rows of `amounts`, each [V, K]: allocated, the limit (−1: none), the guarantee (0: none), built-in work to place.
 ALLOCATED, LIMIT, GUARANTEE, LEFT = range(4)
 UNLIMITED = -1
-# Rows of a cycle's `ranks`, each [V]: what children are compared by, and the last item that a node refused. They lie
-# apart from the rest because every grant reads them of all children on its way.
+# Rows of a cycle's `ranks`, each [V], a node at its place in `children` (the root last): what children are compared by,
+# and the last item that a node refused. Every grant reads them of all children on its way, so they lie side by side.
 SHARE, ALLOCATIONS, REFUSED = range(3)
 _NEVER = 1 << 62
 SHARE_BITS, WEIGHT_BITS, WHOLE_BITS = 30, 20, 31
@@ -58,7 +58,7 @@ class Market(NamedTuple):
     items: Int64s  # [I, ITEM_ROW]
     free: Int64s  # [I, K]
     filters: Int64s  # [F, FILTER_ROW]
-    masks: Int64s  # [M, agents]: 1 where the client's constraints admit the agent
+    masks: Int64s  # [M, I]: 1 where the client's constraints admit the item's agent
     least: Int64s  # [2]: less CPU and less memory than this is not worth an offer
     leasts: Int64s  # [·, K]: offers that are worth it to a client hold all of one of its rows
     floor: Int64s  # [2]: what of an item is worth looking at: `least`, or 0 where some client may take less
@@ -125,7 +125,7 @@ def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int6
         return 0
     if m.items[i, IS_REVOCABLE] and not node[REVOCABLE]:
         return 0
-    if node[MASK] >= 0 and not m.masks[node[MASK], m.items[i, AGENT]]:
+    if node[MASK] >= 0 and not m.masks[node[MASK], i]:
         return 0
     for k in range(KINDS):
         out[k] = m.free[i, k]
@@ -167,18 +167,20 @@ def offerable(m: Market, i: int, v: int, is_first: int, spare: Int64s, out: Int6
     return 1
 
 
-@kernel(types.void(_market, types.int64, _i2), inline=True)
-def note_left(m: Market, v: int, ranks: Int64s) -> None:
+@kernel(types.void(_market, types.int64, types.int64, _i2), inline=True)
+def note_left(m: Market, v: int, place: int, ranks: Int64s) -> None:
     """Built-in work of which nothing is left to place takes nothing more."""
     left = 0
     for k in range(KINDS):
         left += m.amounts[LEFT, v, k]
     if left <= 0:
-        ranks[REFUSED, v] = _NEVER
+        ranks[REFUSED, place] = _NEVER
 
 
-@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i2, _i1, _i1), inline=True)
-def choose(m: Market, i: int, stamp: int, is_first: int, ranks: Int64s, spare: Int64s, out: Int64s) -> int:
+@kernel(types.int64(_market, types.int64, types.int64, types.int64, _i1, _i2, _i1, _i1), inline=True)
+def choose(
+    m: Market, i: int, stamp: int, is_first: int, places: Int64s, ranks: Int64s, spare: Int64s, out: Int64s
+) -> int:
     """The client that item `i` goes to, −1 for none. Nodes that refused it carry `stamp`."""
     root = m.items[i, ROOT]
     while True:
@@ -186,21 +188,21 @@ def choose(m: Market, i: int, stamp: int, is_first: int, ranks: Int64s, spare: I
         while not m.nodes[v, LEAF]:
             best, least_share, least_count = -1, 0, 0
             for c in range(m.nodes[v, FIRST], m.nodes[v, FIRST] + m.nodes[v, N_CHILDREN]):
-                child = m.children[c]
-                if ranks[REFUSED, child] >= stamp:
+                share = ranks[SHARE, c]
+                if (best >= 0 and share > least_share) or ranks[REFUSED, c] >= stamp:
                     continue
-                share, count = ranks[SHARE, child], ranks[ALLOCATIONS, child]
-                if best < 0 or share < least_share or (share == least_share and count < least_count):
-                    best, least_share, least_count = child, share, count
+                count = ranks[ALLOCATIONS, c]
+                if best < 0 or share < least_share or count < least_count:
+                    best, least_share, least_count = c, share, count
             if best < 0:
                 break
-            v = best
+            v = m.children[best]
         if m.nodes[v, LEAF] and offerable(m, i, v, is_first, spare, out):
             leaf: int = v
             return leaf
         if v == root:
             return -1
-        ranks[REFUSED, v] = stamp
+        ranks[REFUSED, places[v]] = stamp
 
 
 @kernel(types.int64(_market))
@@ -211,11 +213,14 @@ def allocate(m: Market) -> int:
     out = np.zeros(KINDS, np.int64)
     scale = scale_of(m)
     ranks = np.zeros((3, m.nodes.shape[0]), np.int64)
+    places = np.full(m.nodes.shape[0], m.children.shape[0], np.int64)
+    for c in range(m.children.shape[0]):
+        places[m.children[c]] = c
     for v in range(m.nodes.shape[0]):
-        ranks[SHARE, v] = share_of(m, v, scale)
-        ranks[ALLOCATIONS, v] = m.nodes[v, N_GRANTS]
+        ranks[SHARE, places[v]] = share_of(m, v, scale)
+        ranks[ALLOCATIONS, places[v]] = m.nodes[v, N_GRANTS]
         if m.nodes[v, TODO]:
-            note_left(m, v, ranks)
+            note_left(m, v, places[v], ranks)
     has_guarantees = m.amounts[GUARANTEE].sum() > 0
     for turn in range(0 if has_guarantees else 1, 2):
         for k in range(KINDS):
@@ -233,7 +238,7 @@ def allocate(m: Market) -> int:
         for i in range(m.items.shape[0]):
             while m.free[i, 0] >= m.floor[0] or m.free[i, 1] >= m.floor[1]:
                 stamp += 1
-                v = choose(m, i, stamp, 1 - turn, ranks, spare, out)
+                v = choose(m, i, stamp, 1 - turn, places, ranks, spare, out)
                 if v < 0:
                     break
                 if n == m.grants.shape[0]:
@@ -249,7 +254,7 @@ def allocate(m: Market) -> int:
                     if m.nodes[v, TODO]:
                         m.amounts[LEFT, v, k] = max(0, m.amounts[LEFT, v, k] - out[k])
                 if m.nodes[v, TODO]:
-                    note_left(m, v, ranks)
+                    note_left(m, v, places[v], ranks)
                 n += 1
                 first_gpu = m.items[i, GPU_FROM]
                 m.items[i, GPU_FROM] += out[KINDS - 1]
@@ -259,7 +264,7 @@ def allocate(m: Market) -> int:
                         m.amounts[ALLOCATED, above, k] += out[k]
                     for j in range(first_gpu, first_gpu + out[KINDS - 1]):
                         m.gpus_allocated[above, m.gpus[j]] += 1
-                    ranks[ALLOCATIONS, above] += 1
-                    ranks[SHARE, above] = share_of(m, above, scale)
+                    ranks[ALLOCATIONS, places[above]] += 1
+                    ranks[SHARE, places[above]] = share_of(m, above, scale)
                     above = m.nodes[above, PARENT]
     return n
