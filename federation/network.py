@@ -48,6 +48,7 @@ CLAIM_BYTES_MIN = 1_000_000  # of one report of a transfer; senders tell of no l
 CLAIMS_MIN, CLAIMS_MAX = 3, 8  # words of each end that are compared, by their medians
 CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a report covers explain less
 DISPUTED_PART = 4  # of its confidence is left to a disputed link
+BOUND_PART = 4  # and to one of which nothing but lower bounds is known
 ONE_SIDED_MILLI = 750  # and this to what only the receiver has told of
 STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
 PPM = 1_000_000
@@ -200,6 +201,8 @@ class LinkTrack:
         if disputed_bps is not None:
             planned_bps, over = min(disputed_bps, planned_bps or disputed_bps), ()
             faded_ppm //= DISPUTED_PART
+        elif not self.bandwidth and self.bound_bps is not None:
+            faded_ppm //= BOUND_PART
         elif not (self.sent and self.received) and self.received:
             faded_ppm = faded_ppm * ONE_SIDED_MILLI // 1000
         return Link(

@@ -13,7 +13,8 @@ MBIT = 1_000_000
 
 def info(acked_bytes: int, busy_us: int, mbit: int = 80, **more: int) -> TcpInfo:
     return TcpInfo(
-        rtt_us_min=5_000, delivery_bps=mbit * MBIT, app_limited=bool(more.get("idle")), acked_bytes=acked_bytes,
+        rtt_us=more.get("rtt_us", 6_000), rtt_us_min=5_000, delivery_bps=mbit * MBIT,
+        app_limited=bool(more.get("idle")), acked_bytes=acked_bytes,
         busy_us=busy_us, limited_us=more.get("limited_us", 0), sent_bytes=acked_bytes + more.get("resent_bytes", 0),
         resent_bytes=more.get("resent_bytes", 0),
     )  # fmt: skip
@@ -58,6 +59,26 @@ def test_a_receiver_that_is_behind_and_a_sender_that_is_slow_make_bounds() -> No
     slow = ended(*((10 + 2 * (s - 10), look) for s, look in even()))  # Half of the time nothing was under way.
     assert slow is not None and slow.is_lower_bound
     assert 450 <= slow.limited_milli <= 550 and 36 * MBIT <= slow.bandwidth_bps <= 44 * MBIT
+
+
+@pytest.mark.parametrize(
+    ("held_ppm", "rtt_us", "seconds", "is_held"),
+    [
+        (700_000, 6_000, 2.0, True),  # by the receiver's window
+        (700_000, 200_000, 2.0, False),  # but behind a queue that its window fills
+        (300_000, 6_000, 2.0, False),  # by the way, for most of the time
+        (700_000, 6_000, 0.4, False),  # for too short to say
+    ],
+)
+def test_there_is_room_beside_what_something_else_holds_up(
+    held_ppm: int, rtt_us: int, seconds: float, is_held: bool
+) -> None:
+    delivery = Delivery(info(0, 0), 0.0)
+    assert not delivery.is_held()
+    for n in range(1, int(seconds * 10) + 1):
+        limited_us = n * held_ppm // 10
+        delivery.look(info(n * 1_000_000, n * 100_000, limited_us=limited_us, rtt_us=rtt_us), n / 10)
+    assert delivery.is_held() is is_held
 
 
 def test_what_slow_start_lost_is_not_the_loss_of_the_way() -> None:

@@ -55,21 +55,32 @@ def fetching(pair: netns.Pair, prober: Prober, n_bytes: int, bps_max: int = 0) -
     """Host 1 takes in a shard of host 0 meanwhile, at most so fast."""
     command = ("-m", "benchmarks.network_peer", "fetch", prober.url, str(n_bytes), str(bps_max))
     receiver = pair.python(1, *command)
+    before_bytes = pair.received_bytes(1)
     try:
-        time.sleep(1.5)
+        while pair.received_bytes(1) < before_bytes + 500_000 and receiver.poll() is None:
+            time.sleep(0.1)
         yield
     finally:
         receiver.kill()
         receiver.communicate()
 
 
+def probed_soon(prober: Prober) -> LinkSample:
+    """As an agent asks again where the way is in use: the link is what holds a shard up until the receiver's buffers
+    are full, and again whenever the receiver catches up."""
+    for _ in range(40):
+        _, *measured = prober.probe()
+        if measured and not measured[0].is_lower_bound:
+            return measured[0]
+        time.sleep(0.3)
+    raise AssertionError("the way is in use all the time")
+
+
 def test_a_halving_is_seen_beside_work_that_a_slow_receiver_keeps_to_a_part_of_the_link() -> None:
     with link(100 * MBIT, 100 * MBIT) as (pair, prober), fetching(pair, prober, 2**28, bps_max=10 * MBIT):
-        # Until the receiver's buffers are full the link is what holds it up.
-        before = next(found for _ in range(20) if len(found := prober.probe()) == 2 or time.sleep(0.5))
-        assert before[1].bandwidth_bps == pytest.approx(100 * MBIT, rel=0.1)
+        assert probed_soon(prober).bandwidth_bps == pytest.approx(100 * MBIT, rel=0.1)
         pair.shape(0, 50 * MBIT)
-        assert probed(prober).bandwidth_bps == pytest.approx(50 * MBIT, rel=0.1)
+        assert probed_soon(prober).bandwidth_bps == pytest.approx(50 * MBIT, rel=0.1)
 
 
 def test_beside_work_that_takes_the_whole_link_nothing_is_sent_to_measure_it() -> None:
@@ -101,9 +112,14 @@ needs_tun = pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="d
 )
 def test_a_round_trip_is_the_links_and_not_its_jitters(down: Way, up: Way) -> None:
     true_us = down.delay_us + up.delay_us
+    most_us = true_us * 1.1 + (down.jitter_us + up.jitter_us) * 0.5 + 500
     with emulated_link(down, up) as prober:
-        found = statistics.median_low(prober.probe()[0].rtt_us or 0 for _ in range(3))
-    assert true_us <= found <= true_us * 1.1 + (down.jitter_us + up.jitter_us) * 0.5 + 500
+        for _ in range(4):  # On a machine that others take the emulator sends late, never early.
+            found = statistics.median_low(prober.probe()[0].rtt_us or 0 for _ in range(3))
+            assert found >= true_us
+            if found <= most_us:
+                break
+    assert found <= most_us
 
 
 @needs_tun

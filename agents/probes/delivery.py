@@ -26,6 +26,9 @@ BUSY_US_MIN = 200_000
 LIMITED_MILLI_MAX = 100
 HELD_MILLI_MIN = 500  # of late: then there is room beside it on the way
 HELD_S_MIN, HELD_S_MAX = 0.5, 2.0  # what "of late" spans
+# A round trip that much over the least, and over half as much again, is a queue: the way is full all the same. Less may
+# be acknowledgements that a receiver delays (40 ms, Linux).
+QUEUE_US_MAX = 50_000
 PEAK_MAX = 2  # times what was acknowledged over the time it took: slow start explains no more of a long body
 
 
@@ -64,13 +67,17 @@ class Delivery:
             self._held.popleft()
 
     def is_held(self) -> bool:
-        """Whether something else than the way has held it up for most of the newest readings' time."""
+        """Whether there is room beside it: something else than the way has held it up for most of the newest readings'
+        time, and no queue stands before the way."""
         if not self._held:
             return False
+        newest = self._looks[-1]
+        least_us = newest.rtt_us_min or 0
+        if newest.rtt_us is None or newest.rtt_us - least_us > max(QUEUE_US_MAX, least_us // 2):
+            return False
         (begun_s, before_us), (ended_s, held_us) = self._held[0], self._held[-1]
-        return ended_s - begun_s >= HELD_S_MIN and (held_us - before_us) * 1000 >= HELD_MILLI_MIN * 1e6 * (
-            ended_s - begun_s
-        )
+        span_s = ended_s - begun_s
+        return span_s >= HELD_S_MIN and (held_us - before_us) * 1000 >= HELD_MILLI_MIN * 1e6 * span_s
 
     def end(self, info: TcpInfo | None) -> DeliveryRate | None:
         """By the reading at which all was acknowledged. None for too little, and on kernels before 4.10 and 4.19."""
