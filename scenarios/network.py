@@ -13,7 +13,7 @@ import numpy as np
 
 from policies.kernels import maxmin
 from policies.kernels.jit import Int64s
-from policies.kernels.maxmin import CAPACITY, LEFT_MAX, NEVER, NEXT_DUE, OUT, RATE_MAX
+from policies.kernels.maxmin import CAPACITY, LEFT_MAX, NEVER, OUT, RATE_MAX
 from scenarios.transport import LV08, Terms, Transport, Way
 from scenarios.transport import LinkSpec as LinkSpec  # a network's callers need no other module
 
@@ -26,27 +26,37 @@ HOPS = 4
 class Flow:
     """One transfer. It was asked for at `asked_us` and begins to move bytes at `started_us`."""
 
-    __slots__ = ("asked_us", "cap_bps", "flow_id", "path", "pieces_left", "size_bytes", "slot", "started_us")
+    __slots__ = ("asked_us", "cap_bps", "flow_id", "path", "pieces_left", "size_bytes", "slot", "started_us", "way")
 
     def __init__(
-        self, flow_id: int, path: tuple[str, ...], size_bytes: int, cap_bps: int | None, asked_us: int, started_us: int
+        self,
+        flow_id: int,
+        path: tuple[str, ...],
+        way: "_Path",
+        size_bytes: int,
+        cap_bps: int | None,
+        asked_us: int,
+        started_us: int,
     ) -> None:
         self.flow_id = flow_id
         self.path = path
+        self.way = way
         self.size_bytes = size_bytes
         self.cap_bps = cap_bps
         self.asked_us = asked_us
         self.started_us = started_us
-        self.pieces_left = (size_bytes - 1) // PIECE_BYTES if path and size_bytes else 0
+        self.pieces_left = 0 if size_bytes <= PIECE_BYTES or not path else (size_bytes - 1) // PIECE_BYTES
         self.slot = -1
 
 
 class _Path:
     """What all flows over one path have in common, while its links stay as they are."""
 
-    __slots__ = ("limit_bps", "shared", "start_up_us", "weight")
+    __slots__ = ("carried", "limit_bps", "links", "shared", "start_up_us", "weight")
 
-    def __init__(self, shared: Int64s, way: Way) -> None:
+    def __init__(self, links: tuple[str, ...], shared: Int64s, way: Way) -> None:
+        self.links = links
+        self.carried = 0  # bytes of flows that have left, not yet added up by link
         self.shared = shared  # the kernel's numbers of the links that are shared
         self.start_up_us, self.limit_bps, self.weight = way
 
@@ -67,8 +77,10 @@ class Network:
         self._hops_max = HOPS
         self._tables = maxmin.tables(SLOTS, max(1, len(links)), HOPS)
         self._whole = self._tables.whole
+        self._out = self._tables.work[OUT]
         self._n_started = 0
         self._carried: dict[str, int] = dict.fromkeys(links, 0)  # bytes of flows that have left
+        self._to_count: list[_Path] = []  # what paths have carried beside
         self._now_us = 0
         self._is_stale = False  # something changed at `_now_us`, and rates do not tell yet
         self._next_us = NEVER
@@ -86,15 +98,18 @@ class Network:
         self._put(link_id, spec)
         self._paths = {path: known for path, known in self._paths.items() if link_id not in path}
         for flow, amount in zip(crossing, left, strict=True):
+            flow.way = self._path(flow.path)
             self._put_on(flow, amount)
         self._is_stale = True
 
     def start(self, path: Iterable[str], size_bytes: int, now_us: int, cap_bps: int | None = None) -> int:
         """Begin a flow over `path` (empty: within one machine, ends at once); returns its id."""
-        self._move_to(now_us)
+        if now_us != self._now_us:
+            self._move_to(now_us)
         self._n_started += 1
         path = tuple(path)
-        flow = Flow(self._n_started, path, size_bytes, cap_bps, now_us, now_us + self._path(path).start_up_us)
+        way = self._paths.get(path) or self._path(path)
+        flow = Flow(self._n_started, path, way, size_bytes, cap_bps, now_us, now_us + way.start_up_us)
         self._flows[flow.flow_id] = flow
         self._put_on(flow, (size_bytes - flow.pieces_left * PIECE_BYTES) * BIT_US if path else 0)
         self._is_stale = True
@@ -117,17 +132,19 @@ class Network:
 
     def ended(self, now_us: int) -> list[Flow]:
         """Take out the flows that have moved their last byte by `now_us`, in the order they were asked for."""
-        self._move_to(now_us)
-        n_out = maxmin.pass_due(self._whole, now_us)
-        self._is_stale = n_out > 0
-        if not n_out:
-            self._next_us = int(self._whole[NEXT_DUE])
+        if now_us != self._now_us:
+            self._move_to(now_us)
+        due_us = maxmin.pass_due(self._whole, now_us)
+        self._is_stale = due_us < 0
+        if due_us >= 0:
+            self._next_us = due_us
             return []
         done = []
-        for slot in self._tables.work[OUT, :n_out].tolist():
+        for slot in self._out[:-due_us].tolist():
             flow = self._in_slot[slot]
             assert flow is not None
-            self._release(flow)
+            self._in_slot[slot] = None
+            self._free.append(slot)
             if flow.pieces_left:
                 flow.pieces_left -= 1
                 self._put_on(flow, LEFT_MAX)
@@ -147,6 +164,11 @@ class Network:
 
     def bytes_carried(self) -> dict[str, int]:
         """What each link has carried so far, flows under way included. One pass over links and flows."""
+        for way in self._to_count:
+            for link_id in way.links:
+                self._carried[link_id] += way.carried
+            way.carried = 0
+        self._to_count.clear()
         carried = dict(self._carried)
         for flow in self._flows.values():
             moved = _moved_bytes(flow, int(maxmin.left_at(self._whole, flow.slot, self._now_us)))
@@ -187,38 +209,36 @@ class Network:
         if known is None:
             links = [self._links[link_id] for link_id in path]
             shared = [self._shared[link_id] for link_id in path if link_id in self._shared]
-            known = self._paths[path] = _Path(np.array(shared, np.int64), self._transport.way(links))
+            known = self._paths[path] = _Path(path, np.array(shared, np.int64), self._transport.way(links))
             if len(shared) > self._hops_max:
                 self._grow(len(self._in_slot), len(self._tables.links), 2 * len(shared))
         return known
 
     def _put_on(self, flow: Flow, left: int) -> None:
         """Give a flow a slot; it begins to move at its start or now, whichever is later."""
-        known = self._path(flow.path)
+        known = flow.way
         if not self._free:
             self._grow(2 * len(self._in_slot), len(self._tables.links), self._hops_max)
         flow.slot = self._free.pop()
         self._in_slot[flow.slot] = flow
         limit_bps = known.limit_bps if flow.cap_bps is None else min(flow.cap_bps, known.limit_bps)
-        now_us = self._now_us
-        maxmin.enter(
-            self._whole, flow.slot, known.shared, left, limit_bps, known.weight, max(flow.started_us, now_us), now_us
-        )
+        now_us, start_us = self._now_us, flow.started_us
+        if start_us < now_us:
+            start_us = now_us
+        maxmin.enter(self._whole, flow.slot, known.shared, left, limit_bps, known.weight, start_us, now_us)
 
     def _take_off(self, flow: Flow) -> int:
         """Take a flow's slot; returns what it had left, in bit·µs/s."""
         left = int(maxmin.left_at(self._whole, flow.slot, self._now_us))
         maxmin.leave(self._whole, flow.slot)
-        self._release(flow)
-        return left
-
-    def _release(self, flow: Flow) -> None:
         self._in_slot[flow.slot] = None
         self._free.append(flow.slot)
+        return left
 
     def _count(self, flow: Flow, n_bytes: int) -> None:
-        for link_id in flow.path:
-            self._carried[link_id] += n_bytes
+        if not flow.way.carried:
+            self._to_count.append(flow.way)
+        flow.way.carried += n_bytes
 
     def _move_to(self, now_us: int) -> None:
         if now_us != self._now_us:
@@ -228,13 +248,14 @@ class Network:
             self._now_us = now_us
 
     def _share(self) -> None:
-        self._next_us = int(maxmin.share(self._whole, self._now_us))
+        self._next_us = maxmin.share(self._whole, self._now_us)
         self._is_stale = False
 
     def _grow(self, n_slots: int, n_links: int, hops_max: int) -> None:
         n_before = len(self._in_slot)
         self._tables = maxmin.grown(self._tables, n_slots, n_links, hops_max)
         self._whole = self._tables.whole
+        self._out = self._tables.work[OUT]
         self._hops_max = hops_max
         self._in_slot += [None] * (n_slots - n_before)
         self._free += range(n_slots - 1, n_before - 1, -1)

@@ -123,7 +123,7 @@ class Crossing:
             self.left[slot] = max(0, self.left[slot] - rate * (now_us - self.now_us))
             assert maxmin.left_at(self.tables.whole, slot, now_us) == self.left[slot]
         self.now_us = now_us
-        n_out = maxmin.pass_due(self.tables.whole, now_us)
+        n_out = max(0, -maxmin.pass_due(self.tables.whole, now_us))
         out = sorted(self.tables.work[OUT, :n_out].tolist())
         assert out == sorted(slot for slot, left in self.left.items() if not left)
         for slot in out:
@@ -184,7 +184,7 @@ def test_ends_come_in_order_and_all_bits_move(sizes: list[tuple[int, int]]) -> N
     while (next_us := maxmin.share(tables.whole, now_us)) != NEVER:
         assert next_us >= now_us
         now_us = next_us
-        n_out = maxmin.pass_due(tables.whole, now_us)
+        n_out = -maxmin.pass_due(tables.whole, now_us)
         assert n_out > 0
         out += tables.work[OUT, :n_out].tolist()
     assert sorted(out) == list(range(len(sizes)))

@@ -38,7 +38,6 @@ from policies.kernels.maxmin.tables import CAPACITY as CAPACITY
 from policies.kernels.maxmin.tables import LEFT_MAX as LEFT_MAX
 from policies.kernels.maxmin.tables import N_CROWD as N_CROWD
 from policies.kernels.maxmin.tables import NEVER as NEVER
-from policies.kernels.maxmin.tables import NEXT_DUE as NEXT_DUE
 from policies.kernels.maxmin.tables import ONE as ONE
 from policies.kernels.maxmin.tables import OUT as OUT
 from policies.kernels.maxmin.tables import RATE_MAX as RATE_MAX

@@ -38,7 +38,6 @@ from policies.kernels.maxmin.tables import (
     N_HOPS,
     N_MOVED,
     NEVER,
-    NEXT_DUE,
     NEXT_RATE,
     OUT,
     PHASE,
@@ -222,11 +221,12 @@ def share(whole: Int64s, now_us: int) -> int:
 
 @kernel(INT(ROW, INT))
 def pass_due(whole: Int64s, now_us: int) -> int:
-    """Let begin what begins by `now_us`, take out what ends by then, its slots in `work[OUT]`; returns how many. If
-    there are none, rates are up to date, as after a `share`, and `state[NEXT_DUE]` is what that returns."""
+    """Let begin what begins by `now_us`, take out what ends by then. Minus the number of those, their slots in
+    `work[OUT]`; where there are none rates are up to date and it returns what a `share` would."""
     flows, links, hops, members, heap, work = laid_out(whole)
     n_out = 0
-    while next_due(whole, flows, heap) <= now_us:
+    due: int = next_due(whole, flows, heap)
+    while due <= now_us:
         slot = heap[0, ITEM]
         if flows[slot, PHASE] == WAITING and flows[slot, LEFT] > 0:
             attach(whole, flows, links, hops, members, work, slot, now_us)
@@ -234,6 +234,7 @@ def pass_due(whole: Int64s, now_us: int) -> int:
             take_out(whole, flows, links, hops, members, heap, work, slot)
             work[OUT, n_out] = slot
             n_out += 1
+        due = next_due(whole, flows, heap)
     if n_out == 0:
-        whole[NEXT_DUE] = settle(whole, flows, links, hops, members, heap, work, now_us)
-    return n_out
+        due = settle(whole, flows, links, hops, members, heap, work, now_us)
+    return -n_out if n_out else due

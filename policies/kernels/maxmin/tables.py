@@ -43,9 +43,7 @@ MEMBER_ROWS = 4
 # Columns of `heap`: a moment no later than the slot's DUE, and the slot.
 KEY, ITEM = range(2)
 # Fields of `state`. REPAIR: the number of the one under way, or of the next; N_MEMBERS: columns given to links.
-N_SLOTS, N_LINKS, HOPS_MAX, N_HEAP, N_DIRTY, N_QUEUE, N_CHANGED, N_MOVED, N_BUSY, REPAIR, N_MEMBERS, NEXT_DUE = range(
-    12
-)
+N_SLOTS, N_LINKS, HOPS_MAX, N_HEAP, N_DIRTY, N_QUEUE, N_CHANGED, N_MOVED, N_BUSY, REPAIR, N_MEMBERS = range(11)
 STATE_ROW = 16
 # Rows of `work`, scratch of F + L columns: slots to tell the caller; flows that changed; links whose AIM is to be
 # found; the queue of links whose FILLS is not their AIM, by the lower of the two; the flows of one link, their levels;
