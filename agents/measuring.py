@@ -22,9 +22,11 @@ _STEPS_MAX = 256
 # Active probes take their share of a link over time (the plan says it); this many come first, so that a new link is
 # soon known. Past that a turn is an echo alone.
 _PROBES_AHEAD = 3
-# A probe that finds less than this part of what the last one found, or more than one over it, is repeated at once: two
-# are a step to the master (`federation.network.STEP_MILLI`), and the next turn may be minutes away.
+# A probe that finds less than this part of all that the last ones found, or more than one over it, is repeated at once:
+# two are a step to the master (`federation.network.STEP_MILLI`), and the next turn may be minutes away. On a line that
+# is never the same the last ones are far apart, and nothing is.
 _CHANGED_MILLI = 700
+_PROBED_MAX = 16
 # All measuring takes at most half a per cent of a processor over time. Past that every turn waits, echoes too: where
 # they are dear, a second of a slow core is ahead before any does.
 _CPU_PPM = 5_000
@@ -50,7 +52,7 @@ class Measuring:
         self._busy_tries: dict[str, int] = {}  # agent_id → tries in a row that found the way in use
         self._owed_until_us: dict[str, int] = {}  # agent_id → when what probes took has come to their share
         self._probe_cost_us: dict[str, int] = {}  # agent_id → how long the last probe's bytes take to come to it
-        self._probed_bps: dict[str, int] = {}  # agent_id → what the last probe found
+        self._probed_bps: dict[str, list[int]] = {}  # agent_id → what the last probes found
         self._to_confirm: set[str] = set()  # whose last probe found another link than the one before
         self._probe_bytes = 0  # since boot
         self._cpu_us = 0  # that measuring took, since boot
@@ -148,14 +150,15 @@ class Measuring:
 
     def _compare(self, agent_id: str, bandwidth_bps: int, now_us: int) -> None:
         """Where the link is not what it was, probe it once more: that counts as any, so that the next ones wait."""
-        before_bps, self._probed_bps[agent_id] = self._probed_bps.get(agent_id), bandwidth_bps
-        was_confirming = agent_id in self._to_confirm
-        self._to_confirm.discard(agent_id)
-        if before_bps is None or was_confirming:
-            return
-        if min(before_bps, bandwidth_bps) * 1000 < _CHANGED_MILLI * max(before_bps, bandwidth_bps):
+        found = self._probed_bps.setdefault(agent_id, [])
+        if agent_id in self._to_confirm:
+            self._to_confirm.discard(agent_id)
+            if _is_outside(bandwidth_bps, found[:-1]):
+                del found[:-1]  # It has become another one: what it was before says nothing any more.
+        elif _is_outside(bandwidth_bps, found):
             self._to_confirm.add(agent_id)
             self._peers[agent_id] = (self._peers[agent_id][0], now_us)
+        self._probed_bps[agent_id] = [*found, bandwidth_bps][-_PROBED_MAX:]
 
     def _bytes_for(self, agent_id: str, now_us: int) -> int:
         """What a probe of this peer may take now; 0: an echo only."""
@@ -280,3 +283,11 @@ class Measuring:
 def _worth(bytes_max: int) -> int:
     """What a probe of so many bytes takes of a metered line at most."""
     return ECHO_BYTES + on_wire(bytes_max)
+
+
+def _is_outside(bandwidth_bps: int, before: list[int]) -> bool:
+    """Whether a rate is a third away from all that were found before."""
+    if not before:
+        return False
+    is_below = bandwidth_bps * 1000 < _CHANGED_MILLI * min(before)
+    return is_below or bandwidth_bps * _CHANGED_MILLI > 1000 * max(before)
