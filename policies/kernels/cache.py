@@ -12,9 +12,11 @@ from policies.kernels.jit import cache_folder, digest_of, sources
 
 MODULES = (  # What is imported by another comes before it, so that progress is shown where the time goes.
     "policies.kernels.mincost.gate",
+    "policies.kernels.mincost.changes",
     "policies.kernels.mincost.tree",
     "policies.kernels.mincost.repair",
     "policies.kernels.mincost.simplex",
+    "policies.kernels.mincost.answer",
     "policies.kernels.mincost.crash",
     "policies.kernels.mincost.residual",
     "policies.kernels.mincost.patch",

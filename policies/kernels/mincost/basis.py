@@ -112,8 +112,6 @@ def hang(net: Columns, root: int, chosen: Int64s) -> None:
     first, arcs = np.empty(n_nodes + 1, np.int64), np.empty(2 * chosen.shape[0], np.int64)
     list_by_node(tail, head, chosen, first, arcs)
     rows[:, SIZE] = 0  # Not hung yet.
-    rows[:, UP] = 0
-    rows[:, DOWN] = 0
     order, waiting = np.empty(n_nodes, np.int64), np.empty(n_nodes, np.int64)
     count = 0
     for start in range(-1, n_nodes):
@@ -124,7 +122,7 @@ def hang(net: Columns, root: int, chosen: Int64s) -> None:
         rows[top, PARENT] = rows[top, PRED] = -1
         if top != root:
             rows[top, PARENT] = root
-            carry(net, top, 0)
+            carry(rows, top, 0)
         waiting[0] = top
         n_waiting = 1
         while n_waiting > 0:
@@ -139,6 +137,8 @@ def hang(net: Columns, root: int, chosen: Int64s) -> None:
                     rows[below, SIZE] = 1
                     rows[below, PARENT] = node
                     rows[below, PRED] = arc
+                    rows[below, UP] = net.capacity[arc] if tail[arc] == below else 0
+                    rows[below, DOWN] = net.capacity[arc] if head[arc] == below else 0
                     waiting[n_waiting] = below
                     n_waiting += 1
     for index in range(n_nodes - 1, -1, -1):

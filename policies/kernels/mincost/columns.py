@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
 
+OBJECTIVE_SURE = 2.0**62  # Where the sum of |flow x cost| is about that or less, int64 holds the objective.
 _Any = TypeVar("_Any", bound=np.generic)
 
 
@@ -20,18 +21,18 @@ def grown(array: npt.NDArray[_Any], length: int) -> npt.NDArray[_Any]:
     return longer
 
 
-def spread(n_arcs: int) -> npt.NDArray[np.int32]:
-    """Where each arc lies: neighbours come to lie about the square root of their number apart."""
+def spread(n_arcs: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Where each arc lies, and whose place each is: neighbours come to lie about the root of their number apart."""
     stride = max(isqrt(n_arcs), 1)
-    position = np.empty(n_arcs, np.int32)
-    order = np.concatenate([np.arange(first, n_arcs, stride) for first in range(stride)] or [np.empty(0, np.int64)])
-    position[order] = np.arange(n_arcs, dtype=np.int32)
-    return position
+    position, everyone = np.empty(n_arcs, np.int32), np.arange(n_arcs, dtype=np.int32)
+    order = np.concatenate([everyone[first::stride] for first in range(stride)])
+    position[order] = everyone
+    return position, order
 
 
 def objective(flow: Int64s, cost: Int64s) -> int:
     """The sum of flow x cost, exact whatever its size."""
-    if float(np.abs(flow.astype(np.float64) * cost).sum()) < 2.0**62:
+    if float(np.abs(flow.astype(np.float64) * cost).sum()) < OBJECTIVE_SURE:
         return int(np.dot(flow, cost))
     used = np.flatnonzero(flow)
     return sum(int(amount) * int(price) for amount, price in zip(flow[used], cost[used], strict=True))

@@ -10,7 +10,7 @@ from policies.kernels.jit import Int64s
 from policies.kernels.mincost import exchange, leaves, patch
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import Leaves
-from policies.kernels.mincost.planted import Arcs
+from policies.kernels.mincost.planted import Added, All, Arcs
 from policies.kernels.mincost.priced import GAVE_UP, OPTIMAL, SPARE, priced
 from policies.kernels.mincost.residual import Residual, build, with_nodes
 
@@ -37,17 +37,17 @@ class Contracted:
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "exchange"
 
-    def set_supply(self, nodes: Int64s, more: Int64s) -> None:
-        self.net.excess[nodes] += more
-        self.moved.append(nodes)
+    # Excess is kept by who changes supplies, and notes who has moved. `tail` is the network's, by arc id.
 
-    def set_cost(self, arcs: Int64s, tails: Int64s, values: Int64s) -> None:
+    def set_cost(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+        tails = tail[arcs]
         self.touched.append(tails)
         if self.flow is None:
             leaves.change_costs(self.table, arcs, tails, values)
             patch.change_costs(self.net, arcs, values)
 
-    def set_capacity(self, arcs: Int64s, tails: Int64s, values: Int64s) -> None:
+    def set_capacity(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+        tails = tail[arcs]
         self.touched.append(tails)
         if self.flow is None and leaves.opens_or_closes(self.table, arcs, tails, values):
             self._give_up_leaves()
@@ -56,7 +56,8 @@ class Contracted:
         else:
             self.flow[arcs] = np.minimum(self.flow[arcs], values)
 
-    def drop_arcs(self, arcs: Int64s, tails: Int64s) -> None:
+    def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
+        tails = tail[arcs]
         self.moved.append(tails)
         if self.flow is None:
             leaves.drop_arcs(self.table, arcs, tails, self.net.excess)
@@ -74,20 +75,17 @@ class Contracted:
         found: Int64s = self.table.arc[slots].astype(np.int64)
         return found
 
-    def add_nodes(self, n_nodes: int, ids: Int64s, supplies: Int64s) -> None:
+    def add_nodes(self, n_nodes: int) -> None:
         """Make room for node ids below n_nodes; the new ones begin idle."""
         self.net = with_nodes(self.net, n_nodes)
         self.table = leaves.with_nodes(self.table, n_nodes)
         if self.scratch.shape[1] < n_nodes:
             self.scratch = exchange.scratch_for(self.table.is_leaf.size)
-        self.net.excess[ids] += supplies
-        self.moved.append(ids)
 
-    def add_arcs(self, arcs: Arcs, supply: Int64s, ids: Int64s) -> None:
-        """Take in new arcs, given all columns as they are now."""
-        n_arcs = arcs.tail.size
-        tail, head, bound, cost = (column[ids] for column in (arcs.tail, arcs.head, arcs.bound, arcs.cost))
-        self.touched.append(tail)
+    def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
+        """Take in new arcs."""
+        tail, head, bound, cost = added
+        self.touched.append(tail.copy())
         if n_arcs > self.net.entry.size:
             longer = n_arcs + n_arcs // 8
             entry, of_arc = (_extended(column, longer, -1) for column in (self.net.entry, self.table.of_arc))

@@ -41,7 +41,7 @@ def lean(net: Columns, supply: Int64s, n_nodes: int, n_arcs: int, root: int, det
         if node == root:
             continue
         net.excess[node] += supply[node]
-        carry(net, node, 0)
+        carry(net.rows, node, 0)
     for node in range(n_nodes):
         arc = way[node]
         if arc >= 0:

@@ -1,6 +1,6 @@
 """The gate: what may become a network. Every refusal names the array, the place and the bound.
 
-Changes are small and many, so the checks are kernels: what numpy takes for a dozen values is most of a small round.
+The checks are kernels, for `changes` to use and to find out why one was refused.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UN
 Integers = npt.NDArray[np.integer] | Sequence[int] | int
 Flags = npt.NDArray[np.bool_]
 _INT, _ROW, _FLAGS = types.int64, types.int64[::1], types.boolean[::1]
+_INT64 = np.dtype(np.int64)
 
 
 def column(name: str, values: Integers, length: int | None = None) -> Int64s:
     """`values` as a contiguous int64 array of one dimension, perhaps the caller's; a number is one row."""
     array = np.asarray(values)
-    if array.dtype != np.int64 or array.ndim != 1 or not array.flags.c_contiguous:
+    if array.dtype is not _INT64 or array.ndim != 1 or not array.flags.c_contiguous:
         array = _converted(name, np.atleast_1d(array))
     if length is not None and array.size != length:
         raise NetworkError(f"{name} has length {array.size}; {length} is wanted")
@@ -88,15 +89,6 @@ def size(values: Int64s) -> int:
     return total
 
 
-@kernel(_INT(_ROW))
-def sum_of(values: Int64s) -> int:
-    """The sum; that of the sizes must be below 2^63."""
-    total: int = 0
-    for index in range(values.shape[0]):
-        total += values[index]
-    return total
-
-
 def check_range(name: str, values: Int64s, low: int, high: int, first: int = 0) -> None:
     """Refuse any value outside low..high; `first` is the place of the first one."""
     wrong = wrong_value(values, low, high)
@@ -104,28 +96,28 @@ def check_range(name: str, values: Int64s, low: int, high: int, first: int = 0) 
         raise NetworkError(f"{name}[{first + wrong}] is {int(values[wrong])}; {low} to {high} is allowed")
 
 
-def bounds_of(values: Int64s) -> Int64s:
-    """A copy with NO_BOUND where `values`, capacities, are UNLIMITED; refuses one that is neither that nor 0..2^60."""
-    bounds = np.empty_like(values)
-    wrong = wrong_capacity(values, bounds)
+def check_capacity(values: Int64s) -> None:
+    """Refuse a capacity that is neither UNLIMITED nor 0..2^60."""
+    wrong = wrong_capacity(values, np.empty_like(values))
     if wrong >= 0:
         check_range("capacity", values[wrong : wrong + 1], 0, FLOW_MAX, first=wrong)
-    return bounds
 
 
-def check_flow_total(supplies: int, capacities: int) -> None:
-    """Flows are sums of supplies and finite capacities: refuse what could wrap int64."""
-    if supplies + capacities > FLOW_MAX:
-        raise NetworkError(
-            f"supplies ({supplies}) and finite capacities ({capacities}) sum to more than {FLOW_MAX} = 2^60; "
-            "use UNLIMITED for capacities that never bind"
-        )
+def flow_total_error(supplies: int, capacities: int) -> NetworkError:
+    """Flows are sums of supplies and finite capacities: what could wrap int64 is refused."""
+    return NetworkError(
+        f"supplies ({supplies}) and finite capacities ({capacities}) sum to more than {FLOW_MAX} = 2^60; "
+        "use UNLIMITED for capacities that never bind"
+    )
 
 
-def check_cost(n_nodes: int, cost_max: int) -> None:
-    """Potentials are sums of costs along paths, times four with the penalty: refuse what could wrap int64."""
-    if 4 * (n_nodes + 1) * (cost_max + 1) > POTENTIAL_MAX:
-        raise NetworkError(
-            f"|cost| up to {cost_max} on {n_nodes} nodes: 4 x (nodes + 1) x (|cost| + 1) must not pass "
-            f"{POTENTIAL_MAX} = 2^60; use a larger unit of cost"
-        )
+def cost_limit(n_nodes: int) -> int:
+    """The largest |cost|. Potentials are sums of costs along ways, times four with the penalty: none may wrap int64."""
+    return POTENTIAL_MAX // (4 * (n_nodes + 1)) - 1
+
+
+def cost_error(n_nodes: int, cost_max: int) -> NetworkError:
+    return NetworkError(
+        f"|cost| up to {cost_max} on {n_nodes} nodes: 4 x (nodes + 1) x (|cost| + 1) must not pass "
+        f"{POTENTIAL_MAX} = 2^60; use a larger unit of cost"
+    )

@@ -5,25 +5,26 @@ keeps the caller's columns; what the last solve left, a tree or a flow with pric
 or `Priced`, which hear of every change.
 """
 
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import simplex
-from policies.kernels.mincost.columns import grown, objective
+from policies.kernels.mincost import changes, simplex
+from policies.kernels.mincost.changes import BALANCE, CAPACITY, COST_MAX, EARNS, SUPPLY
+from policies.kernels.mincost.columns import OBJECTIVE_SURE, grown, objective
 from policies.kernels.mincost.contracted import Contracted, contracted
 from policies.kernels.mincost.dispatch import KERNELS, Kernel, first_kernel, hands_over, simplex_reason
 from policies.kernels.mincost.gate import (
     Flags,
     Integers,
-    bounds_of,
-    check_cost,
-    check_flow_total,
+    check_capacity,
     check_range,
     column,
+    cost_error,
+    cost_limit,
+    flow_total_error,
     size,
-    sum_of,
 )
 from policies.kernels.mincost.ids import Ids
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
@@ -58,22 +59,17 @@ class FlowNetwork:
         if not isinstance(n_nodes, int | np.integer) or n_nodes < 0:
             raise NetworkError(f"n_nodes is {n_nodes!r}; a number from 0 up is wanted")
         tails = column("tail", tail)
-        n_arcs = tails.size
-        heads, capacities = column("head", head, n_arcs), column("capacity", capacity, n_arcs)
-        costs, supplies = column("cost", cost, n_arcs), column("supply", supply, int(n_nodes))
-        check_range("tail", tails, 0, n_nodes - 1)
-        check_range("head", heads, 0, n_nodes - 1)
-        self._nodes, self._arcs = Ids(int(n_nodes)), Ids(n_arcs)
-        self._check_count(int(n_nodes), n_arcs)
+        heads, capacities = column("head", head, tails.size), column("capacity", capacity, tails.size)
+        costs, supplies = column("cost", cost, tails.size), column("supply", supply, int(n_nodes))
+        self._nodes, self._arcs = Ids(0), Ids(0)
         self._kernel: Kernel = kernel
         self._held: Planted | Priced | Contracted | None = None
-        self._capacity_total = self._supply_total = self._cost_max = 0
-        self._bound = bounds_of(capacities)
-        self._count_capacity(self._bound, _NONE)
-        self._count_supply(supplies, _NONE)
-        self._raise_cost_max(costs, int(n_nodes))
-        self._tail, self._head, self._cost, self._supply = tails.copy(), heads.copy(), costs.copy(), supplies.copy()
-        self._earns = bool((costs < 0).any())  # An arc has, or had, a negative cost.
+        self._totals = np.zeros(changes.N_TOTALS, np.int64)
+        self._tail = self._head = self._cost = self._bound = self._supply = _NONE
+        check_range("tail", tails, 0, n_nodes - 1)
+        check_range("head", heads, 0, n_nodes - 1)
+        self._enter_nodes(supplies)
+        self._enter_arcs(tails, heads, capacities, costs)
         self._check_balance()
 
     # --- what it is ---------------------------------------------------------------------------------------------------
@@ -124,46 +120,32 @@ class FlowNetwork:
     def set_supply(self, nodes: Integers, values: Integers) -> None:
         """Set supplies (negative: demand). They need to sum to zero only at the next solve."""
         ids = column("nodes", nodes)
-        new = column("values", values, ids.size)
-        self._nodes.check("nodes", ids)
-        old = self._supply[ids]
-        self._count_supply(new, old)
-        self._supply[ids] = new
-        if self._held:
-            self._held.set_supply(ids, new - old)
+        self._put_supply(ids, column("values", values, ids.size))
 
     def set_cost(self, arcs: Integers, values: Integers) -> None:
         """Set costs per unit of flow."""
         ids = column("arcs", arcs)
         new = column("values", values, ids.size)
-        self._arcs.check("arcs", ids)
-        self._raise_cost_max(new, self.n_nodes)
-        self._cost[ids] = new
+        if not changes.set_costs(ids, new, *self._arcs.flags, cost_limit(self.n_nodes), self._cost, self._totals):
+            self._arcs.check("arcs", ids)
+            self._refuse_cost(new)
         if self._held:
-            self._held.set_cost(ids, self._tail[ids], new)
+            self._held.set_cost(ids, self._tail, new)
 
     def set_capacity(self, arcs: Integers, values: Integers) -> None:
         """Set capacities, 0 up or UNLIMITED."""
         ids = column("arcs", arcs)
-        new = bounds_of(column("values", values, ids.size))
-        self._arcs.check("arcs", ids)
-        self._count_capacity(new, self._bound[ids])
-        self._bound[ids] = new
+        new = column("values", values, ids.size)
+        bounds = np.empty(ids.size, np.int64)
+        if not changes.set_bounds(ids, new, *self._arcs.flags, self._bound, self._totals, bounds):
+            self._arcs.check("arcs", ids)
+            self._refuse_capacity(new, self._bound[ids])
         if self._held:
-            self._held.set_capacity(ids, self._tail[ids], new)
+            self._held.set_capacity(ids, self._tail, bounds)
 
     def add_nodes(self, supplies: Integers) -> Int64s:
         """Add nodes; return their ids."""
-        new = column("supplies", supplies)
-        self._check_count(self.n_nodes + new.size, 0)
-        check_cost(self.n_nodes + new.size, self._cost_max)
-        self._count_supply(new, _NONE)
-        ids = self._nodes.give(new.size)
-        self._supply = grown(self._supply, self.n_nodes)
-        self._supply[ids] = new
-        if self._held:
-            self._held.add_nodes(self.n_nodes, ids, new)
-        return ids
+        return self._enter_nodes(column("supplies", supplies))
 
     def remove_nodes(self, nodes: Integers) -> None:
         """Remove nodes, their supply and every arc that touches them."""
@@ -172,7 +154,7 @@ class FlowNetwork:
         if not ids.size:
             return
         self.remove_arcs(self._arcs_at(ids))
-        self.set_supply(ids, np.zeros(ids.size, np.int64))
+        self._put_supply(ids, np.zeros(ids.size, np.int64))
         self._nodes.take_back(ids)
         if isinstance(self._held, Planted) and not self._nodes.alive[self._held.root]:
             self._held = None
@@ -180,46 +162,73 @@ class FlowNetwork:
     def add_arcs(self, tail: Integers, head: Integers, capacity: Integers, cost: Integers) -> Int64s:
         """Add arcs; return their ids."""
         tails = column("tail", tail)
-        heads, bounds = column("head", head, tails.size), bounds_of(column("capacity", capacity, tails.size))
-        costs = column("cost", cost, tails.size)
-        self._nodes.check("tail", tails, unique=False)
-        self._nodes.check("head", heads, unique=False)
-        self._check_count(0, self.n_arcs + tails.size)
-        self._raise_cost_max(costs, self.n_nodes)
-        self._count_capacity(bounds, _NONE)
-        ids = self._arcs.give(tails.size)
-        for name, values in (("_tail", tails), ("_head", heads), ("_bound", bounds), ("_cost", costs)):
-            longer = grown(getattr(self, name), self.n_arcs)
-            longer[ids] = values
-            setattr(self, name, longer)
-        if self._held:
-            self._held.add_arcs(self._columns(), self._supply[: self.n_nodes], ids)
-        return ids
+        heads, capacities = column("head", head, tails.size), column("capacity", capacity, tails.size)
+        return self._enter_arcs(tails, heads, capacities, column("cost", cost, tails.size))
 
     def remove_arcs(self, arcs: Integers) -> None:
         """Remove arcs."""
         ids = column("arcs", arcs)
-        self._arcs.check("arcs", ids)
+        if not changes.clear_arcs(ids, *self._arcs.flags, self._bound, self._cost, self._totals):
+            self._arcs.check("arcs", ids)
         if self._held:
-            self._held.drop_arcs(ids, self._tail[ids])
-        self._count_capacity(_NONE, self._bound[ids])
-        self._bound[ids] = 0
-        self._cost[ids] = 0
+            self._held.drop_arcs(ids, self._tail)
         self._arcs.take_back(ids)
+
+    def _put_supply(self, ids: Int64s, new: Int64s) -> None:
+        excess = self._held.net.excess if self._held else _NONE
+        if not changes.set_supplies(ids, new, *self._nodes.flags, self._supply, self._totals, excess):
+            self._nodes.check("nodes", ids)
+            self._refuse_supply(new, self._supply[ids])
+        if isinstance(self._held, Contracted):
+            self._held.moved.append(ids.copy())
+
+    def _enter_nodes(self, supplies: Int64s) -> Int64s:
+        most = self.n_nodes + supplies.size
+        self._check_count(most, 0)
+        if not changes.fit_supplies(supplies, cost_limit(most), self._totals):
+            cost_max = int(self._totals[COST_MAX])
+            if cost_max > cost_limit(most):
+                raise cost_error(most, cost_max)
+            self._refuse_supply(supplies, _NONE)
+        ids = self._nodes.give(supplies.size)
+        self._supply = grown(self._supply, self.n_nodes)
+        if self._held:
+            self._held.add_nodes(self.n_nodes)
+        self._put_supply(ids, supplies)
+        return ids
+
+    def _enter_arcs(self, tails: Int64s, heads: Int64s, capacities: Int64s, costs: Int64s) -> Int64s:
+        self._check_count(0, self.n_arcs + tails.size)
+        bounds = np.empty(tails.size, np.int64)
+        limit, nodes = cost_limit(self.n_nodes), self._nodes
+        if not changes.fit_arcs(tails, heads, capacities, costs, *nodes.flags, limit, self._totals, bounds):
+            nodes.check("tail", tails, unique=False)
+            nodes.check("head", heads, unique=False)
+            check_capacity(capacities)
+            self._refuse_cost(costs, within=limit)
+            self._refuse_capacity(capacities, _NONE)
+        ids = self._arcs.give(tails.size)
+        if self.n_arcs > self._tail.size:
+            columns = (self._tail, self._head, self._bound, self._cost)
+            self._tail, self._head, self._bound, self._cost = (grown(each, self.n_arcs) for each in columns)
+        added = (tails, heads, bounds, costs)
+        changes.write_arcs(ids, *added, self._tail, self._head, self._bound, self._cost)
+        if self._held:
+            self._held.add_arcs(self.n_arcs, ids, added, self._all)
+        return ids
 
     # --- solving ------------------------------------------------------------------------------------------------------
 
     def solve(self) -> Result:
         """The optimum; after a first solve, from the last one's tree or prices."""
         self._check_balance()
-        if not self._nodes.alive.any():
+        if not self._nodes.any:
             return Result("optimal", 0, np.zeros(self.n_arcs, np.int64), np.zeros(self.n_nodes, np.int64), "simplex")
-        arcs, supply = self._columns(), self._supply[: self.n_nodes]
         if not isinstance(self._held, Planted):
-            result = self._solve_by_prices(arcs, supply)
+            result = self._solve_by_prices(*self._all())
             if result is not None:
                 return result
-        return self._solve_by_simplex(arcs, supply)
+        return self._solve_by_simplex()
 
     def _solve_by_prices(self, arcs: Arcs, supply: Int64s) -> Result | None:
         """None: the simplex must solve it, from nothing."""
@@ -228,46 +237,51 @@ class FlowNetwork:
             kernel = first_kernel(self._kernel, supply, arcs)
             if kernel == "simplex" or self._hands_over(arcs, supply):
                 return None
-        if simplex_reason(arcs, self.n_nodes, self._supply_total // 2, self._cost_max, self._earns) is not None:
+        if self._simplex_reason(arcs) is not None:
             self._held = None
             return None
         if self._held is None:
             self._held = self._by_prices(kernel, arcs, supply)
         held = cast(Priced | Contracted, self._held)
-        if held.solve(arcs, supply, self._cost_max) != OPTIMAL:
+        if held.solve(arcs, supply, int(self._totals[COST_MAX])) != OPTIMAL:
             self._held = None
             return None
         flow, potential, cost_size = held.read(arcs, self._nodes.alive)
         return self._optimum(flow, potential, cost_size)
 
-    def _solve_by_simplex(self, arcs: Arcs, supply: Int64s) -> Result:
+    def _solve_by_simplex(self) -> Result:
         first = self._held is None
         if first:
-            self._cost_max = int(np.abs(arcs.cost).max(initial=0))
+            arcs, supply = self._all()
+            self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)
             alive = np.where(self._nodes.alive, supply, np.iinfo(np.int64).max)
             self._held = Planted(arcs, supply, int(alive.argmin()))
         held = cast(Planted, self._held)
-        big = 2 * (self.n_nodes + 1) * (self._cost_max + 1)  # More than twice any path: potentials tell the side.
-        status = held.solve(arcs, supply, big)
+        status = held.solve(self._all, self._nodes.alive, int(self._totals[COST_MAX]))
         if status == simplex.UNBOUNDED:
-            return self._unbounded(arcs, supply)
-        flow, potential, artificial, cost_size = held.read(arcs, self._nodes.alive)
+            return self._unbounded(*self._all())
+        flow, potential, told, cost_size = held.read()
+        value, sent_up, sent_down, _ = told.tolist()
+        unrouted = max(sent_up, sent_down)
         if status == simplex.CAPPED:
             self._held = None
-            return Result("capped", None, flow, potential, "simplex", int(artificial.max()), None, held.work)
-        if artificial.any():
-            cut = potential < -big // 2 if artificial[0] else potential <= big // 2
+            return Result("capped", None, flow, potential, "simplex", unrouted, None, held.work)
+        if unrouted:
+            cut = potential < -held.big // 2 if sent_up else potential <= held.big // 2
             witness = (cut & self._nodes.alive).astype(np.int64)
-            return Result("infeasible", None, flow, potential, "simplex", int(artificial.max()), witness, held.work)
-        result = self._optimum(flow, potential, cost_size)
-        kernel = first_kernel(self._kernel, supply, arcs) if first else "simplex"
-        if (
-            kernel != "simplex"
-            and self._hands_over(arcs, supply)
-            and simplex_reason(arcs, self.n_nodes, self._supply_total // 2, self._cost_max, self._earns) is None
-        ):
-            self._held = self._by_prices(kernel, arcs, supply, flow, potential)
+            return Result("infeasible", None, flow, potential, "simplex", unrouted, witness, held.work)
+        if cost_size >= OBJECTIVE_SURE:
+            value = objective(flow, self._cost[: self.n_arcs])
+        result = Result("optimal", value, flow, potential, "simplex", work=held.work)
+        if first:
+            self._hand_over(*self._all(), result)
         return result
+
+    def _hand_over(self, arcs: Arcs, supply: Int64s, result: Result) -> None:
+        """Go on with prices where that is better for the rounds to come."""
+        kernel = first_kernel(self._kernel, supply, arcs)
+        if kernel != "simplex" and self._hands_over(arcs, supply) and self._simplex_reason(arcs) is None:
+            self._held = self._by_prices(kernel, arcs, supply, result.flow, result.potential)
 
     def _by_prices(
         self, kernel: Kernel, arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s | None = None
@@ -276,13 +290,17 @@ class FlowNetwork:
             return priced(arcs, supply, flow, price)
         return contracted(arcs, supply, flow, price, never_scales=self._kernel == "exchange")
 
+    def _simplex_reason(self, arcs: Arcs) -> str | None:
+        totals = self._totals.tolist()
+        return simplex_reason(arcs, self.n_nodes, totals[SUPPLY] // 2, totals[COST_MAX], bool(totals[EARNS]))
+
     def _hands_over(self, arcs: Arcs, supply: Int64s) -> bool:
         return self._kernel == "auto" and hands_over(supply, arcs)
 
     def _optimum(self, flow: Int64s, potential: Int64s, cost_size: float) -> Result:
         assert self._held is not None
         cost = self._cost[: self.n_arcs]
-        value = int(np.dot(flow, cost)) if cost_size < 2.0**62 else objective(flow, cost)
+        value = int(np.dot(flow, cost)) if cost_size < OBJECTIVE_SURE else objective(flow, cost)
         return Result("optimal", value, flow, potential, self._held.kernel, work=self._held.work)
 
     def _unbounded(self, arcs: Arcs, supply: Int64s) -> Result:
@@ -296,11 +314,10 @@ class FlowNetwork:
             return free
         return Result("unbounded", None, free.flow, np.zeros_like(supply), "simplex", 0, held.cycle(), held.work)
 
-    def _columns(self) -> Arcs:
+    def _all(self) -> tuple[Arcs, Int64s]:
         n_arcs = self.n_arcs
-        return Arcs(
-            self._tail[:n_arcs], self._head[:n_arcs], self._arcs.alive, self._bound[:n_arcs], self._cost[:n_arcs]
-        )
+        tail, head, bound, cost = (each[:n_arcs] for each in (self._tail, self._head, self._bound, self._cost))
+        return Arcs(tail, head, self._arcs.alive, bound, cost), self._supply[: self.n_nodes]
 
     def _arcs_at(self, nodes: Int64s) -> Int64s:
         """The arcs at these nodes, each once."""
@@ -312,30 +329,25 @@ class FlowNetwork:
                 return found
         gone = np.zeros(self.n_nodes, np.bool_)
         gone[nodes] = True
-        arcs, listed = self._columns(), np.empty(self.n_arcs, np.int64)
+        arcs, listed = self._all()[0], np.empty(self.n_arcs, np.int64)
         return listed[: arcs_at(arcs.tail, arcs.head, arcs.alive, gone, listed)]
 
     # --- the gate -----------------------------------------------------------------------------------------------------
 
-    def _count_capacity(self, new: Int64s, old: Int64s) -> None:
-        capacity_total = self._capacity_total - size(old) + size(new)
-        check_flow_total(self._supply_total, capacity_total)
-        self._capacity_total = capacity_total
-
-    def _count_supply(self, new: Int64s, old: Int64s) -> None:
+    def _refuse_supply(self, new: Int64s, old: Int64s) -> NoReturn:
         check_range("supply", new, -FLOW_MAX, FLOW_MAX)
-        supply_total = self._supply_total - size(old) + size(new)
-        check_flow_total(supply_total, self._capacity_total)
-        self._supply_total = supply_total
+        raise flow_total_error(int(self._totals[SUPPLY]) - size(old) + size(new), int(self._totals[CAPACITY]))
 
-    def _raise_cost_max(self, new: Int64s, n_nodes: int) -> None:
+    def _refuse_capacity(self, new: Int64s, old: Int64s) -> NoReturn:
+        check_capacity(new)
+        raise flow_total_error(int(self._totals[SUPPLY]), int(self._totals[CAPACITY]) - size(old) + size(new))
+
+    def _refuse_cost(self, new: Int64s, within: int = -1) -> None:
+        """Unless all are `within`."""
         check_range("cost", new, -POTENTIAL_MAX, POTENTIAL_MAX)
-        low, high = (int(new.min()), int(new.max())) if new.size else (0, 0)
-        cost_max = max(self._cost_max, high, -low)
-        check_cost(n_nodes, cost_max)
-        self._cost_max = cost_max
-        if low < 0:
-            self._earns = True
+        cost_max = max(int(new.max(initial=0)), -int(new.min(initial=0)))
+        if cost_max > within:
+            raise cost_error(self.n_nodes, cost_max)
 
     def _check_count(self, n_nodes: int, n_arcs: int) -> None:
         """Inside, ids of nodes and of the entries of arcs take 32 bits."""
@@ -343,6 +355,6 @@ class FlowNetwork:
             raise NetworkError(f"{n_nodes} nodes, {n_arcs} arcs: at most {ID_MAX} and {ID_MAX // 3}")
 
     def _check_balance(self) -> None:
-        balance = int(sum_of(self._supply[: self.n_nodes]))
+        balance = int(self._totals[BALANCE])
         if balance:
             raise NetworkError(f"supplies sum to {balance}; they must sum to 0 (give the rest to a sink or a source)")

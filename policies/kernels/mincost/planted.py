@@ -4,12 +4,13 @@ Inside, arcs lie in another order than their ids' (`position`): neighbours in th
 alike, are spread over the blocks that pricing scans, so that every block holds good candidates.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import basis, crash, repair, scaling, simplex, tree
+from policies.kernels.mincost import answer, basis, crash, repair, scaling, simplex, tree
 from policies.kernels.mincost.columns import grown, spread
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
@@ -27,6 +28,8 @@ CROWDED_PERCENT = 90  # … are wanted.
 NEAR_STEP = 12  # ε begins at that part of the largest cost and is divided by as much …
 NEAR_LAST = 2  # … down to so many units of cost: a phase more costs more than the pivots it spares.
 
+_WORK = ("status", "pivots", "degenerate_pivots", "arcs_scanned", "nodes_shifted", "cycle_steps")  # As in `simplex`.
+
 
 class Arcs(NamedTuple):
     """A network's columns by arc id; bounds are NO_BOUND where there is none."""
@@ -38,6 +41,10 @@ class Arcs(NamedTuple):
     cost: Int64s
 
 
+Added = tuple[Int64s, Int64s, Int64s, Int64s]  # Of new arcs: tail, head, bound, cost.
+All = Callable[[], tuple[Arcs, Int64s]]  # A network's columns by arc id, and supplies by node, when they are asked for.
+
+
 class Planted:
     """The tree of the last solve, and what changed since."""
 
@@ -47,7 +54,7 @@ class Planted:
         """Everything hangs under `root`, a node that is alive."""
         n_nodes, n_arcs = supply.size, arcs.tail.size
         self._n_nodes, self._n_arcs, self.root = n_nodes, n_arcs, root
-        self._position = spread(n_arcs)
+        self._position, self._ids = spread(n_arcs)
         tail, head = np.empty(n_arcs, np.int32), np.empty(n_arcs, np.int32)
         cost, bound = np.empty(n_arcs, np.int64), np.empty(n_arcs, np.int64)
         for lying, column in ((tail, arcs.tail), (head, arcs.head), (cost, arcs.cost), (bound, arcs.bound)):
@@ -56,12 +63,14 @@ class Planted:
         potential, excess, after, before = (np.zeros(n_nodes, np.int64) for _ in range(4))
         rows = np.empty((n_nodes, tree.ROW), np.int64)
         arc_columns = (tail, head, cost, bound, bound.copy(), state)
-        self.net = tree.Columns(*arc_columns, potential, excess, after, before, rows)
+        self.net = tree.Columns(*arc_columns, potential, excess, after, before, rows, np.zeros(tree.N_NOTES, np.int64))
         self._work = np.zeros(simplex.N_WORK, np.int64)
-        self._near_work = np.zeros(scaling.N_WORK, np.int64)
+        self._pushes = self._relabels = 0  # Of scaling that came near.
+        self.big = 0  # What artificial arcs cost.
+        self._told = np.zeros(answer.N_TOLD, np.int64)
         self._is_planted = False
 
-    def _plant(self, alive: Flags, supply: Int64s, big: int, bare: bool) -> None:
+    def _plant(self, alive: Flags, supply: Int64s, bare: bool) -> None:
         """A first tree. Bare: every node under the root by an artificial arc, every bound counts, no cycling; else
         nodes hang on their way to the root where that helps, and bounds that cannot bind are dropped.
         """
@@ -74,7 +83,7 @@ class Planted:
             return
         repair.drop_redundant_bounds(net.tail, net.head, supply, net.bound, net.capacity)
         if is_scheduling(supply):
-            crash.lean(net, supply, self._n_nodes, self._n_arcs, self.root, big)
+            crash.lean(net, supply, self._n_nodes, self._n_arcs, self.root, self.big)
 
     def _plant_near(self, arcs: Arcs, supply: Int64s) -> bool:
         """A first tree out of what scaling comes near the optimum with; False, and nothing changed, where it fails."""
@@ -83,9 +92,12 @@ class Planted:
         if tight is None:
             return False
         near = build(*arcs, np.zeros(self._n_arcs, np.int64), supply, np.zeros(self._n_nodes, np.int64), 0)
-        if scaling.approach(near, tight, cost_max // NEAR_STEP, NEAR_LAST, NEAR_STEP, self._near_work) != scaling.FINE:
+        work = np.zeros(scaling.N_WORK, np.int64)
+        status = scaling.approach(near, tight, cost_max // NEAR_STEP, NEAR_LAST, NEAR_STEP, work)
+        self._pushes, self._relabels = int(work[scaling.PUSHES]), int(work[scaling.RELABELS])
+        if status != scaling.FINE:
             return False
-        self._plant(arcs.alive, supply, 0, bare=True)
+        self._plant(arcs.alive, supply, bare=True)
         net = self.net
         repair.drop_redundant_bounds(net.tail, net.head, supply, net.bound, net.capacity)
         net.excess[:] = supply
@@ -98,89 +110,98 @@ class Planted:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def set_supply(self, nodes: Int64s, more: Int64s) -> None:
-        self.net.excess[nodes] += more
+    # Excess is kept by who changes supplies. `tail` is the network's, by arc id.
 
-    def set_cost(self, arcs: Int64s, tails: Int64s, values: Int64s) -> None:
-        repair.change_costs(self.net, arcs, values, self._position)
+    def set_cost(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+        repair.change_costs(self.net, self.root, arcs, values, self._position)
 
-    def set_capacity(self, arcs: Int64s, tails: Int64s, values: Int64s) -> None:
+    def set_capacity(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
         repair.change_capacities(self.net, arcs, values, self._position)
 
-    def add_nodes(self, n_nodes: int, ids: Int64s, supplies: Int64s) -> None:
+    def add_nodes(self, n_nodes: int) -> None:
         """Make room for node ids below n_nodes; the new ones begin idle, the others may still owe what they sent."""
         net, first = self.net, self._n_nodes
         if n_nodes > net.excess.size:
-            columns = ("potential", "excess", "after", "before", "rows")
-            net = net._replace(**{name: grown(getattr(net, name), n_nodes) for name in columns})
+            names = ("potential", "excess", "after", "before", "rows")
+            net = net._replace(**{name: grown(getattr(net, name), n_nodes) for name in names})
             self.net = net
         if n_nodes > first:
-            tree.append(net, first, n_nodes, self.root)
+            columns = (net.rows, net.after, net.before, net.potential, net.notes)
+            tree.append(*columns, first, n_nodes, self.root)
             self._n_nodes = n_nodes
-        net.excess[ids] += supplies
 
-    def add_arcs(self, arcs: Arcs, supply: Int64s, ids: Int64s) -> None:
-        """Take in new arcs, given all columns as they are now."""
-        net, n_arcs = self.net, arcs.tail.size
-        if n_arcs > self._n_arcs:
+    def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
+        """Take in new arcs."""
+        net, before = self.net, self._n_arcs
+        if n_arcs > before:
             if n_arcs > net.tail.size:
-                columns = ("tail", "head", "cost", "bound", "capacity", "state")
-                net = net._replace(**{name: grown(getattr(net, name), n_arcs) for name in columns})
+                names = ("tail", "head", "cost", "bound", "capacity", "state")
+                net = net._replace(**{name: grown(getattr(net, name), n_arcs) for name in names})
                 self.net = net
-                self._position = grown(self._position, n_arcs)
-            self._position[self._n_arcs : n_arcs] = np.arange(self._n_arcs, n_arcs)
+                self._position, self._ids = grown(self._position, n_arcs), grown(self._ids, n_arcs)
             self._n_arcs = n_arcs
-        tail, head, bound, cost = (column[ids] for column in (arcs.tail, arcs.head, arcs.bound, arcs.cost))
-        repair.join_arcs(net, ids, tail, head, bound, cost, self._position)
+        places, sizes = (self._position, self._ids, net.tail, net.head), (net.bound, net.capacity, net.cost)
+        repair.join_arcs(ids, *added, *places, *sizes, net.state, before)
 
-    def drop_arcs(self, arcs: Int64s, tails: Int64s) -> None:
+    def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
         repair.drop_arcs(self.net, self.root, arcs, self._position)
 
     # --- solving ------------------------------------------------------------------------------------------------------
 
-    def solve(self, arcs: Arcs, supply: Int64s, big: int) -> int:
-        """Repair the tree, or plant a first one, and run the simplex. Its status, as in `simplex`."""
+    def solve(self, all_columns: All, alive: Flags, cost_max: int) -> int:
+        """Repair the tree, or plant a first one, and run the simplex. Its status, as in `simplex`; `read` tells more.
+
+        alive: by node.
+        """
         self._work[: simplex.CURSOR] = 0
-        self._near_work[:] = 0
+        self._raise_big(cost_max)
+        self._flow, self._potential = np.empty(self._n_arcs, np.int64), np.empty(self._n_nodes, np.int64)
         status = simplex.CAPPED
         if self._is_planted:
-            status = self._run(big, simplex.LIST_MAX)
+            self._pushes = self._relabels = 0
+            status = self._run(alive, simplex.LIST_MAX)
             if status == simplex.UNBOUNDED and not np.array_equal(self.net.capacity, self.net.bound):
                 status = simplex.CAPPED  # Changes made a dropped bound matter: take none for granted.
         else:
-            status = self._solve_first(arcs, supply, big)
+            status = self._solve_first(*all_columns(), alive)
         if status == simplex.CAPPED:
-            self._plant(arcs.alive, supply, big, bare=True)
-            status = self._run(big, 0)
+            arcs, supply = all_columns()
+            self._plant(arcs.alive, supply, bare=True)
+            status = self._run(alive, 0)
         return status
 
-    def _solve_first(self, arcs: Arcs, supply: Int64s, big: int) -> int:
+    def _raise_big(self, cost_max: int) -> None:
+        """More than twice any way costs, so that potentials tell the side; in steps, for potentials move with it."""
+        least = 2 * (self._n_nodes + 1) * (cost_max + 1)
+        if self.big < least:
+            self.big = 1 << (least - 1).bit_length()
+            self.net.notes[tree.BIG] = self.big
+            self.net.notes[tree.STALE] = 1
+
+    def _solve_first(self, arcs: Arcs, supply: Int64s, alive: Flags) -> int:
         """From nothing. CAPPED where only the bare tree is left to try."""
-        self._plant(arcs.alive, supply, big, bare=False)
+        self._plant(arcs.alive, supply, bare=False)
         if self._n_arcs < NEAR_ARCS_MIN or not is_scheduling(supply) or (arcs.cost < 0).any():
-            return self._run(big, 0)
-        status = self._run(big, 0, PROBE * self._n_arcs)
+            return self._run(alive, 0)
+        status = self._run(alive, 0, PROBE * self._n_arcs)
         if status != simplex.CAPPED:
             return status
         crowded = wants_more_than(CROWDED_PERCENT, arcs, supply)
         cheap = (PROBE_PIVOTS_CROWDED if crowded else PROBE_PIVOTS) * self._n_nodes
         if 100 * self._work[simplex.PIVOTS] < cheap:
             self._plant_near(arcs, supply)
-        return self._run(big, 0)
+        return self._run(alive, 0)
 
-    def _run(self, big: int, list_max: int, effort_max: int = NO_BOUND) -> int:
+    def _run(self, alive: Flags, list_max: int, effort_max: int = NO_BOUND) -> int:
         pivots_max = 200 * (self._n_arcs + self._n_nodes) + 10_000
-        size = (self._n_nodes, self._n_arcs)
-        simplex.resolve(self.net, self.root, *size, big, list_max, pivots_max, effort_max, self._work)
+        sizes, limits = (self._n_nodes, self._n_arcs, self.root), (list_max, pivots_max, effort_max)
+        out = (self._work, self._flow, self._potential, self._told)
+        self._cost_size = answer.resolve(self.net, self._ids, alive, *sizes, *limits, *out)
         return int(self._work[simplex.STATUS])
 
-    def read(self, arcs: Arcs, alive: Flags) -> tuple[Int64s, Int64s, Int64s, float]:
-        """Flow by arc, potential by node, what artificial arcs carry (up, down), and about the sum of |flow x cost|."""
-        flow, potential = np.empty(self._n_arcs, np.int64), np.empty(self._n_nodes, np.int64)
-        artificial = np.empty(2, np.int64)
-        position = self._position[: self._n_arcs]
-        size = simplex.read(self.net, alive, arcs.cost, position, self._n_nodes, self.root, flow, potential, artificial)
-        return flow, potential, artificial, size
+    def read(self) -> tuple[Int64s, Int64s, Int64s, float]:
+        """Flow by arc, potential by node, what is told (see `answer`), and about the sum of |flow x cost|."""
+        return self._flow, self._potential, self._told, self._cost_size
 
     def cycle(self) -> Int64s:
         """Flags (1) of the arcs on the cycle without a bound that ended the last solve."""
@@ -202,16 +223,9 @@ class Planted:
 
     @property
     def work(self) -> dict[str, int]:
-        names = {
-            "pivots": simplex.PIVOTS,
-            "degenerate_pivots": simplex.DEGENERATE,
-            "arcs_scanned": simplex.SCANNED,
-            "nodes_shifted": simplex.SHIFTED,
-            "cycle_steps": simplex.WALKED,
-        }
-        work = {name: int(self._work[index]) for name, index in names.items()}
-        near = {"pushes": scaling.PUSHES, "relabels": scaling.RELABELS}
-        return work | {name: int(self._near_work[index]) for name, index in near.items()}
+        work = dict(zip(_WORK, self._work.tolist(), strict=False))
+        del work["status"]
+        return work | {"pushes": self._pushes, "relabels": self._relabels}
 
 
 def is_scheduling(supply: Int64s) -> bool:

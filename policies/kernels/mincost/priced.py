@@ -10,7 +10,7 @@ import numpy as np
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import patch, scaling
 from policies.kernels.mincost.gate import Flags
-from policies.kernels.mincost.planted import Arcs
+from policies.kernels.mincost.planted import Added, All, Arcs
 from policies.kernels.mincost.residual import Residual, build, read, with_nodes
 
 SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuild costs as much as many small rounds.
@@ -28,18 +28,17 @@ class Priced:
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "scaling"
 
-    def set_supply(self, nodes: Int64s, more: Int64s) -> None:
-        self.net.excess[nodes] += more
+    # Excess is kept by who changes supplies. `tail` is the network's, by arc id.
 
-    def set_cost(self, arcs: Int64s, tails: Int64s, values: Int64s) -> None:
+    def set_cost(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
         patch.change_costs(self.net, arcs, values)
-        self.touched.append(tails)
+        self.touched.append(tail[arcs])
 
-    def set_capacity(self, arcs: Int64s, tails: Int64s, values: Int64s) -> None:
+    def set_capacity(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
         patch.change_capacities(self.net, arcs, values)
-        self.touched.append(tails)
+        self.touched.append(tail[arcs])
 
-    def drop_arcs(self, arcs: Int64s, tails: Int64s) -> None:
+    def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
         patch.drop_arcs(self.net, arcs)
 
     def arcs_at(self, nodes: Int64s) -> Int64s:
@@ -48,24 +47,24 @@ class Priced:
         patch.arcs_at(self.net, nodes, found)
         return np.unique(found)
 
-    def add_nodes(self, n_nodes: int, ids: Int64s, supplies: Int64s) -> None:
+    def add_nodes(self, n_nodes: int) -> None:
         """Make room for node ids below n_nodes; the new ones begin idle."""
         self.net = with_nodes(self.net, n_nodes)
-        self.net.excess[ids] += supplies
 
-    def add_arcs(self, arcs: Arcs, supply: Int64s, ids: Int64s) -> None:
-        """Take in new arcs, given all columns as they are now; where one finds no room, all is built anew."""
-        self.touched.append(arcs.tail[ids])
-        if arcs.tail.size > self.net.entry.size:
-            longer = np.full(arcs.tail.size + arcs.tail.size // 8, -1, np.int32)
+    def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
+        """Take in new arcs; where one finds no room, all is built anew."""
+        tail, head, bound, cost = added
+        self.touched.append(tail.copy())
+        if n_arcs > self.net.entry.size:
+            longer = np.full(n_arcs + n_arcs // 8, -1, np.int32)
             longer[: self.net.entry.size] = self.net.entry
             flow = np.zeros(longer.size, np.int64)
             flow[: self.net.flow.size] = self.net.flow
             self.net = self.net._replace(entry=longer, flow=flow)
-        tail, head, bound, cost = (column[ids] for column in (arcs.tail, arcs.head, arcs.bound, arcs.cost))
         self.has_loops = self.has_loops or bool((tail == head).any())
         if patch.join_arcs(self.net, ids, tail, head, bound, cost) < ids.size:
-            self.net = build(*arcs, self.net.flow[: arcs.tail.size].copy(), supply, self.net.price, SPARE)
+            arcs, supply = all_columns()
+            self.net = build(*arcs, self.net.flow[:n_arcs].copy(), supply, self.net.price, SPARE)
 
     def solve(self, arcs: Arcs, supply: Int64s, cost_max: int) -> int:
         """Route what is unrouted by scaling, from the flow and the prices there are.

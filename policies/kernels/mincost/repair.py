@@ -2,9 +2,11 @@
 
 A change leaves the tree and disturbs only the flow balance, kept in `excess`. `rebalance` sends the excess along the
 tree; where an arc's bounds do not allow that, the subtree is cut off and hung under the root by an artificial arc that
-carries the rest, and the simplex drives it out again.
+carries the rest, and the simplex drives it out again. Potentials follow each change at once. So what a small change
+costs grows with the ways from what changed to the root and with what lies below it, not with the network.
 """
 
+import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
@@ -20,14 +22,17 @@ from policies.kernels.mincost.tree import (
     PARENT,
     PRED,
     SIZE,
+    STALE,
     TREE,
     UP,
     UPPER,
     Columns,
+    Int8s,
     Int32s,
     append,
     carry,
     cut,
+    level,
 )
 
 _INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
@@ -43,112 +48,175 @@ def plant(net: Columns, supply: Int64s, root: int) -> None:
     net.rows[root, :] = -1
     net.rows[root, SIZE] = 1
     net.rows[root, LAST] = root
-    append(net, 0, root, root)
-    append(net, root + 1, supply.shape[0], root)
+    net.notes[STALE] = 1
+    append(net.rows, net.after, net.before, net.potential, net.notes, 0, root, root)
+    append(net.rows, net.after, net.before, net.potential, net.notes, root + 1, supply.shape[0], root)
     for node in range(supply.shape[0]):
         if node != root:
-            carry(net, node, supply[node])
+            carry(net.rows, node, supply[node])
+
+
+@kernel(types.int64(COLUMNS, types.int64, types.int64))
+def send_up(net: Columns, node: int, root: int) -> int:
+    """Send a node's excess to its parent; what its arc has no bounds for stays below, the arc being cut. 1 if so."""
+    rows, capacity = net.rows, net.capacity
+    more = net.excess[node]
+    net.excess[node] = 0
+    pred = rows[node, PRED]
+    if pred < 0:
+        carry(rows, node, more + (rows[node, DOWN] if pred == ARTIFICIAL_UP else -rows[node, UP]))
+        level(net, node, root)
+        return 0
+    points_up = net.tail[pred] == node
+    flow = rows[node, DOWN] if points_up else rows[node, UP]
+    wanted = flow + more if points_up else flow - more
+    kept = min(max(wanted, 0), capacity[pred])
+    sent = kept - flow if points_up else flow - kept
+    net.excess[rows[node, PARENT]] += sent
+    if kept == wanted:
+        rows[node, UP] = capacity[pred] - kept if points_up else kept
+        rows[node, DOWN] = kept if points_up else capacity[pred] - kept
+        return 0
+    net.state[pred] = LOWER if kept == 0 else UPPER
+    cut(net, node, root, more - sent)
+    return 1
 
 
 @kernel(types.int64(COLUMNS, types.int64))
 def rebalance(net: Columns, root: int) -> int:
-    """Send every node's excess up the tree and renew the residuals, cutting where a bound is in the way.
+    """Send all excess up the tree, cutting where a bound is in the way; excess is 0 afterwards.
 
-    excess is 0 afterwards; potentials must be refreshed. Returns how many subtrees were cut. Time O(N + cuts x depth).
+    A node sends when all below it that have to have sent: `waits` counts those, and itself. Returns how many subtrees
+    were cut. Time O(N) for a look at each node's excess, O(ways to the root + cuts x depth) for the rest.
     """
-    rows, excess, capacity = net.rows, net.excess, net.capacity
-    cuts: int = 0
-    preceding = net.before[root]
-    while preceding != root:
-        node = preceding
-        preceding = net.before[node]  # A cut moves only what lies behind: children come after their parents.
-        more = excess[node]
-        excess[node] = 0
-        pred = rows[node, PRED]
-        if pred < 0:
-            carry(net, node, more + (rows[node, DOWN] if pred == ARTIFICIAL_UP else -rows[node, UP]))
+    rows, excess = net.rows, net.excess
+    n_nodes = excess.shape[0]
+    waits = np.zeros(n_nodes, np.int32)
+    for node in range(n_nodes):
+        if excess[node] == 0 or waits[node] != 0 or node == root:
             continue
-        points_up = net.tail[pred] == node
-        flow = rows[node, DOWN] if points_up else rows[node, UP]
-        wanted = flow + more if points_up else flow - more
-        kept = min(max(wanted, 0), capacity[pred])
-        sent = kept - flow if points_up else flow - kept
-        excess[rows[node, PARENT]] += sent
-        if kept == wanted:
-            rows[node, UP] = capacity[pred] - kept if points_up else kept
-            rows[node, DOWN] = kept if points_up else capacity[pred] - kept
-        else:
-            net.state[pred] = LOWER if kept == 0 else UPPER
-            cut(net, node, root, more - sent)
-            cuts += 1
+        waits[node] = 1
+        above = rows[node, PARENT]
+        while above != root and waits[above] == 0:
+            waits[above] = 2
+            above = rows[above, PARENT]
+        if above != root:
+            waits[above] += 1
+    cuts: int = 0
+    for lowest in range(n_nodes):
+        node = lowest
+        while waits[node] == 1:
+            waits[node] = 0
+            above = rows[node, PARENT]
+            cuts += send_up(net, node, root)
+            if above != root:
+                waits[above] -= 1
+                node = above
     excess[root] = 0
     return cuts
 
 
 @kernel(types.int64(COLUMNS, types.int64))
+def below(net: Columns, arc: int) -> int:
+    """The lower end of an arc in the tree; -1: it is not in it. Time O(1)."""
+    node: int = -1
+    if net.state[arc] == TREE:
+        if net.rows[net.tail[arc], PRED] == arc:
+            node = net.tail[arc]
+        elif net.rows[net.head[arc], PRED] == arc:
+            node = net.head[arc]
+    return node
+
+
+@kernel(types.int64(COLUMNS, types.int64))
 def flow_of(net: Columns, arc: int) -> int:
     """The arc's flow. Time O(1)."""
-    flow: int = 0
-    if net.state[arc] == UPPER:
-        flow = net.capacity[arc]
-    elif net.state[arc] == TREE:
-        node = net.tail[arc]
-        if net.rows[node, PRED] == arc:
-            flow = net.rows[node, DOWN]
-        elif net.rows[net.head[arc], PRED] == arc:
-            flow = net.rows[net.head[arc], UP]
+    flow: int = net.capacity[arc] if net.state[arc] == UPPER else 0
+    node = below(net, arc)
+    if node >= 0:
+        flow = net.rows[node, DOWN] if net.tail[arc] == node else net.rows[node, UP]
     return flow
 
 
 @kernel(types.void(COLUMNS, _INT, _ROW, _IDS))
 def drop_arcs(net: Columns, root: int, arcs: Int64s, position: Int32s) -> None:
-    """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(depth) each."""
+    """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(`cut`) each."""
     for index in range(arcs.shape[0]):
         arc = position[arcs[index]]
         flow = flow_of(net, arc)
         tail, head = net.tail[arc], net.head[arc]
         net.excess[tail] += flow
         net.excess[head] -= flow
-        if net.state[arc] == TREE:
-            cut(net, tail if net.rows[tail, PRED] == arc else head, root, 0)
+        node = below(net, arc)
+        if node >= 0:
+            cut(net, node, root, 0)
         net.state[arc] = DEAD
         net.bound[arc] = 0
         net.capacity[arc] = 0
         net.cost[arc] = 0
 
 
-@kernel(types.void(COLUMNS, *[_ROW] * 5, _IDS))
+@kernel(types.void(*[_ROW] * 5, *[_IDS] * 4, *[_ROW] * 3, types.int8[::1], _INT))
 def join_arcs(
-    net: Columns, arcs: Int64s, tail: Int64s, head: Int64s, bound: Int64s, cost: Int64s, position: Int32s
+    arcs: Int64s,
+    tail: Int64s,
+    head: Int64s,
+    bound: Int64s,
+    cost: Int64s,
+    position: Int32s,
+    ids: Int32s,
+    out_tail: Int32s,
+    out_head: Int32s,
+    out_bound: Int64s,
+    out_capacity: Int64s,
+    out_cost: Int64s,
+    out_state: Int8s,
+    n_arcs: int,
 ) -> None:
-    """Add idle arcs; columns are in the order of `arcs`. Time O(1) each."""
+    """Add idle arcs; columns are in the order of `arcs`. Those from n_arcs on are new and get a place. O(1) each."""
+    for index in range(arcs.shape[0]):
+        if arcs[index] >= n_arcs:
+            position[arcs[index]] = arcs[index]
+            ids[arcs[index]] = arcs[index]
+        arc = position[arcs[index]]
+        out_tail[arc] = tail[index]
+        out_head[arc] = head[index]
+        out_bound[arc] = bound[index]
+        out_capacity[arc] = bound[index]
+        out_cost[arc] = cost[index]
+        out_state[arc] = LOWER
+
+
+@kernel(types.void(COLUMNS, _INT, _ROW, _ROW, _IDS))
+def change_costs(net: Columns, root: int, arcs: Int64s, values: Int64s, position: Int32s) -> None:
+    """Set costs. Time O(1) each, `level` for arcs in the tree."""
     for index in range(arcs.shape[0]):
         arc = position[arcs[index]]
-        net.tail[arc], net.head[arc] = tail[index], head[index]
-        net.bound[arc] = bound[index]
-        net.capacity[arc] = bound[index]
-        net.cost[arc] = cost[index]
-        net.state[arc] = LOWER
-
-
-@kernel(types.void(COLUMNS, _ROW, _ROW, _IDS))
-def change_costs(net: Columns, arcs: Int64s, values: Int64s, position: Int32s) -> None:
-    for index in range(arcs.shape[0]):
-        net.cost[position[arcs[index]]] = values[index]
+        net.cost[arc] = values[index]
+        node = below(net, arc)
+        if node >= 0:
+            level(net, node, root)
 
 
 @kernel(types.void(COLUMNS, _INT, _INT))
 def bound_by(net: Columns, arc: int, value: int) -> None:
-    """Set what a solve takes for the arc's capacity. A full arc stays full, and empties when its bound goes.
+    """Set what a solve takes for the arc's capacity; flow that no longer fits becomes excess. Time O(1).
 
-    The residual of a tree arc is renewed by `rebalance`, which must follow. Time O(1).
+    A full arc outside the tree stays full, and empties when its bound goes.
     """
-    if net.state[arc] == UPPER:
-        new_flow = 0 if value == NO_BOUND else value
-        net.excess[net.tail[arc]] += net.capacity[arc] - new_flow
-        net.excess[net.head[arc]] -= net.capacity[arc] - new_flow
-        if new_flow == 0:
+    flow = flow_of(net, arc)
+    node = below(net, arc)
+    kept = min(flow, value)
+    if node >= 0:
+        points_up = net.tail[arc] == node
+        net.rows[node, UP] = value - kept if points_up else kept
+        net.rows[node, DOWN] = kept if points_up else value - kept
+    elif net.state[arc] == UPPER:
+        kept = 0 if value == NO_BOUND else value
+        if kept == 0:
             net.state[arc] = LOWER
+    net.excess[net.tail[arc]] += flow - kept
+    net.excess[net.head[arc]] -= flow - kept
     net.capacity[arc] = value
 
 
@@ -181,7 +249,7 @@ def bound_overfull(net: Columns, n_nodes: int) -> int:
         if net.rows[node, PARENT] >= 0 and pred >= 0 and net.capacity[pred] != net.bound[pred]:
             flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
             if flow > net.bound[pred]:
-                net.capacity[pred] = net.bound[pred]
+                bound_by(net, pred, net.bound[pred])
                 count += 1
     return count
 

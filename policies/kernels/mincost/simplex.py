@@ -9,15 +9,10 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.gate import Flags
-from policies.kernels.mincost.model import OPEN, POTENTIAL_MAX
-from policies.kernels.mincost.repair import bound_overfull, rebalance
+from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.tree import (
-    ARTIFICIAL_DOWN,
-    ARTIFICIAL_UP,
     COLUMNS,
     DOWN,
-    LAST,
     LOWER,
     PARENT,
     PRED,
@@ -29,7 +24,7 @@ from policies.kernels.mincost.tree import (
     Int8s,
     Int32s,
     graft,
-    refresh,
+    shift,
 )
 
 # Fields of `work` int64[N_WORK]. CURSOR is kept from solve to solve: where the block search goes on.
@@ -45,10 +40,8 @@ BLOCK_GROWTH_MAX = 16
 # A warm solve lists what else a block had to offer and enters it before the next block is searched: few arcs are worth
 # entering then, and each would have to wait for the cursor to come round. In a cold solve the list only ages.
 LIST_MAX = 256
-BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
-TURNS_MAX = 1000  # Solves after a bound was put back; measured: 1, at times 2.
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
-_STATES, _FLAGS = types.int8[::1], types.boolean[::1]
+_STATES = types.int8[::1]
 
 
 @kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _INT, _INT, _ROW, _ROW))
@@ -119,27 +112,6 @@ def find_listed(
     return entering
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64, types.int64[::1]))
-def shift(net: Columns, top: int, root: int, change: int, work: Int64s) -> None:
-    """Raise the potentials at and below `top` by `change` over all others. Time O(the smaller side).
-
-    Only differences count, so where most nodes are below, the others are lowered instead; that moves the root's own
-    potential, which is kept from wandering off.
-    """
-    potential, after = net.potential, net.after
-    count = net.rows[top, SIZE]
-    node = top
-    lowered = potential[root] - change
-    if 2 * count > net.rows[root, SIZE] and -POTENTIAL_MAX < lowered < POTENTIAL_MAX:
-        node = after[net.rows[top, LAST]]
-        count = net.rows[root, SIZE] - count
-        change = -change
-    for _ in range(count):
-        potential[node] += change
-        node = after[node]
-    work[SHIFTED] += count
-
-
 @kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
 def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
     """Push what fits round the cycle that `entering` closes, and swap it for the arc that blocks. Status out.
@@ -206,10 +178,10 @@ def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
     reduced = net.cost[entering] + net.potential[tail[entering]] - net.potential[head[entering]]
     if tail[entering] == node:
         graft(rows, net.after, net.before, node, leaving, parent, top, entering, net.capacity[entering] - flow, flow)
-        shift(net, node, root, -reduced, work)
+        reduced = -reduced
     else:
         graft(rows, net.after, net.before, node, leaving, parent, top, entering, flow, net.capacity[entering] - flow)
-        shift(net, node, root, reduced, work)
+    work[SHIFTED] += shift(net, node, root, reduced)
     return OPTIMAL
 
 
@@ -260,74 +232,3 @@ def optimise(
             moved = work[SHIFTED] + work[WALKED]
             if effort(work) > effort_max:
                 return
-
-
-@kernel(types.void(COLUMNS, *[_INT] * 7, _ROW))
-def resolve(
-    net: Columns,
-    root: int,
-    n_nodes: int,
-    n_arcs: int,
-    big: int,
-    list_max: int,
-    pivots_max: int,
-    effort_max: int,
-    work: Int64s,
-) -> None:
-    """Repair the tree and pivot until nothing is violated, no bound that was dropped either. work[STATUS] out.
-
-    A bound once put back stays, so there are at most as many turns as arcs; more than TURNS_MAX is CAPPED.
-    """
-    block = max(int(np.sqrt(n_arcs)), BLOCK_MIN)
-    for _ in range(TURNS_MAX):
-        rebalance(net, root)
-        refresh(net, root, big)
-        optimise(net, root, n_arcs, block, list_max, pivots_max, effort_max, work)
-        if work[STATUS] != OPTIMAL or bound_overfull(net, n_nodes) == 0:
-            return
-    work[STATUS] = CAPPED
-
-
-@kernel(types.float64(COLUMNS, _FLAGS, _ROW, _IDS, _INT, _INT, *[_ROW] * 3))
-def read(
-    net: Columns,
-    alive: Flags,
-    cost: Int64s,
-    position: Int32s,
-    n_nodes: int,
-    root: int,
-    out_flow: Int64s,
-    out_potential: Int64s,
-    out_artificial: Int64s,
-) -> float:
-    """Write each arc's flow (by id), each node's potential, and what artificial arcs carry up and down (int64[2]).
-
-    Potentials are relative to the root's, 0 where a node is not alive. Returns about the sum of |flow x cost|: whether
-    the exact sum can be trusted to int64. Time O(A + N).
-    """
-    rows = net.rows
-    for arc in range(position.shape[0]):
-        at = position[arc]
-        flow = 0
-        if net.state[at] == UPPER:
-            flow = net.capacity[at]
-        elif net.state[at] == TREE:
-            node = net.tail[at]
-            if rows[node, PRED] == at:
-                flow = rows[node, DOWN]
-            elif rows[net.head[at], PRED] == at:
-                flow = rows[net.head[at], UP]
-        out_flow[arc] = flow
-    size = 0.0
-    for arc in range(position.shape[0]):
-        size += abs(float(out_flow[arc]) * float(cost[arc]))
-    base = net.potential[root]
-    out_artificial[:] = 0
-    for node in range(n_nodes):
-        out_potential[node] = net.potential[node] - base if alive[node] else 0
-        if rows[node, PARENT] >= 0:
-            if rows[node, PRED] == ARTIFICIAL_UP:
-                out_artificial[0] += rows[node, DOWN]
-            elif rows[node, PRED] == ARTIFICIAL_DOWN:
-                out_artificial[1] += rows[node, UP]
-    return size

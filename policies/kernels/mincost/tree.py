@@ -13,6 +13,9 @@ SIZE   nodes in the subtree, LAST the last of them in the list.
 A tree arc's flow is kept only here: DOWN where the arc points up, UP where it points down. An arc outside the tree has
 flow 0 (state LOWER) or its capacity (UPPER). Reduced cost of an arc: cost + potential[tail] - potential[head]; 0 in
 the tree.
+
+`notes` int64[3]: BIG, what an artificial arc costs; STALE, not 0 where potentials are no longer those of the tree;
+MOVED, how many potentials changes have moved since they were last made anew.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +25,7 @@ import numpy.typing as npt
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.model import NO_BOUND
+from policies.kernels.mincost.model import NO_BOUND, POTENTIAL_MAX
 
 Int32s = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
@@ -30,6 +33,8 @@ PARENT, PRED, UP, DOWN, SIZE, LAST = range(6)
 ROW = 8
 ARTIFICIAL_UP, ARTIFICIAL_DOWN = -2, -3
 LOWER, TREE, UPPER, DEAD = 1, 0, -1, 0  # A dead arc is skipped by pricing exactly like a tree arc.
+BIG, STALE, MOVED = range(3)
+N_NOTES = 3
 
 
 class Columns(NamedTuple):
@@ -46,11 +51,12 @@ class Columns(NamedTuple):
     after: Int64s  # [N]; the list, a ring through the root
     before: Int64s  # [N]
     rows: Int64s  # [N, ROW]
+    notes: Int64s  # [N_NOTES]
 
 
 _INT, _ROW, _ROWS, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
 COLUMNS: Any = types.NamedTuple(  # type: ignore[no-untyped-call]
-    [_IDS, _IDS, _ROW, _ROW, _ROW, types.int8[::1], _ROW, _ROW, _ROW, _ROW, _ROWS], Columns
+    [_IDS, _IDS, _ROW, _ROW, _ROW, types.int8[::1], _ROW, _ROW, _ROW, _ROW, _ROWS, _ROW], Columns
 )
 
 
@@ -156,58 +162,106 @@ def graft(
         above = rows[above, PARENT]
 
 
+@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64))
+def shift(net: Columns, top: int, root: int, change: int) -> int:
+    """Raise the potentials at and below `top` by `change` over all others. Returns how many moved: the smaller side.
+
+    Only differences count, so where most nodes are below, the others are lowered instead; that moves the root's own
+    potential, which is kept from wandering off.
+    """
+    potential, after = net.potential, net.after
+    count: int = net.rows[top, SIZE]
+    node = top
+    lowered = potential[root] - change
+    if 2 * count > net.rows[root, SIZE] and -POTENTIAL_MAX < lowered < POTENTIAL_MAX:
+        node = after[net.rows[top, LAST]]
+        count = net.rows[root, SIZE] - count
+        change = -change
+    for _ in range(count):
+        potential[node] += change
+        node = after[node]
+    return count
+
+
+@kernel(types.int64(COLUMNS, types.int64))
+def told_by_parent(net: Columns, node: int) -> int:
+    """The potential that a node below the root has by its arc in the tree. Time O(1)."""
+    pred = net.rows[node, PRED]
+    told: int = net.potential[net.rows[node, PARENT]]
+    if pred == ARTIFICIAL_UP:
+        told -= net.notes[BIG]
+    elif pred == ARTIFICIAL_DOWN:
+        told += net.notes[BIG]
+    elif net.tail[pred] == node:
+        told -= net.cost[pred]
+    else:
+        told += net.cost[pred]
+    return told
+
+
 @kernel(types.void(COLUMNS, types.int64, types.int64))
-def carry(net: Columns, node: int, surplus: int) -> None:
+def level(net: Columns, node: int, root: int) -> None:
+    """Let the potentials at and below `node` follow its arc, which changed. Time O(the smaller side).
+
+    Where changes have moved as many as there are, potentials become STALE: `refresh` is cheaper.
+    """
+    if net.notes[STALE]:
+        return
+    change = told_by_parent(net, node) - net.potential[node]
+    if change != 0:
+        net.notes[MOVED] += shift(net, node, root, change)
+        if net.notes[MOVED] > net.rows[root, SIZE]:
+            net.notes[STALE] = 1
+
+
+@kernel(types.void(_ROWS, types.int64, types.int64))
+def carry(rows: Int64s, node: int, surplus: int) -> None:
     """Make the arc of `node`, a child of the root, artificial, carrying `surplus` (negative: towards the node)."""
     if surplus >= 0:
-        net.rows[node, PRED] = ARTIFICIAL_UP
-        net.rows[node, UP] = NO_BOUND - surplus
-        net.rows[node, DOWN] = surplus
+        rows[node, PRED] = ARTIFICIAL_UP
+        rows[node, UP] = NO_BOUND - surplus
+        rows[node, DOWN] = surplus
     else:
-        net.rows[node, PRED] = ARTIFICIAL_DOWN
-        net.rows[node, UP] = -surplus
-        net.rows[node, DOWN] = NO_BOUND + surplus
+        rows[node, PRED] = ARTIFICIAL_DOWN
+        rows[node, UP] = -surplus
+        rows[node, DOWN] = NO_BOUND + surplus
 
 
 @kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
 def cut(net: Columns, node: int, root: int, surplus: int) -> None:
-    """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth)."""
+    """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth + `level`)."""
     graft(net.rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0)
-    carry(net, node, surplus)
+    carry(net.rows, node, surplus)
+    level(net, node, root)
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
-def append(net: Columns, first: int, stop: int, root: int) -> None:
+@kernel(types.void(_ROWS, *[_ROW] * 4, *[types.int64] * 3))
+def append(
+    rows: Int64s, after: Int64s, before: Int64s, potential: Int64s, notes: Int64s, first: int, stop: int, root: int
+) -> None:
     """Hang the new nodes first..stop-1 under the root, idle. Time O(new nodes)."""
     for node in range(first, stop):
-        net.rows[node, PARENT] = root
-        net.rows[node, SIZE] = 1
-        net.rows[node, LAST] = node
-        carry(net, node, 0)
-        net.after[node] = net.after[root]
-        net.before[net.after[root]] = node
-        net.after[root] = node
-        net.before[node] = root
-        if net.rows[root, LAST] == root:
-            net.rows[root, LAST] = node
-        net.rows[root, SIZE] += 1
+        rows[node, PARENT] = root
+        rows[node, SIZE] = 1
+        rows[node, LAST] = node
+        carry(rows, node, 0)
+        potential[node] = potential[root] - notes[BIG]
+        after[node] = after[root]
+        before[after[root]] = node
+        after[root] = node
+        before[node] = root
+        if rows[root, LAST] == root:
+            rows[root, LAST] = node
+        rows[root, SIZE] += 1
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64))
-def refresh(net: Columns, root: int, big: int) -> None:
+@kernel(types.void(COLUMNS, types.int64))
+def refresh(net: Columns, root: int) -> None:
     """Recompute the potential of every node from the root's, 0, down. Time O(N)."""
-    rows, potential = net.rows, net.potential
-    potential[root] = 0
+    net.potential[root] = 0
     node = net.after[root]
     while node != root:
-        above = potential[rows[node, PARENT]]
-        pred = rows[node, PRED]
-        if pred == ARTIFICIAL_UP:
-            potential[node] = above - big
-        elif pred == ARTIFICIAL_DOWN:
-            potential[node] = above + big
-        elif net.tail[pred] == node:
-            potential[node] = above - net.cost[pred]
-        else:
-            potential[node] = above + net.cost[pred]
+        net.potential[node] = told_by_parent(net, node)
         node = net.after[node]
+    net.notes[STALE] = 0
+    net.notes[MOVED] = 0
