@@ -46,6 +46,7 @@ N_COUNT = 6
 SEARCHES, SETTLED, SCANNED, PATHS = range(4)
 N_WORK = 4
 FINE, STUCK, GREW = range(3)
+NEAR_MAX = 16  # Nodes that are looked at for a way that costs nothing more.
 _INT, _ROW, _GRID, _FLAGS = types.int64, types.int64[::1], types.int64[:, ::1], types.boolean[::1]
 
 
@@ -202,6 +203,8 @@ def grow(
                 if wanted == 1 and (other == hub or excess[other] < 0):
                     nearest = new
                     target = other
+        if level >= nearest:
+            break
         chunk = table.chunk[node]
         stop = chunk * CHUNK + table.filled[node]
         while chunk >= 0:
@@ -233,6 +236,84 @@ def grow(
     work[SETTLED] += count[N_SEEN]
     work[SCANNED] += scanned
     found: int = count[N_FOUND]
+    return found
+
+
+@kernel(types.boolean(_GRID, _ROW, *[_INT] * 5))
+def meet(scratch: Int64s, count: Int64s, node: int, distance: int, origin: int, leaf: int, slot: int) -> bool:
+    """In a search that stays near: note a way to the node. True where it costs nothing more and is the first such.
+
+    A node that was met before at a distance is not gone on from: `grow` would come to it only after all the others.
+    """
+    known = scratch[DISTANCE, node]
+    if known == 0 or (distance > 0 and known < OPEN):
+        return False
+    scratch[DISTANCE, node] = distance
+    if known == OPEN:
+        scratch[SEEN, count[N_SEEN]] = node
+        count[N_SEEN] += 1
+    if distance > 0:
+        return False
+    scratch[FROM, node] = origin
+    scratch[LEAF, node] = leaf
+    scratch[SLOT, node] = slot
+    if known == OPEN:
+        scratch[PLATEAU, count[Q_END]] = node
+        count[Q_END] += 1
+    return True
+
+
+@kernel(_INT(RESIDUAL, LEAVES, _INT, _INT, _GRID, _ROW, _ROW))
+def near(net: Residual, table: Leaves, leaf: int, hub: int, scratch: Int64s, count: Int64s, work: Int64s) -> int:
+    """Search for a leaf that is nowhere along what costs no more than its best place, so that no price changes.
+
+    In a slack network most leaves have such a way, and what lies farther needs neither label nor heap. Returns the node
+    that lacks, or the hub, the same and by the same way that `grow` would find; -1 where there is none so near.
+    """
+    price, excess, to, cost = net.price, net.excess, net.to, net.cost
+    slot_of, member = table.slot, table.member
+    best = best_slot(table, leaf, price)
+    found: int = -1
+    count[:] = 0
+    if best >= 0:
+        meet(scratch, count, slot_of[best, TO], 0, -1, leaf, best)
+    scanned = 0
+    while found < 0 and count[Q_BEGIN] < min(count[Q_END], NEAR_MAX):
+        node = scratch[PLATEAU, count[Q_BEGIN]]
+        count[Q_BEGIN] += 1
+        if node == hub or excess[node] < 0:
+            found = node
+            break
+        base = price[node]
+        scanned += net.shut[node] - net.first[node]
+        for at in range(net.first[node], net.shut[node]):
+            other, way = to[at], 0
+            distance = base + cost[at] - price[other]
+            if distance == 0:
+                arc = net.arc[at]
+                way = 2 * arc + (net.entry[arc] == at)
+            if meet(scratch, count, other, distance, node, -1, way) and (other == hub or excess[other] < 0):
+                found = other
+                break
+        chunk = table.chunk[node] if found < 0 else -1
+        stop = chunk * CHUNK + table.filled[node]
+        while chunk >= 0 and found < 0:
+            for place in range(chunk * CHUNK, stop):
+                moved = base - member[place, HERE]
+                scanned += member[place, END] - member[place, BEGIN]
+                for slot in range(member[place, BEGIN], member[place, END]):
+                    other = slot_of[slot, TO]
+                    distance = moved + slot_of[slot, COST] - price[other]
+                    met = meet(scratch, count, other, distance, node, member[place, MEMBER], slot)
+                    if met and found < 0 and (other == hub or excess[other] < 0):
+                        found = other
+            chunk = table.following[chunk]
+            stop = (chunk + 1) * CHUNK
+    for index in range(count[N_SEEN]):
+        scratch[DISTANCE, scratch[SEEN, index]] = OPEN
+    work[SEARCHES] += found >= 0
+    work[SETTLED] += count[Q_END]
+    work[SCANNED] += scanned
     return found
 
 
@@ -300,6 +381,10 @@ def route(
         root = waiting[index] if index < n_waiting else index - n_waiting
         if root == hub:
             continue
+        if index < n_waiting and table.is_leaf[root]:
+            target = near(net, table, root, hub, scratch, count, work)
+            if target >= 0:
+                augment(net, table, target, hub, scratch, work)
         while excess[root] > 0:
             if grow(net, table, root, hub, 1, scratch, count, work) == 0:
                 return STUCK
