@@ -197,6 +197,22 @@ def test_the_dispatcher_takes_scaling_where_most_arcs_are_among_machines() -> No
     assert certificate_error(network, result) is None
 
 
+def test_the_dispatcher_takes_scaling_where_tasks_have_two_places_and_ways_are_long() -> None:
+    """Tasks → one of many ways in, or wait; the ways lead to machines."""
+    rng = np.random.default_rng(6)
+    task = np.arange(1_000)
+    tail = np.concatenate([task, task, 1_001 + np.arange(600), [1_000]])
+    head = np.concatenate([rng.integers(1_001, 1_601, 1_000), [1_000] * 1_000, 1_601 + np.arange(600) % 60, [1_661]])
+    out = np.arange(1_601, 1_661)
+    tail, head = np.concatenate([tail, np.repeat(out, 9)]), np.concatenate([head, [1_661] * 540])
+    supply = np.concatenate([np.ones(1_000, np.int64), np.zeros(661, np.int64), [-1_000]])
+    cost = rng.integers(0, 50, tail.size) + 1_000 * (head == 1_000)
+    columns = (tail, head, [1_000] * tail.size, cost, supply)
+    result = FlowNetwork(1_662, *columns).solve()
+    assert result.kernel == "scaling"
+    assert result.objective == FlowNetwork(1_662, *columns, kernel="simplex").solve().objective
+
+
 def test_magnitudes_that_could_wrap_are_left_to_the_simplex() -> None:
     assert scaling.magnitude_error(100, 1000, 1000, 1000) is None
     assert "2^60" in (scaling.magnitude_error(100, 1000, 2**50, 1000) or "")

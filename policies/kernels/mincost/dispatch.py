@@ -23,6 +23,10 @@ _LUMPED = 2  # A network whose tasks were lumped: less than one source in so man
 _FULL_PERCENT = 100  # Of the slots: more is wanted than there is.
 _SIMPLEX_ARCS_MAX = 250_000  # 1,000 agents: simplex 1.0 to 4 times faster when full; 5,000: 2.8 times slower.
 _SOURCES_SPARSE = 16  # A source in that many nodes or more.
+_FEW_PLACES = 2  # For each task, and
+_MANY_OTHERS = (
+    2  # fewer of the tasks' arcs for each other one: ways are long. Flowlessly, 100 machines: 2 times faster.
+)
 
 
 def simplex_reason(arcs: Arcs, n_nodes: int, supplied: int, cost_max: int, earns: bool) -> str | None:
@@ -49,7 +53,8 @@ def first_kernel(wanted: Kernel, supply: Int64s, arcs: Arcs) -> Kernel:
         return "simplex"
     of_tasks = int(np.count_nonzero((supply[arcs.tail] == 1) & (arcs.bound > 0)))
     others = int(np.count_nonzero((supply[arcs.tail] != 1) & (arcs.bound > 0)))
-    return "exchange" if of_tasks >= others else "scaling"
+    few_places = of_tasks <= _FEW_PLACES * sources and of_tasks < _MANY_OTHERS * others
+    return "exchange" if of_tasks >= others and not few_places else "scaling"
 
 
 def hands_over(supply: Int64s, arcs: Arcs) -> bool:
