@@ -4,6 +4,7 @@ Field names are those of the protobuf definitions (Mesos 1.11). What the market 
 keys are ignored, as Mesos ignores them. Fields that only this master knows stand under the key `offerflow`.
 """
 
+import contextlib
 import json
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
@@ -365,7 +366,12 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def decode(tree: Any, type_: type[T]) -> T:
-    """A message of its JSON. Raises `PeerError("invalid")`."""
+    """A message of its JSON. Raises `PeerError("invalid")`.
+
+    Most clients write what is defined: only what is not is looked through for what running clients make of it.
+    """
+    with contextlib.suppress(msgspec.ValidationError, RecursionError):
+        return msgspec.convert(tree, type_, strict=False)
     try:
         return msgspec.convert(_with_lists(tree, _info(cast(Any, type_))), type_, strict=False)
     except msgspec.ValidationError as error:
