@@ -3,8 +3,7 @@
 import random
 from typing import Any
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from federation.api import SetRole, SubmitJob
@@ -284,24 +283,32 @@ def test_what_starves_is_kept_room_where_its_data_is() -> None:
     assert client.offer().agent_id == "gw-1" and not w.master.core.market.held
 
 
-@pytest.mark.parametrize(
-    ("is_same_role", "cpus_wanted", "n_agents"),
-    [(True, (1,), 1), (True, (2, 1, 2), 2), (False, (2, 2, 2), 1)],
-    ids=["as small as the others", "several", "of roles of their own, twice as large"],
+@settings(max_examples=4, deadline=None)
+@given(
+    st.booleans(),
+    st.lists(st.integers(1, 2), min_size=1, max_size=3),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(0, 2**32),
 )
+@example(is_same_role=True, cpus_wanted=[1], n_agents=1, n_hoarders=0, seed=1)  # as small as the crowd's
+@example(is_same_role=True, cpus_wanted=[2, 1, 2], n_agents=2, n_hoarders=0, seed=1)  # several
+@example(is_same_role=False, cpus_wanted=[2, 2, 2], n_agents=1, n_hoarders=1, seed=1)  # twice as large, roles apart
 def test_who_wants_little_is_served_within_a_bound_beside_who_wants_without_end(
-    is_same_role: bool, cpus_wanted: tuple[int, ...], n_agents: int
+    is_same_role: bool, cpus_wanted: list[int], n_agents: int, n_hoarders: int, seed: int
 ) -> None:
-    """A crowd whose older wish never ends takes each core that becomes free, and cores become free one by one. Without
-    room that is kept none of these is ever served. The bound: four times `starve_after_us`, then one task's length for
-    every wish that starves."""
+    """A crowd whose older wish never ends takes each core that becomes free, and cores become free one by one; hoarders
+    keep what they are offered until it lapses. Without room that is kept some of these are never served. The bound:
+    four times `starve_after_us`, then for every wish that starves the longest that a task or a lease holds anything."""
     starve_s, longest_s, start_s = 10, 20, 30
-    source = random.Random(1)
-    w = world(starve_after_us=starve_s * SECOND)
+    source = random.Random(seed)
+    w = world(starve_after_us=starve_s * SECOND, lease_us=longest_s * SECOND)
     agents = [w.agent(f"gw-{n}", total=resources(cpu=8, memory=64)) for n in range(n_agents)]
     crowd = w.client("crowd", roles=("crowd",))
     crowd.call(p.Suppress())
     crowd.call(p.Request(wants=(want("c", count=100_000, role="crowd", run_us=20 * SECOND),)))
+    for n in range(n_hoarders):
+        w.client(f"hoarder-{n}", roles=("hoard",))
     clients: list[Client] = []
     ends: dict[str, int] = {}
     waited: dict[int, int] = {}
