@@ -27,7 +27,7 @@ from scenarios.trainings import Trainings, Worker
 from scenarios.world import START_US, AgentSpec, Behaviour, Training, World
 
 RESTART_US = 10_000_000  # A supervisor starts a crashed agent again after this long.
-FACTS_MAX = 20_000  # Journals are compacted past this, as the live one is.
+FACTS_MAX = 20_000  # Journals are compacted past this and past twice what the last time left, as the live one is.
 MEASURE_US = 5_000_000  # A device looks at itself this often: as long does a full disk go unseen.
 DAY_US = 86_400_000_000
 PPM = 1_000_000
@@ -96,6 +96,7 @@ class SimulatedAgent:
             measure_every_us=DAY_US,  # What is read changes by faults alone, which tell of it: see `disk_changed`.
         )
         self.facts: list[Fact] = []  # its journal
+        self._facts_max = FACTS_MAX
         self.spec = spec
         self._seed = world.seed
         self._broker = broker
@@ -288,8 +289,9 @@ class SimulatedAgent:
         match command:
             case commands.Persist(fact=fact):
                 self.facts.append(fact)
-                if len(self.facts) > FACTS_MAX and self.core is not None and self._doom is None:
+                if len(self.facts) > self._facts_max and self.core is not None and self._doom is None:
                     self.facts = self.core.facts()
+                    self._facts_max = max(FACTS_MAX, 2 * len(self.facts))
             case commands.Publish(message=message):
                 self._broker.to_master(self.spec.agent_id, message, now_us)
             case commands.Fetch():

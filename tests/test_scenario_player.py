@@ -15,6 +15,7 @@ from federation.jobs import Job, TaskGroup
 from federation.wire import CommandBatch, Launch, Offer
 from policies import registry
 from policies.model import Needs, Resources
+from scenarios import simulated_agent
 from scenarios.format import load_world
 from scenarios.laws import Laws
 from scenarios.player import play
@@ -54,6 +55,14 @@ def placed(all_facts: tuple[facts.Fact, ...]) -> list[tuple[str, str]]:
         for assignment in fact.assignments
         for task_id in assignment.task_ids
     ]
+
+
+def test_journals_of_devices_are_compacted_and_lead_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices crash and recover from them. One that holds more than the bound is compacted when it has doubled."""
+    world = load_world(ROOT / "scenarios" / "poison-job.yaml")
+    plain = play(world, registry.load("fifo"), "fifo")
+    monkeypatch.setattr(simulated_agent, "FACTS_MAX", 2)
+    assert play(world, registry.load("fifo"), "fifo").digest == plain.digest
 
 
 def test_the_digest_depends_on_world_seed_and_policy_alone() -> None:
