@@ -28,6 +28,7 @@ CROWDED_PERCENT = 90  # … are wanted.
 NEAR_STEP = 12  # ε begins at that part of the largest cost and is divided by as much …
 NEAR_LAST = 2  # … down to so many units of cost: a phase more costs more than the pivots it spares.
 
+_NONE = np.empty(0, np.int64)
 _WORK = ("status", "pivots", "degenerate_pivots", "arcs_scanned", "nodes_shifted", "cycle_steps")  # As in `simplex`.
 
 
@@ -200,8 +201,10 @@ class Planted:
         return int(self._work[simplex.STATUS])
 
     def read(self) -> tuple[Int64s, Int64s, Int64s, float]:
-        """Flow by arc, potential by node, what is told (see `answer`), and about the sum of |flow x cost|."""
-        return self._flow, self._potential, self._told, self._cost_size
+        """Flow by arc, potential by node, what is told (see `answer`), and about the sum of |flow x cost|. Once."""
+        flow, potential = self._flow, self._potential
+        self._flow = self._potential = _NONE
+        return flow, potential, self._told, self._cost_size
 
     def cycle(self) -> Int64s:
         """Flags (1) of the arcs on the cycle without a bound that ended the last solve."""
