@@ -1,5 +1,6 @@
 """The book of agents: who they are and in which state (durable), and what they last said (of this term only)."""
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Literal
@@ -73,8 +74,8 @@ class AgentEntry:
     """All that is known of one agent. The upper fields are durable, the lower ones end with the term."""
 
     __slots__ = (
-        "agent_id", "births", "boots_left", "broken_word", "cpu_used", "detail", "disk_used",
-        "enrolled", "face", "gpus_by_uuid", "gpus_used", "held", "holdings", "life", "memory_used", "mode", "node",
+        "_held", "_ordered", "agent_id", "births", "boots_left", "broken_word", "cpu_used", "detail", "disk_used",
+        "enrolled", "face", "gpus_by_uuid", "gpus_used", "holdings", "life", "memory_used", "mode", "node",
         "node_until_us", "offer", "probe_plan", "quarantined_again_us", "rebirth_asked_us", "renew_us",
         "said", "sent", "shards", "since_us", "stale", "state", "tasks", "told", "unseen", "unused",
     )  # fmt: skip
@@ -89,7 +90,8 @@ class AgentEntry:
         self.detail = ""
         self.mode: Mode = "active"
         self.shards: dict[str, None] = {}  # shard ids held
-        self.held: tuple[str, ...] | None = None  # the same, sorted; None when to be made again
+        self._ordered: list[str] | None = None  # the same, sorted; None until it is first asked for
+        self._held: tuple[str, ...] | None = None  # … as others see it; None when to be made again
         # What the book has placed here: derived from the tasks.
         self.tasks: dict[str, int] = {}  # task id → attempt
         self.cpu_used = 0
@@ -153,10 +155,34 @@ class AgentEntry:
         self.node = None
         self.stale.add(self.agent_id)
 
+    def hold(self, shard_id: str) -> None:
+        """A shard is here from now on."""
+        if shard_id in self.shards:
+            return
+        self.shards[shard_id] = None
+        if self._ordered is not None:
+            insort(self._ordered, shard_id)
+        self._held = None
+        self.changed()
+
+    def let_go(self, shard_id: str) -> None:
+        """A shard is here no more."""
+        if shard_id not in self.shards:
+            return
+        del self.shards[shard_id]
+        if self._ordered is not None:
+            del self._ordered[bisect_left(self._ordered, shard_id)]
+        self._held = None
+        self.changed()
+
     def held_sorted(self) -> tuple[str, ...]:
-        if self.held is None:
-            self.held = tuple(sorted(self.shards))
-        return self.held
+        """Ids of the shards here. After a change it costs a copy: where tens of thousands lie, sorting them again was a
+        quarter of the time of a day of 10,000 devices."""
+        if self._ordered is None:
+            self._ordered = sorted(self.shards)
+        if self._held is None:
+            self._held = tuple(self._ordered)
+        return self._held
 
 
 class AgentBook:

@@ -58,10 +58,7 @@ class ShardBook:
             self.put_replica(entry, fact.agent_id)
             return
         self.drop_replica(fact.shard_id, fact.agent_id)
-        agent = self._agents[fact.agent_id]
-        agent.shards.pop(fact.shard_id, None)
-        agent.held = None
-        agent.changed()
+        self._agents[fact.agent_id].let_go(fact.shard_id)
 
     def _ensure(self, shard_id: str, size_bytes: int, name: str) -> ShardEntry:
         entry = self.entries.get(shard_id)
@@ -79,11 +76,7 @@ class ShardBook:
 
     def put_replica(self, entry: ShardEntry, agent_id: str) -> None:
         entry.replicas[agent_id] = None
-        agent = self._agents[agent_id]
-        if entry.shard_id not in agent.shards:
-            agent.shards[entry.shard_id] = None
-            agent.held = None
-            agent.changed()
+        self._agents[agent_id].hold(entry.shard_id)
         self._touch(entry)
 
     def _touch(self, entry: ShardEntry) -> None:
