@@ -13,7 +13,7 @@ from federation.offers import free_of, is_offered, may_live
 from federation.rescheduling import relocate
 from federation.services import added, not_added, serve, spare_of
 from federation.states import PLACED_STATES, TaskState
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from policies.model import Amount, Candidate, Needs, Placement, Plan, Refusal, Resources, Tuning
 from policies.resources import add, amount_of, copies, quota_copies, role_chain, take, take_copies
 

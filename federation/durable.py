@@ -17,7 +17,7 @@ from federation.market.facts import FrameworkSet, FrameworkTaskLaunched, Operati
 from federation.market.protocol import Update
 from federation.shards import ShardEntry
 from federation.states import PLACED_STATES, AgentState, TaskState
-from federation.tasks import GroupEntry, JobEntry, Read, TaskEntry, attach
+from federation.task_entries import GroupEntry, JobEntry, Read, TaskEntry, attach
 from federation.wire import HeldShard
 from policies.forecast.forecaster import ForecasterState
 from policies.model import Amount, GroupSteps, Profile, Record, Tuning, Weight

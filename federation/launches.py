@@ -8,7 +8,7 @@ from federation.facts import TaskStateChanged
 from federation.jobs import Artifact
 from federation.moves import Move
 from federation.states import TaskState
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from federation.wire import Command, DropShard, Fetch, FetchShard, Kill, Launch, Output, RedirectFetch, Source
 from policies.gpus import is_share, memory_of
 from policies.model import RACK_LABEL, Needs, ShardMove, Tuning

@@ -5,7 +5,7 @@ the journal. Run times teach profiles (`profiles.py`), transfers over one link t
 """
 
 from federation.core import Core
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from federation.wire import TaskStatus
 
 JUDGED_US_MIN = 500_000  # Shorter transfers are connections and requests; the link has little part in them.

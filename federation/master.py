@@ -29,7 +29,7 @@ from federation.requests import asked, dry_runs_timed_out
 from federation.resending import resend
 from federation.states import OfferState, TaskState
 from federation.steps import told_by
-from federation.tasks import JobEntry
+from federation.task_entries import JobEntry
 from federation.wire import (
     AgentMessage,
     Birth,

@@ -13,7 +13,7 @@ from federation.facts import AgentEnrolled
 from federation.market.book import FrameworkTask
 from federation.profiles import ProfileBook
 from federation.states import AgentState
-from federation.tasks import TaskEntry, running_of
+from federation.task_entries import TaskEntry, running_of
 from federation.wire import Offer
 from policies.gpus import WHOLE, least, milli_of, together, without
 from policies.model import Gpu, Needs, Node, Release, Resources, Where

@@ -10,7 +10,7 @@ from federation.market import running
 from federation.replicas import hold, unhold
 from federation.reports import advance, fail_attempt
 from federation.states import PLACED_STATES, TaskState
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from federation.wire import Birth, Command, HeldTask
 
 _STATE_TOLD = {"accepted": TaskState.ASSIGNED, "staging": TaskState.STAGING, "running": TaskState.RUNNING}

@@ -13,7 +13,8 @@ from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
 from federation.replicas import acceptable, hold, unhold
 from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskState
-from federation.tasks import AGAIN_REASONS, SCALED, UNREACHED, TaskEntry
+from federation.task_entries import TaskEntry
+from federation.tasks import AGAIN_REASONS, SCALED, UNREACHED
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
 
 UNREACHED_MAX = 16  # agents on which a task may find that its data has no way there, before that counts as failing

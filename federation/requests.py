@@ -28,7 +28,7 @@ from federation.reports import cancel_pending
 from federation.round_state import REFUSED_WHILE_RECOVERING, DryRun
 from federation.rounds import make_snapshot
 from federation.states import PLACED_STATES, TERMINAL_STATES, TaskState
-from federation.tasks import GroupEntry, JobEntry
+from federation.task_entries import GroupEntry, JobEntry
 from policies.model import Demand
 from policies.resources import kinds
 

@@ -20,7 +20,7 @@ from federation.moves import room
 from federation.network import RATE_BPS_MIN
 from federation.offers import expected_run_us, free_of, is_offered, may_live
 from federation.states import TaskState
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from federation.transfers import RunningFetch
 from policies.cost import SERVICE_ANSWERS, SERVICE_US
 from policies.model import Continuation, Demand, Relocation

@@ -15,7 +15,8 @@ from federation.facts import ServiceBalanced, TaskStateChanged
 from federation.launches import kill
 from federation.moves import room
 from federation.states import AgentState, TaskState
-from federation.tasks import SCALED, GroupEntry, TaskEntry
+from federation.task_entries import GroupEntry, TaskEntry
+from federation.tasks import SCALED
 from policies.model import LatencyTarget, Service, ServicePlan, ServiceReplica
 
 _PLACED = frozenset({TaskState.ASSIGNED, TaskState.STAGING, TaskState.RUNNING})

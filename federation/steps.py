@@ -7,7 +7,8 @@ twentieth: a job whose steps are steady costs the journal nothing. Cost of a rep
 import msgspec
 
 from federation.facts import StepsLearned
-from federation.tasks import GroupEntry, TaskBook
+from federation.task_entries import GroupEntry
+from federation.tasks import TaskBook
 from federation.wire import Steps, TaskSteps
 from policies.model import GroupSteps, StepTime
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from federation.agents_book import AgentBook, AgentEntry
 from federation.moves import MoveBook
 from federation.states import TaskState
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from federation.wire import Fetch, FetchProgress, Launch
 from policies.model import Transfer
 

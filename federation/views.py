@@ -24,7 +24,7 @@ from federation.core import Core
 from federation.offers import free_of
 from federation.shards import ShardEntry
 from federation.shares import RoleEntry
-from federation.tasks import JobEntry, TaskEntry
+from federation.task_entries import JobEntry, TaskEntry
 from federation.why import why_view
 from policies.model import Resources
 from policies.resources import dominant_share_ppm

@@ -4,7 +4,7 @@ from federation.api import WhyView
 from federation.core import Core
 from federation.offers import expected_end_us, may_live
 from federation.states import PLACED_STATES, TaskState
-from federation.tasks import TaskEntry
+from federation.task_entries import TaskEntry
 from federation.topology import meeting_point
 from policies.model import Blocker, Candidate, Demand, Miss, Reason
 from policies.resources import amount_of, fits, kinds, role_chain
