@@ -8,7 +8,8 @@ The mean time in the system is 1/(μ − λ) for M/M/1 and Erlang's C formula's 
 Many tasks are played in parts, each with a seed of its own and from an empty queue, which tens of thousands of tasks
 outweigh; the margin is the 95 % interval of the mean over the parts. Parts are played in processes of their own, and
 `--keep` notes each in a file as it is done (a JSON object a line): run again with that file, the command goes on where
-it was ended. The parts are those of one code: begin a new file when decisions changed.
+it was ended. Each part names the build it was played on, and the result those of its parts: docs/results/queues.jsonl
+holds what was played so far.
 """
 
 import argparse
@@ -17,11 +18,13 @@ import math
 import os
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comparison.store import build
 from federation.config import MasterConfig
 from federation.jobs import Job, TaskGroup
 from policies import registry
@@ -138,6 +141,7 @@ def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
         "margin_s": round(spread_s, 3),
         "error": round(mean_s / theory_s - 1, 5),
         "overhead_s": round(statistics.mean(part["overhead_s"] for part in parts), 4),
+        "builds": dict(Counter(part["build"] for part in parts)),
         "little": [min(part["little"] for part in parts), max(part["little"] for part in parts)],
     }
 
@@ -153,8 +157,10 @@ def main() -> None:
         parser.error(f"--tasks: at least {2 * PART_TASKS}, for a margin")
     wanted = parts_of(options.tasks)
     known = known_parts(options.keep) if options.keep is not None else {}
+    this = build()
     for part in played([part for part in wanted if part not in known], options.processes):
         print(part, file=sys.stderr, flush=True)
+        part["build"] = this
         known[part["tasks"], part["servers"], round(part["load"] * 1000), part["seed"]] = part
         if options.keep is not None:
             with options.keep.open("a") as kept:
