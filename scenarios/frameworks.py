@@ -73,6 +73,10 @@ def _check(node: Node, name: str, arrival: Arrival) -> None:
             raise FileError(
                 node.place, f'framework "{name}": its tasks take no after, no for_each, and name their reads'
             )
+        if group.elastic is not None:
+            raise FileError(
+                node.place, f'framework "{name}": elastic work is of built-in jobs, whose workers a policy counts'
+            )
 
 
 # --- one framework ---------------------------------------------------------------------------------------------------

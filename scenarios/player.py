@@ -392,7 +392,7 @@ class Player(Overseer):
         talk = self.talk_of(task_id)
         if talk is not None:
             self.gangs.leave(talk, task_id, now_us)
-        self.trainings.leave(task_id.rpartition("/")[0], task_id, now_us)
+        self.trainings.leave(task_id.rpartition("/")[0], task_id, attempt, now_us)
 
     def _look(self, now_us: int) -> None:
         self._laws.look(self._master.core, self._agents, self._broker, now_us)

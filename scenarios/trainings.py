@@ -43,7 +43,7 @@ class _Group:
         self.training = training
         step_us = _step_us(training, 1, 1, training.batch, 1000)
         self.left = max(1, alone_us * training.batch * MILLIONTHS // step_us)  # useful samples, in millionths
-        self.workers: dict[str, Worker] = {}  # by task id, who came last comes last
+        self.workers: dict[tuple[str, int], Worker] = {}  # by task and attempt, who came last comes last
         self.batch = 0
         self.step_us = 1
         self.useful = 0  # … a step
@@ -65,16 +65,17 @@ class Trainings:
         if not group.left:
             worker.done(now_us + 1)
             return
-        group.workers[worker.task_id] = worker
+        group.workers[worker.task_id, worker.attempt] = worker
         self._begin(group, now_us)
 
-    def leave(self, group_id: str, task_id: str, now_us: int) -> None:
-        """Its process is gone, and what the group learned stays."""
+    def leave(self, group_id: str, task_id: str, attempt: int, now_us: int) -> None:
+        """Its process is gone, and what the group learned stays. An attempt that was cut off and given up may still run
+        beside the one that took its place."""
         group = self._groups.get(group_id)
-        if group is None or task_id not in group.workers:
+        if group is None or (task_id, attempt) not in group.workers:
             return
         self._learn(group, now_us)
-        del group.workers[task_id]
+        del group.workers[task_id, attempt]
         if group.left:
             self._begin(group, now_us)
 

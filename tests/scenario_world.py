@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from policies import registry
+from scenarios.format import load_world
+from scenarios.player import Outcome, play
+from scenarios.records import Records
+
 SMALL = """
 schema: offerflow/scenario/v1
 name: small
@@ -30,3 +35,17 @@ def written(folder: Path, text: str, name: str = "small.yaml") -> Path:
     path = folder / name
     path.write_text(text)
     return path
+
+
+def played(folder: Path, text: str, policy: str = "fifo") -> Outcome:
+    """A run that breaks no law."""
+    outcome = play(load_world(written(folder, text)), registry.load(policy), policy)
+    assert outcome.broken_laws == ()
+    return outcome
+
+
+def run_s(outcome: Outcome) -> float:
+    """How long the longest task ran; all must have finished."""
+    tasks = Records(outcome).tasks.values()
+    assert {task.state for task in tasks} == {"finished"}
+    return max(task.run_us or 0 for task in tasks) / 1e6

@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 from agents.events import StepsTold
 from federation.errors import ConfigError
 from federation.facts import ProfileLearned, StepsLearned
-from policies import registry
 from policies.model import StepTime
 from scenarios.format import load_world
-from scenarios.player import Outcome, play
 from scenarios.predictions import predictions
 from scenarios.records import Records
 from scenarios.trainings import MILLIONTHS, Trainings, Worker, useful_samples
 from scenarios.world import Training
-from tests.scenario_world import written
+from tests.scenario_world import played, run_s, written
 
 SECOND = 1_000_000
 TRAIN = """
@@ -41,18 +39,6 @@ workload:
       limit: 1
       task: {cpu: 1, memory: 64MiB, count: 1, run: 4m, elastic: {batch: 100}, training: {sample: 10ms, restart: 20s}}
 """
-
-
-def played(tmp_path: Path, text: str, policy: str = "fifo") -> Outcome:
-    outcome = play(load_world(written(tmp_path, text)), registry.load(policy), policy)
-    assert outcome.broken_laws == ()
-    return outcome
-
-
-def run_s(outcome: Outcome) -> float:
-    tasks = Records(outcome).tasks.values()
-    assert {task.state for task in tasks} == {"finished"}
-    return max(task.run_us or 0 for task in tasks) / 1e6
 
 
 def test_one_worker_takes_what_the_file_says_and_many_share_it(tmp_path: Path) -> None:
@@ -118,6 +104,37 @@ def test_goodput_gives_workers_to_who_gains_by_them(tmp_path: Path) -> None:
         ends[policy] = {job.role: (job.ended_us or 0) / 1e6 for job in jobs}
     assert ends["goodput"]["flat"] < ends["fifo"]["flat"] / 2
     assert max(ends["goodput"].values()) < max(ends["fifo"].values()) / 2
+
+
+def test_a_job_of_a_file_trains_as_a_generated_task_does(tmp_path: Path) -> None:
+    head = TRAIN[: TRAIN.index("  generate")]
+    group = "command: [x], count: 4, run: 4m, needs: {cpu: 1, memory: 64MiB}, elastic: {batch: 100}"
+    job = "{job: j, tasks: {w: {" + group + "}}}"
+    jobs = f"  jobs:\n    - {{job: {job}, training: {{w: {{sample: 10ms, restart: 20s}}}}}}\n"
+    assert run_s(played(tmp_path, head + jobs)) == pytest.approx(20 + 60, abs=0.1)
+
+
+def test_an_attempt_that_was_given_up_takes_no_one_else_along() -> None:
+    """Cut off from the master it still runs while the task runs again elsewhere; it is the old one that goes."""
+    heap, ended = Heap(), list[int]()
+    trainings, training = Trainings(heap), Training(batch=1, sample_us=SECOND, restart_us=0)
+    for attempt, at_us in ((1, 0), (2, 40 * SECOND)):
+        worker = Worker("w/0", attempt, f"agent-{attempt}", 1000, {}, lambda at, event: None, ended.append)
+        trainings.join("g", training, 100 * SECOND, worker, at_us)
+    trainings.leave("g", "w/0", 1, 50 * SECOND)
+    heap.until(10**9)
+    assert len(ended) == 1 and ended[0] >= 95 * SECOND, "the new one goes on with what both learned, and finishes"
+
+
+def test_frameworks_bring_no_elastic_work(tmp_path: Path) -> None:
+    head, generate = TRAIN.split("workload:\n")
+    text = (
+        head
+        + "workload: {}\nframeworks:\n  ours:\n"
+        + generate.replace("\n  ", "\n    ").replace("  generate", "    generate", 1)
+    )
+    with pytest.raises(ConfigError, match="elastic work is of built-in jobs"):
+        load_world(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +204,7 @@ def test_however_workers_come_and_go_all_ends_when_the_last_sample_is_learned(
             return
         if number in there:
             there.remove(number)
-            trainings.leave("g", f"w/{number}", now_us)
+            trainings.leave("g", f"w/{number}", 1, now_us)
         else:
             there.add(number)
             worker = Worker(

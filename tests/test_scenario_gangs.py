@@ -5,13 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from policies import registry
 from policies.model import Communication
-from scenarios.format import load_world
 from scenarios.gangs import TURNS_MAX, exchanges
-from scenarios.player import Outcome, play
 from scenarios.records import Records
-from tests.scenario_world import written
+from tests.scenario_world import played, run_s
 
 GANG = """
 schema: offerflow/scenario/v1
@@ -31,18 +28,6 @@ workload:
     - at: 30s
       job: {job: train, tasks: {w: {command: [x], count: 2, gang: true, run: 32s, retry: {attempts: 5}, needs: {cpu: 1, memory: 64MiB}, communication: {pattern: allreduce, bytes: 12500kB, iteration: 1s}}}}
 """  # noqa: E501
-
-
-def played(tmp_path: Path, text: str) -> Outcome:
-    outcome = play(load_world(written(tmp_path, text)), registry.load("fifo"), "fifo")
-    assert outcome.broken_laws == ()
-    return outcome
-
-
-def run_s(outcome: Outcome) -> float:
-    tasks = Records(outcome).tasks.values()
-    assert {task.state for task in tasks} == {"finished"}
-    return max(task.run_us or 0 for task in tasks) / 1e6
 
 
 def test_steps_take_what_computing_and_the_slowest_flow_take(tmp_path: Path) -> None:
