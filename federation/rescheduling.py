@@ -16,8 +16,8 @@ from federation.agents_book import AgentEntry
 from federation.core import Core
 from federation.demands import demand_id_of
 from federation.launches import kill, redirect
+from federation.link_track import RATE_BPS_MIN
 from federation.moves import room
-from federation.network import RATE_BPS_MIN
 from federation.offers import expected_run_us, free_of, is_offered, may_live
 from federation.states import TaskState
 from federation.task_entries import TaskEntry

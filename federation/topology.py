@@ -15,7 +15,8 @@ import networkx as nx
 
 from federation.agents_book import AgentBook
 from federation.api import Hop, PathView, SiteNode
-from federation.network import LinkTrack, NetworkBook
+from federation.link_track import LinkTrack
+from federation.network import NetworkBook
 from policies.model import RACK_LABEL, Bottleneck
 
 CORE = "core"

@@ -6,7 +6,7 @@ import msgspec
 
 from federation import views
 from federation.facts import ForecastKept
-from federation.network import FORECAST_SAMPLES_MIN
+from federation.link_track import FORECAST_SAMPLES_MIN
 from federation.rounds import make_snapshot
 from federation.wire import LinkSample, NetReport
 from policies.forecast.bands import FIRST

@@ -1,6 +1,6 @@
 """One link's estimate over its samples."""
 
-from federation.network import LinkTrack
+from federation.link_track import LinkTrack
 from federation.wire import LinkSample
 
 SECOND_US = 1_000_000
