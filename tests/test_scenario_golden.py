@@ -3,6 +3,7 @@ purpose only: a changed digest means that some decision, message or fact of the 
 shipped is played smaller (`benchmarks.comparison.smaller`)."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,18 @@ def test_a_shipped_scenario_plays_as_it_did(path: Path, bless: bool) -> None:
     for result in results:
         assert not result.summary.broken_laws, (*result.summary.broken_laws, *result.summary.tail)
         assert [verdict for verdict in result.verdicts if not verdict.ok] == []
-    digests = {result.case.policy: result.summary.digest for result in results}
+    digests = {name_of(result.case, parameters_of(path.stem)): result.summary.digest for result in results}
+    assert len(digests) == len(results), "each run has a digest of its own"
     file = GOLDEN / f"{path.stem}.json"
     if bless:
         file.write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
     assert json.loads(file.read_text()) == digests, f"{file.name}: re-bless with pytest --bless if this is meant"
+
+
+def name_of(case: Case, given: Mapping[str, str]) -> str:
+    """Its policy, and the parameters that tell it from the scenario's other runs: a baseline may be the same policy."""
+    own = [f"{key}={value}" for key, value in sorted(dict(case.parameters).items()) if given.get(key) != value]
+    return " ".join([case.policy, *own])
 
 
 def test_there_are_enough_scenarios_and_each_says_what_it_is_for() -> None:
