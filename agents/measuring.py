@@ -23,8 +23,8 @@ _STEPS_MAX = 256
 # soon known. Past that a turn is an echo alone.
 _PROBES_AHEAD = 3
 # A probe that finds less than this part of all that the last ones found, or more than one over it, is repeated at once:
-# two are a step to the master (`federation.link_track.STEP_MILLI`), and the next turn may be minutes away. On a line that
-# is never the same the last ones are far apart, and nothing is.
+# two are a step to the master (`federation.link_track.STEP_MILLI`), and the next turn may be minutes away. On a line
+# that is never the same the last ones are far apart, and nothing is.
 _CHANGED_MILLI = 700
 _PROBED_MAX = 16
 # All measuring takes at most half a per cent of a processor over time. Past that every turn waits, echoes too: where
