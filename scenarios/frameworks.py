@@ -298,7 +298,7 @@ class SimulatedFramework:
         """What may run there, first come first served: what reads data waits a while for an agent that has it."""
         found: list[Piece] = []
         for lot in self._lots.values():
-            here = set(lot.reads) <= set(offer.shards)
+            here = set(lot.reads) <= set(offer.agent.shards)
             if not lot.group.gang and _admits(lot, offer):
                 found += [piece for piece in lot.pending() if here or now_us - piece.since_us >= self.spec.patience_us]
         return _fitting(found, _resources(offer))
@@ -388,12 +388,12 @@ def _fitting(pieces: list[Piece], free: Resources) -> Chosen:
 
 
 def _admits(lot: Lot, offer: p.FrameworkOffer) -> bool:
-    where = lot.group.where
+    where, agent = lot.group.where, offer.agent
     return (
-        (not where.tiers or offer.tier in where.tiers)
-        and (not where.sites or offer.site in where.sites)
-        and (not where.agents or offer.agent_id in where.agents)
-        and all(label in offer.labels for label in where.labels)
+        (not where.tiers or agent.tier in where.tiers)
+        and (not where.sites or agent.site in where.sites)
+        and (not where.agents or agent.agent_id in where.agents)
+        and all(label in agent.labels for label in where.labels)
     )
 
 

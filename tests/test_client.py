@@ -17,8 +17,9 @@ UUID = bytes(range(16))
 def offer(offer_id: str) -> p.FrameworkOffer:
     portion = p.Portion(resources=Resources(cpu_milli=1000, memory_bytes=2**30))
     return p.FrameworkOffer(
-        offer_id=offer_id, framework_id=FRAMEWORK, agent_id="a", role="default", portions=(portion,), expires_us=1
-    )
+        offer_id=offer_id, framework_id=FRAMEWORK, agent=p.OfferedAgent(agent_id="a"), role="default",
+        portions=(portion,), expires_us=1,
+    )  # fmt: skip
 
 
 async def called(desk: Desk, n: int) -> list[FrameworkCalled]:

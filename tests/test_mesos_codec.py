@@ -73,13 +73,16 @@ LINKS = (
     Link(from_id="site:a", to_id="site:b"),
 )
 OFFER = p.FrameworkOffer(
-    offer_id="o", framework_id="f", agent_id="a1", role="ml", expires_us=17, site="a", region="eu", hardware="x86",
+    offer_id="o", framework_id="f", role="ml", expires_us=17, links=LINKS, running=("t",),
+    agent=p.OfferedAgent(
+        agent_id="a1", site="a", region="eu", hardware="x86", labels=(("zone", "z"),), shards=(SHARD,),
+        data_url="http://10.0.0.1:99/d",
+    ),
     portions=(
         p.Portion(resources=Resources(cpu_milli=1500, memory_bytes=MIB + 1, gpus=(Gpu(uuid="g", model="H200"),))),
         p.Portion(resources=Resources(disk_bytes=MIB), reservation=RESERVED),
         p.Portion(resources=Resources(cpu_milli=1), revocable=True),
     ),
-    labels=(("zone", "z"),), links=LINKS, shards=(SHARD,), data_url="http://10.0.0.1:99/d", running=("t",),
 )  # fmt: skip
 INVERSE = p.InverseOffer(
     offer_id="i", framework_id="f", agent_id="a1", reason="congestion", start_us=5, duration_us=9, link=LINKS[0]

@@ -418,7 +418,7 @@ def _grants_of(
     for row, n, node in zip(rows.tolist(), columns[0].tolist(), columns[1].tolist(), strict=True):
         entry, (framework, role) = owners[n], who[node]
         of_row = portions.get(row) if portions else None
-        yield Grant(framework, role, entry, of_row or items[n].portions, links_of(at, entry) if at else ())
+        yield framework, role, entry, of_row or items[n].portions, links_of(at, entry) if at else (), "", 0
 
 
 def _by_framework(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from federation.market.protocol import FrameworkOffer, Portion, Reservation
+from federation.market.protocol import FrameworkOffer, OfferedAgent, Portion, Reservation
 from policies.gpus import least, minus, plus, without
 from policies.model import Amount, Gpu, Resources
 from policies.resources import amount_of, total
@@ -138,7 +138,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 class Face(msgspec.Struct, frozen=True, gc=False):
     """What a cycle asks of an agent that takes work, found once until the agent changes."""
 
-    offer: FrameworkOffer  # what all offers of the agent say alike
+    agent: OfferedAgent
     expires_us: int  # when the agent's own offer ends
     is_plain: bool  # without GPUs and pools, as nearly all are
     item: Item  # all that nothing runs on

@@ -3,16 +3,13 @@
 import heapq
 from collections.abc import Iterable
 
-import msgspec
-from msgspec.structs import replace
-
 from federation.agents_book import AgentEntry
 from federation.commands import Emit
 from federation.core import Core
 from federation.market.book import Filter, FrameworkEntry
 from federation.market.constraints import quoted
 from federation.market.holdings import OPEN, Face, Item, Lease, Standing, by_standing
-from federation.market.protocol import FrameworkOffer, Portion, Rescind, StreamEvent
+from federation.market.protocol import FrameworkOffer, OfferedAgent, Portion, Rescind, StreamEvent
 from federation.offers import unused_of
 from policies.model import Gpu, Link, Resources
 
@@ -28,16 +25,8 @@ def emit(core: Core, framework: FrameworkEntry, event: StreamEvent, *, close: bo
         )
 
 
-class Grant(msgspec.Struct, gc=False):
-    """What one offer is to hold, and of which agent. A cycle makes thousands, so they are no tuples."""
-
-    framework: FrameworkEntry
-    role: str
-    entry: AgentEntry
-    portions: tuple[Portion, ...]
-    links: tuple[Link, ...]
-    request_id: str = ""
-    pieces: int = 0
+# What one offer is to hold, and of which agent; the request it answers, and how many of its pieces.
+Grant = tuple[FrameworkEntry, str, AgentEntry, tuple[Portion, ...], tuple[Link, ...], str, int]
 
 
 def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
@@ -48,28 +37,27 @@ def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
     if not leases:  # Later ones end later.
         core.deadlines.set_earlier(("market", "leases"), expires_us)
     offers: list[FrameworkOffer] = []
-    for grant in grants:
+    for framework, role, entry, portions, links, request_id, pieces in grants:
         number += 1
-        framework, role, entry, portions = grant.framework, grant.role, grant.entry, grant.portions
         framework_id, holdings = framework.framework_id, entry.holdings
         running: tuple[str, ...] = ()
         if holdings.tasks:
             mine = (task for task in holdings.tasks.values() if task.framework_id == framework_id)
             running = tuple(task.spec.task_id for task in mine)
         offer_id = f"{prefix}{number}"
-        offer = replace(
-            (entry.face or face_of(entry)).offer,
+        offer = FrameworkOffer(
             offer_id=offer_id,
             framework_id=framework_id,
+            agent=(entry.face or face_of(entry)).agent,
             role=role,
             portions=portions,
             expires_us=expires_us,
-            links=grant.links,
-            request_id=grant.request_id,
+            links=links,
+            request_id=request_id,
             running=running,
         )
-        made = leases[number] = framework.offers[offer_id] = Lease(offer, number, grant.pieces)
-        holdings.leases = (*holdings.leases, made)
+        made = leases[number] = framework.offers[offer_id] = Lease(offer, number, pieces)
+        holdings.leases = (*holdings.leases, made) if holdings.leases else (made,)
         for portion in portions:
             if portion.reservation is not None:
                 holdings.bundle_leased(portion.reservation, portion.revocable).add(portion.resources)
@@ -80,19 +68,14 @@ def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
 
 
 def face_of(entry: AgentEntry) -> Face:
-    """What a cycle asks of an agent that takes work (`is_offered`), and what every offer says of it: to copy that takes
-    an offer a sixth of the time that spelling it out takes. Kept until the agent or its offer changes."""
+    """What a cycle asks of an agent that takes work (`is_offered`), and what every offer says of it: kept until the
+    agent or its offer changes, and shared by its offers."""
     face = entry.face
     if face is None:
         unused, enrolled = unused_of(entry), entry.enrolled
         assert unused is not None and entry.offer is not None, "an agent without an offer takes no work"
-        offer = FrameworkOffer(
-            offer_id="",
-            framework_id="",
+        agent = OfferedAgent(
             agent_id=entry.agent_id,
-            role="",
-            portions=(),
-            expires_us=0,
             site=enrolled.site,
             region=enrolled.region,
             tier=enrolled.tier,
@@ -104,7 +87,7 @@ def face_of(entry: AgentEntry) -> Face:
         )
         item = Item(OPEN, unused, in_order(unused.gpus), (Portion(resources=unused),))
         is_plain = not (entry.gpus_by_uuid or entry.holdings.pools)
-        face = entry.face = Face(offer, entry.offer.expires_us, is_plain, item, item.row)
+        face = entry.face = Face(agent, entry.offer.expires_us, is_plain, item, item.row)
     return face
 
 

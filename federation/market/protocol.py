@@ -100,30 +100,40 @@ class Claim(Record, frozen=True, kw_only=True):
 Claims = Annotated[tuple[Claim, ...], msgspec.Meta(max_length=64)]
 
 
-class FrameworkOffer(Record, frozen=True, kw_only=True, gc=False):
-    """A lease on resources of one agent for one role of one framework; void at `expires_us` or when rescinded.
+class OfferedAgent(Record, frozen=True, kw_only=True, gc=False):
+    """What all offers of an agent say alike; `shards` are the ids it holds (the first 256)."""
 
-    `links` are the measured links that end at the agent or its site; `shards` the shard ids it holds (the first 256).
-    `request_id` names the REQUEST it answers; "" for one made by the fair shares.
-    """
-
-    offer_id: Name
-    framework_id: FrameworkId
     agent_id: Name
-    role: RolePath
-    portions: tuple[Portion, ...]
-    expires_us: int
     site: Name = ""
     region: Name = ""
     tier: Tier = "edge"
     hardware: Name = ""
     speed_milli: int = 1000
     labels: Labels = ()
-    links: tuple[Link, ...] = ()
     shards: tuple[Sha256, ...] = ()
     data_url: Name = ""
+
+
+class FrameworkOffer(Record, frozen=True, kw_only=True, gc=False):
+    """A lease on resources of one agent for one role of one framework; void at `expires_us` or when rescinded.
+
+    `links` are the measured links that end at the agent or its site. `request_id` names the REQUEST it answers; "" for
+    one made by the fair shares. `running` are the framework's own tasks on this agent.
+    """
+
+    offer_id: Name
+    framework_id: FrameworkId
+    agent: OfferedAgent
+    role: RolePath
+    portions: tuple[Portion, ...]
+    expires_us: int
+    links: tuple[Link, ...] = ()
     request_id: Name = ""
-    running: tuple[TaskId, ...] = ()  # the framework's own tasks on this agent
+    running: tuple[TaskId, ...] = ()
+
+    @property
+    def agent_id(self) -> str:
+        return self.agent.agent_id
 
 
 class InverseOffer(Record, frozen=True, kw_only=True):

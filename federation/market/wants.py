@@ -233,7 +233,7 @@ def place(core: Core, placements: Iterable[Placement]) -> int:
         for entry, count, resources in parts:
             want.n_leased += count
             portions = (Portion(resources=resources),)
-            grants.append(Grant(framework, role, entry, portions, links_of(at, entry), request_id, count))
+            grants.append((framework, role, entry, portions, links_of(at, entry), request_id, count))
             core.market.charge_leases(framework, role, amount_of(resources), 1)
         if grants:
             offers.setdefault(framework.framework_id, []).extend(lease(core, grants))

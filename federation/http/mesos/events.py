@@ -89,25 +89,27 @@ def offer_tree(offer: FrameworkOffer, dialect: Dialect) -> dict[str, Any]:
     }
     if role is not None:
         tree["allocation_info"] = {"role": dialect.role(role)}
-    if offer.data_url:
-        tree["url"] = _url_tree(offer.data_url, offer.agent_id)
-    if offer.region or offer.site:
-        tree["domain"] = {"fault_domain": {"region": {"name": offer.region}, "zone": {"name": offer.site}}}
+    agent = offer.agent
+    if agent.data_url:
+        tree["url"] = _url_tree(agent.data_url, agent.agent_id)
+    if agent.region or agent.site:
+        tree["domain"] = {"fault_domain": {"region": {"name": agent.region}, "zone": {"name": agent.site}}}
     return tree
 
 
 def attributes_of(offer: FrameworkOffer) -> list[dict[str, Any]]:
     """Named as the constraints name them: site, region, tier, hardware, labels, GPUs, and measured links."""
-    texts = {"site": offer.site, "region": offer.region, "tier": offer.tier, "hardware": offer.hardware}
+    agent = offer.agent
+    texts = {"site": agent.site, "region": agent.region, "tier": agent.tier, "hardware": agent.hardware}
     attributes = [_text(name, value) for name, value in texts.items() if value]
-    attributes.append(_scalar("speed_milli", offer.speed_milli))
-    attributes += [_text(key, value) for key, value in offer.labels]
+    attributes.append(_scalar("speed_milli", agent.speed_milli))
+    attributes += [_text(key, value) for key, value in agent.labels]
     gpus = [gpu for portion in offer.portions for gpu in portion.resources.gpus]
     attributes += [_text("gpu.model", model) for model in sorted({gpu.model for gpu in gpus if gpu.model})]
     attributes += [
         _scalar("gpu.memory_bytes", size) for size in sorted({gpu.memory_bytes for gpu in gpus if gpu.memory_bytes})
     ]
-    ends = {f"agent:{offer.agent_id}", f"site:{offer.site}"}
+    ends = {f"agent:{agent.agent_id}", f"site:{agent.site}"}
     for link in offer.links:
         way = f"from={link.from_id}" if link.to_id in ends else f"to={link.to_id}"
         for name in _LINK_ATTRIBUTES:
@@ -120,6 +122,7 @@ def attributes_of(offer: FrameworkOffer) -> list[dict[str, Any]]:
 def _offer_extension(offer: FrameworkOffer) -> dict[str, Any]:
     """Everything the offer says, in integers."""
     tree: dict[str, Any] = msgspec.to_builtins(offer)
+    tree |= tree.pop("agent")
     for key in ("offer_id", "framework_id", "agent_id", "running"):
         tree.pop(key, None)
     return tree

@@ -24,6 +24,7 @@ from federation.market.protocol import (
     Launch,
     LaunchGroup,
     Message,
+    OfferedAgent,
     Operation,
     Reconcile,
     ReconcileOperations,
@@ -277,8 +278,10 @@ def _is_id(value: Any) -> bool:
 
 
 def _offer_fields(offer: dict[str, Any]) -> dict[str, Any]:
+    fields = _named(offer)
+    agent = {key: fields.pop(key) for key in OfferedAgent.__struct_fields__ if key in fields}
     running = [executor["value"] for executor in offer.get("executor_ids", ())]
-    return _named(offer) | {"running": running}
+    return fields | {"agent": agent, "running": running}
 
 
 def _named(offer: dict[str, Any]) -> dict[str, Any]:
