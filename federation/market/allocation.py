@@ -404,21 +404,27 @@ def _grant(core: Core, tree: Tree, lowered: Lowered, grants: Int64s, offered: In
     for node, (cpu, memory, disk) in _by_client(grants[is_client]).items():
         amount = amount_from(cpu, memory, disk, gpu_milli.get(node, 0))
         market.charge_leases(*tree.who[node], amount, int(counts[node]))
+    core.count("framework_offers", len(offers))
     for framework, of_framework in _by_framework(tree, nodes, offers):
-        core.count("framework_offers", len(of_framework))
         emit(core, framework, Offers(offers=of_framework))
 
 
 def _grants_of(
     core: Core, tree: Tree, lowered: Lowered, grants: Int64s, rows: Int64s, portions: dict[int, tuple[Portion, ...]]
-) -> Iterator[Grant]:
-    """One at a time, each leased before the next is looked at: what is of one agent lies together in the cache."""
+) -> list[Grant]:
     at, who, owners, items = links_at(core), tree.who, lowered.owners, lowered.items
     columns = grants[rows].T
-    for row, n, node in zip(rows.tolist(), columns[0].tolist(), columns[1].tolist(), strict=True):
-        entry, (framework, role) = owners[n], who[node]
-        of_row = portions.get(row) if portions else None
-        yield framework, role, entry, of_row or items[n].portions, links_of(at, entry) if at else (), "", 0
+    return [
+        (
+            *who[node],
+            owners[n],
+            (portions.get(row) if portions else None) or items[n].portions,
+            links_of(at, owners[n]) if at else (),
+            "",
+            0,
+        )
+        for row, n, node in zip(rows.tolist(), columns[0].tolist(), columns[1].tolist(), strict=True)
+    ]
 
 
 def _by_framework(
@@ -426,12 +432,13 @@ def _by_framework(
 ) -> Iterator[tuple[FrameworkEntry, tuple[FrameworkOffer, ...]]]:
     """The offers of each framework, in the order of the first of each; `nodes` are their clients."""
     of_offer = tree.framework_of[nodes]
-    order = np.argsort(of_offer, kind="stable")
+    grouped = [offers[n] for n in np.argsort(of_offer, kind="stable").tolist()]
     numbers, firsts, counts = np.unique(of_offer, return_index=True, return_counts=True)
     ends = counts.cumsum()
-    for n in np.argsort(firsts).tolist():
-        of_framework = order[ends[n] - counts[n] : ends[n]].tolist()
-        yield tree.frameworks[numbers[n]], tuple([offers[at] for at in of_framework])
+    by_first = np.argsort(firsts)
+    columns = (numbers[by_first], (ends - counts)[by_first], ends[by_first])
+    for number, start, end in zip(*(column.tolist() for column in columns), strict=True):
+        yield tree.frameworks[number], tuple(grouped[start:end])
 
 
 def _portions(

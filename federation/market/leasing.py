@@ -1,7 +1,8 @@
 """Leases: made, ended, and remembered as filters when they are refused. Every unit is in at most one of them."""
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import itemgetter
 
 from federation.agents_book import AgentEntry
 from federation.commands import Emit
@@ -15,6 +16,7 @@ from policies.model import Gpu, Link, Resources
 
 SHARDS_SHOWN_MAX = 256
 IGNORED_DOUBLINGS_MAX = 6
+_PIECES = itemgetter(6)
 
 
 def emit(core: Core, framework: FrameworkEntry, event: StreamEvent, *, close: bool = False) -> None:
@@ -29,42 +31,46 @@ def emit(core: Core, framework: FrameworkEntry, event: StreamEvent, *, close: bo
 Grant = tuple[FrameworkEntry, str, AgentEntry, tuple[Portion, ...], tuple[Link, ...], str, int]
 
 
-def lease(core: Core, grants: Iterable[Grant]) -> list[FrameworkOffer]:
+def lease(core: Core, grants: Sequence[Grant]) -> list[FrameworkOffer]:
     """Make leases of resources that `free_of` or a pool says are free. The caller emits them, and charges the roles."""
-    market, config = core.market, core.config
-    prefix, expires_us = f"{core.term}-o", core.now_us + config.lease_us
-    leases, number = market.leases, market.n_offers
-    if not leases:  # Later ones end later.
+    market = core.market
+    prefix, expires_us = f"{core.term}-o", core.now_us + core.config.lease_us
+    numbers = range(market.n_offers + 1, market.n_offers + 1 + len(grants))
+    market.n_offers += len(grants)
+    if not market.leases:  # Later ones end later.
         core.deadlines.set_earlier(("market", "leases"), expires_us)
-    offers: list[FrameworkOffer] = []
-    for framework, role, entry, portions, links, request_id, pieces in grants:
-        number += 1
-        framework_id, holdings = framework.framework_id, entry.holdings
-        running: tuple[str, ...] = ()
-        if holdings.tasks:
-            mine = (task for task in holdings.tasks.values() if task.framework_id == framework_id)
-            running = tuple(task.spec.task_id for task in mine)
-        offer_id = f"{prefix}{number}"
-        offer = FrameworkOffer(
-            offer_id=offer_id,
-            framework_id=framework_id,
+    # A cycle makes thousands: what can be done to all of them by one step of the interpreter is.
+    offers = [
+        FrameworkOffer(
+            offer_id=f"{prefix}{number}",
+            framework_id=framework.framework_id,
             agent=(entry.face or face_of(entry)).agent,
             role=role,
             portions=portions,
             expires_us=expires_us,
             links=links,
             request_id=request_id,
-            running=running,
+            running=_running(entry, framework) if entry.holdings.tasks else (),
         )
-        made = leases[number] = framework.offers[offer_id] = Lease(offer, number, pieces)
+        for number, (framework, role, entry, portions, links, request_id, _) in zip(numbers, grants, strict=True)
+    ]
+    leases = list(map(Lease, offers, numbers, map(_PIECES, grants)))
+    market.leases.update(zip(numbers, leases, strict=True))
+    for made, offer, (framework, _, entry, portions, _, _, _) in zip(leases, offers, grants, strict=True):
+        framework.offers[offer.offer_id] = made
+        holdings = entry.holdings
         holdings.leases = (*holdings.leases, made) if holdings.leases else (made,)
         for portion in portions:
             if portion.reservation is not None:
                 holdings.bundle_leased(portion.reservation, portion.revocable).add(portion.resources)
         entry.leases_changed()
-        offers.append(offer)
-    market.n_offers = number
     return offers
+
+
+def _running(entry: AgentEntry, framework: FrameworkEntry) -> tuple[str, ...]:
+    """The framework's own tasks there."""
+    tasks = entry.holdings.tasks.values()
+    return tuple(task.spec.task_id for task in tasks if task.framework_id == framework.framework_id)
 
 
 def face_of(entry: AgentEntry) -> Face:
