@@ -27,6 +27,7 @@ class Talk(NamedTuple):
 
 
 class _Worker(NamedTuple):
+    attempt: int
     agent_id: str
     site: str
     run_us: int
@@ -36,7 +37,7 @@ class _Worker(NamedTuple):
 class _Gang:
     def __init__(self, talk: Talk) -> None:
         self.talk = talk
-        self.workers: dict[str, _Worker] = {}  # by task id
+        self.workers: dict[str, _Worker] = {}  # by task id: the newest attempt of each
         self.env: Mapping[str, str] = {}
         self.n_turns_done = 0
         self.turn = 0  # counts begun turns: what an earlier one scheduled is void
@@ -55,6 +56,7 @@ class Gangs:
         self,
         talk: Talk,
         task_id: str,
+        attempt: int,
         agent_id: str,
         site: str,
         run_us: int,
@@ -64,22 +66,31 @@ class Gangs:
     ) -> None:
         """A worker's process runs. `run_us` is what it computes in all; `done` is told when the gang has finished."""
         gang = self._gangs.setdefault(talk.gang, _Gang(talk))
-        gang.workers[task_id] = _Worker(agent_id, site, run_us, done)
+        if task_id in gang.workers:  # Cut off and given up, it may run on, but the others talk to the new one.
+            self._stop(gang, now_us)
+        gang.workers[task_id] = _Worker(attempt, agent_id, site, run_us, done)
         gang.env = env
         if len(gang.workers) == talk.n_workers:
             self._turn(gang, now_us)
 
-    def leave(self, talk: Talk, task_id: str, now_us: int) -> None:
-        """Its process is gone; steps that were not finished are done again."""
+    def leave(self, talk: Talk, task_id: str, attempt: int, now_us: int) -> None:
+        """Its process is gone; steps that were not finished are done again. One whose place another attempt took by now
+        is nobody's loss."""
         gang = self._gangs.get(talk.gang)
-        if gang is None or gang.workers.pop(task_id, None) is None:
+        worker = gang.workers.get(task_id) if gang is not None else None
+        if gang is None or worker is None or worker.attempt != attempt:
             return
+        del gang.workers[task_id]
+        self._stop(gang, now_us)
+        if not gang.workers:
+            del self._gangs[talk.gang]
+
+    def _stop(self, gang: _Gang, now_us: int) -> None:
+        """The turn that was begun is void."""
         gang.turn += 1
         for flow_id in sorted(gang.flows):
             self._fabric.cancel(flow_id, now_us)
         gang.flows.clear()
-        if not gang.workers:
-            del self._gangs[talk.gang]
 
     def _turn(self, gang: _Gang, now_us: int) -> None:
         n_steps, n_turns = _steps(gang)

@@ -391,7 +391,7 @@ class Player(Overseer):
             running.pop(task_id, None)
         talk = self.talk_of(task_id)
         if talk is not None:
-            self.gangs.leave(talk, task_id, now_us)
+            self.gangs.leave(talk, task_id, attempt, now_us)
         self.trainings.leave(task_id.rpartition("/")[0], task_id, attempt, now_us)
 
     def _look(self, now_us: int) -> None:

@@ -358,7 +358,9 @@ class SimulatedAgent:
     def _talk(self, talk: Talk, launch: Launch, run_us: int, now_us: int) -> None:
         """A worker of a gang: how long it takes is the network's matter too."""
         spec, done = self.spec, self._done(launch, now_us)
-        self._overseer.gangs.join(talk, launch.task_id, spec.agent_id, spec.site, run_us, launch.env, done, now_us)
+        self._overseer.gangs.join(
+            talk, launch.task_id, launch.attempt, spec.agent_id, spec.site, run_us, launch.env, done, now_us
+        )
 
     def _train(self, training: Training, launch: Launch, now_us: int) -> None:
         """A worker of an elastic group: how long it takes is a matter of how many there are."""

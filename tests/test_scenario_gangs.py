@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from federation.states import TaskState
 from policies.model import Communication
 from scenarios.gangs import TURNS_MAX, exchanges
 from scenarios.records import Records
@@ -65,6 +66,16 @@ def test_a_worker_that_is_gone_stops_the_others_until_it_is_back(tmp_path: Path)
     whole, broken = played(tmp_path, GANG), played(tmp_path, GANG + faults)
     ends = [max(task.ended_us or 0 for task in Records(each).tasks.values()) / 1e6 for each in (whole, broken)]
     assert ends[0] + 20 < ends[1] < ends[0] + 60
+
+
+def test_an_attempt_that_was_given_up_takes_nobody_out_when_it_ends(tmp_path: Path) -> None:
+    """A worker is cut off for seven minutes: it runs on, is given up after five, and starts again elsewhere. When its
+    agent is back the old attempt ends; the gang has both its workers all the same, and finishes."""
+    third = "    c: {tier: cloud, agents: {zwei: {cpu: 1, memory: 1GiB}}}\n  links:\n"
+    text = GANG.replace("  links:\n", third + "    - {between: [a, c], rtt: 1ms, bandwidth: 100Mbit}\n")
+    text = text.replace("run: 32s", "run: 5m").replace("duration: 10m", "duration: 30m")
+    outcome = played(tmp_path, text + "faults:\n  - {at: 60s, for: 7m, partition: [a, b]}\n")
+    assert {task.state for task in Records(outcome).tasks.values()} == {TaskState.FINISHED}
 
 
 def test_a_gang_without_a_way_between_its_workers_does_not_finish(tmp_path: Path) -> None:
