@@ -189,3 +189,14 @@ class World:
     def states(self) -> list[tuple[str, str]]:
         """(state, reason) of every status published since the last call."""
         return [(s.state, s.reason) for report in self.take(StatusReport) for s in report.statuses]
+
+
+def running_world() -> World:
+    """An agent on which job/train/0 runs, everything acknowledged."""
+    world = World()
+    world.boot()
+    world.order(launch(1))
+    world.task_started("100:7")
+    world.ack_all()
+    world.clear()
+    return world

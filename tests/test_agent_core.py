@@ -1,11 +1,9 @@
-"""Stories of the agent's core: events in, exact commands out. No I/O, no clock."""
+"""Stories of the agent's core: joining, offers, commands it was sent, its outbox, restarts. No I/O, no clock."""
 
-import itertools
 import tomllib
 from pathlib import Path
 
-import pytest
-from agent_world import SECOND_US, TOTAL, World, config, fetch, held, launch, sha
+from agent_world import SECOND_US, TOTAL, World, config, fetch, held, launch, running_world, sha
 
 from agents.agent import VERSION, Agent
 from agents.commands import (
@@ -14,67 +12,36 @@ from agents.commands import (
     Leave,
     Measure,
     Persist,
-    Probe,
     Publish,
-    RemoveShard,
     StartTask,
     StopTask,
 )
 from agents.events import (
     Connected,
     Disconnected,
-    FetchEnded,
     GarbageArrived,
     LinksMeasured,
-    MasterSpoke,
     Measured,
-    ProbeServed,
-    ShardFound,
-    ShardRemoved,
     ShutdownAsked,
     Started,
 )
-from agents.facts import CommandTaken, ProcessStarted, StatusesAcked, TermSeen
-from agents.work import HELD_BYTES_MAX
+from agents.facts import CommandTaken, StatusesAcked, TermSeen
 from federation.wire import (
-    PAYLOAD_BYTES_MAX,
     Birth,
     CommandAck,
-    CommandBatch,
     Death,
-    DropShard,
-    FetchShard,
-    HeldShard,
     HeldTask,
     Kill,
     LinkSample,
     MasterState,
-    NetReport,
     Offer,
-    Peer,
     Ping,
-    Pong,
-    ProbePlan,
     Quarantine,
     RebirthRequest,
     StatusAck,
     StatusReport,
-    decode_agent_message,
-    encode,
 )
 from policies.model import Gpu, Needs, Resources
-
-
-def running_world() -> World:
-    """An agent on which job/train/0 runs, everything acknowledged."""
-    world = World()
-    world.boot()
-    world.order(launch(1))
-    world.task_started("100:7")
-    world.ack_all()
-    world.clear()
-    return world
-
 
 # --- joining ---------------------------------------------------------------------------------------------------------
 
@@ -264,211 +231,6 @@ def test_gpus_in_use_are_not_offered() -> None:
     assert world.take(Offer)[-1].free.gpus == (Gpu(uuid="g0"),)
     world.order(launch(2, "job/train/1", gpus=("g1",)))
     assert ("refused", "no_room") in world.states()
-
-
-# --- a task's life ---------------------------------------------------------------------------------------------------
-
-
-def test_a_launch_is_journaled_then_acknowledged_then_acted_upon() -> None:
-    world = World()
-    world.boot()
-    world.clear()
-    commands = world.order(launch(7, reads=(fetch(1), fetch(2))))
-    kinds = [type(command.fact).__name__ if isinstance(command, Persist) else type(command) for command in commands]
-    assert kinds == ["CommandTaken", "StatusQueued", Fetch, Fetch, Publish, Acknowledge, Publish]
-    assert world.take(CommandAck)[0].cmd_ids == (7,)
-    assert world.states() == [("staging", "")]
-    world.pass_time(3 * SECOND_US)
-    world.fetched(1, fetched_bytes=101)
-    assert world.take(StartTask) == []
-    world.fetched(2, fetched_bytes=102)
-    assert [start.launch.cmd_id for start in world.take(StartTask)] == [7]
-    world.clear()
-    started = world.task_started("100:7")
-    assert Persist(fact=ProcessStarted(task_id="job/train/0", attempt=1, handle="100:7")) in started
-    world.task_ended(run_us=9, log_tail="done", outputs=(held(9),))
-    running, finished = (s for report in world.take(StatusReport) for s in report.statuses)
-    assert (running.state, running.stage_us, running.fetched_bytes) == ("running", 3 * SECOND_US, 203)
-    assert (finished.state, finished.exit_code, finished.run_us, finished.outputs) == ("finished", 0, 9, (held(9),))
-    assert held(9) in world.agent.held_shards()
-
-
-def test_a_task_that_reads_nothing_or_only_held_shards_starts_at_once() -> None:
-    world = World()
-    world.on_disk[sha(1)] = held(1)
-    world.boot()
-    world.order(launch(1), launch(2, "job/train/1", reads=(fetch(1),)))
-    assert len(world.take(StartTask)) == 2
-    assert world.take(Fetch) == []
-
-
-def test_two_tasks_share_one_fetch_and_its_bytes_are_counted_once() -> None:
-    world = World()
-    world.boot()
-    world.order(launch(1, reads=(fetch(1),)), launch(2, "job/train/1", artifact=fetch(1)))
-    assert len(world.take(Fetch)) == 1
-    world.fetched(1, fetched_bytes=101)
-    assert len(world.take(StartTask)) == 2
-    world.task_started("1:1")
-    world.task_started("2:2", "job/train/1")
-    statuses = [s for r in world.take(StatusReport) for s in r.statuses if getattr(s, "state", "") == "running"]
-    assert [status.fetched_bytes for status in statuses] == [101, 0]
-
-
-def test_a_failed_fetch_fails_its_task_and_leaves_other_sources_their_try() -> None:
-    world = World()
-    world.boot()
-    world.order(launch(1, reads=(fetch(1, "a"),)), launch(2, "job/train/1", reads=(fetch(1, "b"),)))
-    world.clear()
-    world.fetched(1, ok=False, reason="hash", detail="bytes differ")
-    assert world.states() == [("failed", "hash")]
-    (second,) = world.take(Fetch)
-    assert second.fetch.sources[0].url == "http://b"
-    world.event(FetchEnded(fetch_id=second.fetch_id, shard=held(1), ok=True))
-    assert [start.launch.task_id for start in world.take(StartTask)] == ["job/train/1"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"reason": "exit", "exit_code": 3}, ("failed", "exit")),
-        ({"reason": "signal", "exit_code": None}, ("failed", "signal")),
-        ({"reason": "time_limit", "exit_code": None}, ("failed", "time_limit")),
-        ({"reason": "disk_full", "exit_code": None}, ("failed", "disk_full")),
-        ({"reason": "outputs", "exit_code": 0}, ("failed", "outputs")),
-    ],
-)
-def test_an_end_is_told_with_its_reason(fields: dict[str, object], expected: tuple[str, str]) -> None:
-    world = running_world()
-    world.task_ended(**fields)  # type: ignore[arg-type]
-    assert world.states() == [expected]
-
-
-def test_one_that_cannot_start_fails_without_having_run() -> None:
-    world = World()
-    world.boot()
-    world.order(launch(1))
-    world.task_ended(reason="start", exit_code=None, detail="no such file")
-    assert world.states() == [("failed", "start")]
-    assert not any(isinstance(fact, ProcessStarted) for fact in world.journal)
-
-
-@pytest.mark.parametrize(
-    ("refused", "reason"),
-    [
-        (launch(1, needs=Needs(cpu_milli=4001)), "no_room"),
-        (launch(1, needs=Needs(memory_bytes=2**30 + 1)), "no_room"),
-        (launch(1, needs=Needs(disk_bytes=2**40)), "no_room"),
-        (launch(1, gpus=("g7",)), "no_room"),
-        (launch(1, needs=Needs(cpu_milli=-1)), "invalid"),
-        (launch(1, expires_in_us=0), "expired"),
-    ],
-)
-def test_a_launch_that_cannot_be_is_refused_with_a_status(refused: object, reason: str) -> None:
-    world = World()
-    world.boot()
-    world.order(refused)  # type: ignore[arg-type]
-    assert world.states() == [("refused", reason)]
-    assert world.take(StartTask) == []
-    assert world.take(CommandAck)[0].cmd_ids == (1,)
-    world.pass_time(50_000)
-    assert world.take(Offer)[-1].free == TOTAL
-
-
-def test_a_launch_expires_from_its_receipt_not_from_when_it_is_handled() -> None:
-    world = World()
-    world.boot()
-    boot, conn = world.life
-    batch = CommandBatch(term=1, boot=boot, conn=conn, commands=(launch(1, expires_in_us=SECOND_US),))
-    world.event(MasterSpoke(message=batch, delivery=1, received_us=world.now_us - SECOND_US))
-    assert world.states() == [("refused", "expired")]
-
-
-def test_the_agent_holds_no_more_than_its_birth_can_tell() -> None:
-    world = World(config(tasks_max=2))
-    world.boot()
-    world.order(*(launch(n, f"j/t/{n}", needs=Needs()) for n in (1, 2, 3)))
-    assert ("refused", "no_room") in world.states()
-    world = World(config(tasks_max=4096))
-    world.boot()
-    for n in range(1, 500):
-        world.order(launch(n, f"{n:0255d}", needs=Needs()))
-        world.ack_all()
-    refused = [state for state, _ in world.states() if state == "refused"]
-    assert refused
-    world.event(Disconnected())
-    for n in range(3000):
-        world.event(ShardFound(shard=held(n)))
-    world.clear()
-    world.connect()
-    (birth,) = world.take(Birth)
-    assert len(encode(birth)) < PAYLOAD_BYTES_MAX
-    assert sum(len(task.task_id) + 80 for task in birth.tasks) <= HELD_BYTES_MAX
-    told = {shard.shard_id for shard in birth.shards}
-    told |= {status.shard.shard_id for report in world.take(StatusReport) for status in report.statuses}
-    assert told == {sha(n) for n in range(3000)}
-
-
-# --- kill ------------------------------------------------------------------------------------------------------------
-
-
-def test_killing_a_running_task_stops_it_and_tells_when_it_is_gone() -> None:
-    world = running_world()
-    world.order(Kill(cmd_id=2, task_id="job/train/0", attempt=1, reason="cancelled"))
-    assert world.take(StopTask) == [
-        StopTask(task_id="job/train/0", attempt=1, grace_us=5 * SECOND_US, reason="cancelled")
-    ]
-    assert world.states() == []
-    world.task_ended(reason="cancelled", exit_code=None)
-    assert world.states() == [("killed", "cancelled")]
-
-
-def test_a_kill_may_bring_its_own_grace_and_a_later_one_a_shorter() -> None:
-    world = running_world()
-    for number, grace_us in enumerate((60 * SECOND_US, 0)):
-        world.order(Kill(cmd_id=2 + number, task_id="job/train/0", attempt=1, reason="killed", grace_us=grace_us))
-    assert [stop.grace_us for stop in world.take(StopTask)] == [60 * SECOND_US, 0]
-
-
-def test_a_task_that_finished_while_being_killed_has_finished() -> None:
-    world = running_world()
-    world.order(Kill(cmd_id=2, task_id="job/train/0", attempt=1))
-    world.task_ended()
-    assert world.states() == [("finished", "exit")]
-
-
-def test_killing_a_staging_task_ends_it_at_once_and_the_fetch_goes_on() -> None:
-    world = World()
-    world.boot()
-    world.order(launch(1, reads=(fetch(1),)))
-    world.order(Kill(cmd_id=2, task_id="job/train/0", attempt=1))
-    assert world.states() == [("staging", ""), ("killed", "killed")]
-    world.fetched(1)
-    assert world.take(StartTask) == []
-    assert held(1) in world.agent.held_shards()
-
-
-def test_a_task_killed_behind_its_gate_never_becomes_durable_as_started() -> None:
-    world = World()
-    world.boot()
-    world.order(launch(1))
-    world.order(Kill(cmd_id=2, task_id="job/train/0", attempt=1))
-    world.task_started("100:7")
-    assert len(world.take(StopTask)) == 2
-    assert not any(isinstance(fact, ProcessStarted) for fact in world.journal)
-    world.task_ended(reason="killed", exit_code=None)
-    assert world.states() == [("killed", "killed")]
-
-
-def test_killing_an_unknown_task_is_answered_and_its_late_launch_refused() -> None:
-    world = World()
-    world.boot()
-    world.order(Kill(cmd_id=2, task_id="job/train/0", attempt=1))
-    assert world.states() == [("killed", "killed")]
-    world.ack_all()
-    world.order(launch(1))
-    assert world.states() == [("refused", "killed")]
-    assert world.take(StartTask) == []
 
 
 # --- duplicates, terms, lives ----------------------------------------------------------------------------------------
@@ -674,258 +436,6 @@ def test_a_compacted_journal_still_answers_duplicates_and_knows_its_processes() 
     world.order(launch(1))
     assert world.states() == [("running", "")]
     assert [handle for handle, _ in world.agent.processes()] == ["100:7"]
-
-
-# --- shards ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_replica_is_fetched_told_and_dropped() -> None:
-    world = World()
-    world.boot()
-    world.order(FetchShard(cmd_id=1, fetch=fetch(1)))
-    world.fetched(1)
-    assert world.states() == [("held", "")]
-    world.order(FetchShard(cmd_id=2, fetch=fetch(1)))
-    assert world.states() == [("held", "")]
-    world.order(DropShard(cmd_id=3, shard_id=sha(1)))
-    assert world.take(RemoveShard) == [RemoveShard(shard_id=sha(1))]
-    world.event(ShardRemoved(shard_id=sha(1)))
-    assert world.states() == [("dropped", "")]
-    world.order(DropShard(cmd_id=4, shard_id=sha(1)))
-    assert world.states() == [("dropped", "not_held")]
-    assert world.agent.held_shards() == ()
-
-
-def test_a_replica_that_cannot_be_had_is_told() -> None:
-    world = World()
-    world.boot()
-    world.order(FetchShard(cmd_id=1, fetch=fetch(1)))
-    world.fetched(1, ok=False, reason="disk_full")
-    assert world.states() == [("failed", "disk_full")]
-
-
-def test_a_shard_in_use_is_not_dropped() -> None:
-    world = World()
-    world.on_disk[sha(1)] = held(1)
-    world.boot()
-    world.order(launch(1, reads=(fetch(1),)), DropShard(cmd_id=2, shard_id=sha(1)))
-    assert ("held", "in_use") in world.states()
-    assert world.take(RemoveShard) == []
-
-
-def test_orders_for_shards_are_remembered_over_a_restart() -> None:
-    world = World()
-    world.on_disk[sha(2)] = held(2)
-    world.boot()
-    world.order(FetchShard(cmd_id=1, fetch=fetch(1)), DropShard(cmd_id=2, shard_id=sha(2)))
-    world.clear()
-    world.boot()
-    assert len(world.take(Fetch)) == 1
-    assert len(world.take(RemoveShard)) == 1
-
-
-def test_shards_missing_at_a_start_are_told_and_found_ones_are_in_the_birth() -> None:
-    world = World()
-    world.on_disk[sha(1)] = held(1)
-    world.boot()
-    world.on_disk = {sha(2): held(2)}
-    world.clear()
-    world.boot()
-    assert world.take(Birth)[0].shards == (held(2),)
-    assert world.states() == [("dropped", "missing")]
-
-
-def test_a_shard_added_by_hand_is_told_without_a_place_in_the_outbox() -> None:
-    world = World()
-    world.boot()
-    world.event(ShardFound(shard=held(1)))
-    (report,) = world.take(StatusReport)
-    assert [(s.status_id, s.shard, s.state) for s in report.statuses] == [(0, held(1), "held")]
-    world.pass_time(100 * SECOND_US)
-    assert world.states() == []
-
-
-def test_names_and_texts_that_are_no_unicode_or_too_long_still_reach_the_master() -> None:
-    """A status or birth that the master cannot decode would be repeated for ever."""
-    world = World()
-    world.boot()
-    bad = "caf\udce9" + "x" * 300
-    world.event(ShardFound(shard=HeldShard(shard_id=sha(1), size_bytes=1, name=bad)))
-    world.order(launch(1))
-    world.task_started("100:7")
-    output = HeldShard(shard_id=sha(2), size_bytes=1, name=bad)
-    world.task_ended(detail=bad * 100, log_tail=bad * 100, outputs=(output,), run_us=-5)
-    world.event(Disconnected())
-    world.connect()
-    for message in world.published:
-        assert decode_agent_message(encode(message)) == message
-    assert world.take(Birth)[-1].shards[0].name == ("caf?" + "x" * 251)
-
-
-# --- measuring -------------------------------------------------------------------------------------------------------
-
-
-def test_pings_are_echoed_into_samples_of_their_own_method() -> None:
-    world = World()
-    world.boot()
-    for rtt_us in (4_000, 6_000):
-        ping = world.take(Ping)[-1]
-        world.pass_time(rtt_us)
-        world.say(Pong(nonce=ping.nonce))
-        world.pass_time(5 * SECOND_US - rtt_us)
-    world.pass_time(20 * SECOND_US)
-    samples = [sample for report in world.take(NetReport) for sample in report.samples]
-    assert [(s.method, s.from_agent, s.to_agent, s.rtt_us, s.jitter_us) for s in samples] == [
-        ("mqtt_echo", "cam-1", "", 4_000, None),
-        ("mqtt_echo", "cam-1", "", 6_000, 2_000),
-    ]
-
-
-def test_measured_bandwidth_is_told_soon_and_control_bytes_with_it() -> None:
-    world = World()
-    world.boot()
-    sent = sum(len(encode(message)) for message in world.published)
-    world.clear()
-    sample = LinkSample(from_agent="x", to_agent="cam-1", method="transfer", bandwidth_bps=10**6, bytes=10**6)
-    world.event(FetchEnded(fetch_id=99, shard=held(1), ok=True, samples=(sample,)))
-    sent += sum(len(encode(message)) for message in world.published)
-    world.clear()
-    world.pass_time(SECOND_US)
-    (report,) = world.take(NetReport)
-    assert (report.samples, report.control_bytes) == ((sample,), sent)
-
-
-def plan(*sites: str, bytes_max: int = 1000, share_ppm: int = 1000) -> ProbePlan:
-    peers = tuple(
-        Peer(agent_id=f"{site}-1", site=site, data_url=f"http://{site}", share_ppm=share_ppm) for site in sites
-    )
-    return ProbePlan(term=1, peers=peers, every_us=60 * SECOND_US, bytes_max=bytes_max)
-
-
-def test_peers_are_probed_one_at_a_time_each_in_turn() -> None:
-    world = World()
-    world.boot()
-    world.say(plan("b", "c"))
-    assert [probe.peer.site for probe in world.take(Probe)] == ["b"]
-    world.pass_time(SECOND_US)
-    world.event(LinksMeasured(samples=(LinkSample(from_agent="cam-1", to_agent="", method="tcp_info", rtt_us=1),)))
-    assert world.take(Probe) == []  # Only a reading of our own socket.
-    world.event(LinksMeasured(samples=()))
-    assert [probe.peer.site for probe in world.take(Probe)] == ["c"]
-    world.event(LinksMeasured(samples=()))
-    assert world.take(Probe) == []
-    world.say(plan("b", "c"))  # Those that stay keep their turn.
-    world.pass_time(58 * SECOND_US)
-    assert world.take(Probe) == []
-    world.pass_time(10 * SECOND_US)
-    assert [probe.peer.site for probe in world.take(Probe)] == ["b"]
-
-
-def test_a_way_in_use_is_probed_again_soon_and_only_so_often() -> None:
-    world = World()
-    world.boot()
-    world.say(plan("b"))
-    asked_us: list[int] = []
-    for _ in range(600):
-        if world.take(Probe):
-            asked_us.append(world.now_us)
-            echo = LinkSample(from_agent="b-1", to_agent="cam-1", method="echo", rtt_us=1000)
-            world.event(LinksMeasured(samples=(echo,), busy=True))
-        world.pass_time(SECOND_US // 4)
-    waits_s = [(after - before) / SECOND_US for before, after in itertools.pairwise(asked_us)]
-    for n, wait_s in enumerate(waits_s[:6], 1):
-        assert n <= wait_s <= 2 * n + 0.5, "1–2 s, 2–4 s, 3–6 s …"
-    assert waits_s[6] > 30, "then its turn as all have it"
-
-
-@pytest.mark.parametrize("share_ppm", [1000, 250])
-def test_probes_take_their_share_of_a_slow_link_and_go_on_as_echoes(share_ppm: int) -> None:
-    world = World()
-    world.boot()
-    world.say(plan("b", bytes_max=250_000, share_ppm=share_ppm))
-    began_us, asked = world.now_us, []
-    for _ in range(600):
-        for probe in world.take(Probe):
-            asked.append(probe.bytes_max)
-            sample = LinkSample(
-                from_agent="b-1", to_agent="cam-1", method="probe", bandwidth_bps=20_000_000, bytes=probe.bytes_max
-            )
-            world.event(LinksMeasured(samples=(sample,) if probe.bytes_max else ()))
-        world.pass_time(5 * SECOND_US)
-    elapsed_s = (world.now_us - began_us) / SECOND_US
-    assert asked[:3] == [250_000] * 3 and len(asked) > 0.9 * elapsed_s / 66, "a turn a minute, most of them echoes"
-    share, allowed = sum(asked) * 8 / (20_000_000 * elapsed_s), share_ppm / 1e6
-    assert 0.9 * allowed < share <= allowed + 3 * 250_000 * 8 / (20_000_000 * elapsed_s)
-    world.pass_time(60 * SECOND_US)
-    assert world.take(NetReport)[-1].probe_bytes == sum(asked)
-
-
-def test_a_probe_that_finds_another_link_is_repeated_at_once_and_both_are_paid_for() -> None:
-    """A link of 2 Mbit/s that halves, then swings with every look: one period later its halving has been seen twice."""
-    world = World()
-    world.boot()
-    world.say(plan("b", bytes_max=75_000))
-    period_s = 75_000 * 8 / 2_000_000 * 1000  # five minutes
-    found: list[tuple[float, int]] = []
-    began_us, swings = world.now_us, False
-    for _ in range(500):
-        world.clear()
-        world.pass_time(5 * SECOND_US)
-        while probes := world.take(Probe):
-            if not probes[0].bytes_max:
-                world.event(LinksMeasured(samples=()))
-                continue
-            at_s = (world.now_us - began_us) / SECOND_US
-            bps = 1_000_000 if at_s > 1000 and not (swings and len(found) % 2) else 2_000_000
-            found.append((at_s, bps))
-            sample = LinkSample(
-                from_agent="b-1", to_agent="cam-1", method="probe", bandwidth_bps=bps, bytes=probes[0].bytes_max
-            )
-            world.event(LinksMeasured(samples=(sample,)))
-            swings = sum(bps == 1_000_000 for _, bps in found) >= 2
-    fallen = [at_s for at_s, bps in found if bps == 1_000_000]
-    assert 1000 < fallen[0] <= 1000 + period_s + 66 and fallen[1] - fallen[0] <= 5
-    elapsed_s = (world.now_us - began_us) / SECOND_US
-    took_s = sum(75_000 * 8 / bps for _, bps in found)
-    assert took_s <= elapsed_s / 1000 + 4 * 75_000 * 8 / 1_000_000, "a thousandth, and what is paid for ahead"
-
-
-def test_measuring_takes_half_a_per_cent_of_a_processor_at_most() -> None:
-    world = World()
-    world.boot()
-    world.say(plan(*"bcdefghi"))  # Eight turns a minute, each of which costs this slow machine a tenth of a second.
-    began_us, spent_us = world.now_us, 0
-    for _ in range(300):
-        for _probe in world.take(Probe):
-            spent_us += 100_000
-            world.event(LinksMeasured(samples=(), cpu_us=100_000))
-        world.pass_time(3 * SECOND_US)
-    elapsed_us = world.now_us - began_us
-    assert 0.005 * elapsed_us < spent_us <= 0.005 * elapsed_us + SECOND_US + 100_000
-    world.event(ProbeServed(n_bytes=0, cpu_us=9_000_000))
-    world.take(Probe)
-    world.pass_time(210 * SECOND_US)
-    assert world.take(Probe) == [], "what peers' probes take counts as well"
-    assert world.take(NetReport)[-1].measuring_cpu_us == spent_us + 9_000_000
-
-
-def test_probes_keep_to_the_hourly_budget_and_one_without_an_answer_is_given_up() -> None:
-    world = World(config(probe_bytes_per_hour=10_000))
-    world.boot()
-    world.say(plan("b", bytes_max=1000))
-    world.event(LinksMeasured(samples=()))
-    n_probes = 1
-    for _ in range(3600):
-        world.pass_time(SECOND_US)
-        for probe in world.take(Probe):
-            n_probes += 1
-            sample = LinkSample(from_agent="b-1", to_agent="cam-1", method="probe", bytes=probe.bytes_max)
-            world.event(LinksMeasured(samples=(sample,)))
-    assert 19 <= n_probes <= 22  # A full budget at the start, and what an hour refills.
-    world.pass_time(3600 * SECOND_US)
-    world.take(Probe)
-    world.pass_time(3600 * SECOND_US)
-    assert len(world.take(Probe)) > 1
 
 
 # --- leaving ---------------------------------------------------------------------------------------------------------
