@@ -6,6 +6,7 @@ No sockets, no threads: what the master sends is handed to the agents in order, 
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from federation import views
 from federation.api import Answer, Request
 from federation.commands import Announce, Command, Persist, Reply, Send, Solve
 from federation.config import MasterConfig
@@ -376,3 +377,17 @@ class World:
         self.solves.clear()
         self._inbox.clear()
         self.start()
+
+
+def state_of(world: World, task_id: str) -> str:
+    view = views.task(world.master, task_id)
+    assert view is not None
+    return view.state
+
+
+def kinds(commands: list[Any]) -> list[str]:
+    names: list[str] = []
+    for command in commands:
+        inner = getattr(command, "fact", None) or getattr(command, "message", None)
+        names.append(type(command).__name__ + (f" {type(inner).__name__}" if inner is not None else ""))
+    return names
