@@ -96,7 +96,7 @@ def shards(m: "Master", glob: str, after: str | None, limit: int) -> tuple[tuple
 
 def links(m: "Master", now_us: int, after: str | None, limit: int) -> tuple[tuple[Link, ...], str | None]:
     """By ends."""
-    found = m.core.network.links(now_us)
+    found = m.core.network.links_told(now_us)
     start = 0 if after is None else bisect_right(found, _ends(after), key=lambda link: (link.from_id, link.to_id))
     page = found[start : start + limit]
     return page, f"{page[-1].from_id}/{page[-1].to_id}" if start + limit < len(found) else None

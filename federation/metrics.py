@@ -174,7 +174,7 @@ def _of_links(master: Master, now_us: int) -> Iterator[Metric]:
     """By class of link: the tiers of its two sites, or `within` one site, or to the `master`. Six labels at most."""
     tiers = {f"site:{entry.site}": entry.enrolled.tier for entry in master.core.agents.sorted()}
     by_class: dict[str, list[Link]] = {}
-    for link in master.core.network.links(now_us):
+    for link in master.core.network.links_told(now_us):
         if link.from_id in tiers and link.to_id in tiers:
             between = f"{tiers[link.from_id]}-{tiers[link.to_id]}"
             by_class.setdefault("within" if link.from_id == link.to_id else between, []).append(link)
@@ -193,7 +193,7 @@ def _of_links(master: Master, now_us: int) -> Iterator[Metric]:
         ):
             if values:
                 family.add_metric([name], values[len(values) // 2])
-    n_disputed = sum(link.is_disputed for link in master.core.network.links(now_us))
+    n_disputed = sum(link.is_disputed for link in master.core.network.links_told(now_us))
     disputed = GaugeMetricFamily(f"{PREFIX}_links_disputed", "links whose two ends tell differently", value=n_disputed)
     yield from (count, rate, rtt, age, disputed)
 

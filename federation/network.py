@@ -59,6 +59,7 @@ class NetworkBook:
         self._version = 0  # grows with what is learned
         self._all = _Made()
         self._of_sites = _Made()
+        self._told = _Made()
         self.n_refused = 0
         # Durable: how many times as long as planned transfers between two sites take, in thousandths, and of how many.
         self.factors: dict[tuple[str, str], tuple[int, int]] = {}
@@ -215,8 +216,14 @@ class NetworkBook:
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def links(self, now_us: int) -> tuple[Link, ...]:
-        """Every site's estimate, and agents' own where they differ, sorted by ends. Cached for a second."""
+        """Every site's estimate, and agents' own where they differ, sorted by ends. Cached for a second: what the core
+        sees depends on when it last asked, so who asks from outside asks `links_told`."""
         return self._fresh(self._all, self.tracks, now_us)
+
+    def links_told(self, now_us: int) -> tuple[Link, ...]:
+        """The same for people and their dashboards: no recording has these questions, so they change nothing that a
+        round sees. The core's own answer where that is fresh, else one cached apart."""
+        return self._fresh(self._all if self._is_fresh(self._all, now_us) else self._told, self.tracks, now_us)
 
     def links_near(self, agent_ids: Iterable[str], now_us: int) -> tuple[Link, ...]:
         """The same without the own ways of other agents than these, and without those to the master, over which no data
@@ -228,9 +235,13 @@ class NetworkBook:
         return _sorted((*of_sites, *self._make(own, now_us))) if own else of_sites
 
     def _fresh(self, made: "_Made", tracks: Mapping[tuple[str, str], LinkTrack], now_us: int) -> tuple[Link, ...]:
-        if now_us - made.at_us >= self.REFRESH_US or (made.version != self._version and now_us != made.at_us):
+        if not self._is_fresh(made, now_us):
             made.links, made.at_us, made.version = _sorted(self._make(tracks, now_us)), now_us, self._version
         return made.links
+
+    def _is_fresh(self, made: "_Made", now_us: int) -> bool:
+        is_newest = made.version == self._version or now_us == made.at_us
+        return is_newest and now_us - made.at_us < self.REFRESH_US
 
     def _make(self, tracks: Mapping[tuple[str, str], LinkTrack], now_us: int) -> list[Link]:
         """Estimates only of the links told: most agents' own are like their sites', and cost no forecast."""

@@ -64,7 +64,7 @@ def _upwards(graph: "nx.DiGraph[str]", node: str) -> list[str]:
 def ways(network: NetworkBook, now_us: int) -> "nx.DiGraph[str]":
     """The measured ways between sites, by name, with what is planned with."""
     graph: nx.DiGraph[str] = nx.DiGraph()
-    for link in network.links(now_us):
+    for link in network.links_told(now_us):
         if link.from_id.startswith("site:") and link.to_id.startswith("site:") and link.bandwidth_bps:
             graph.add_edge(link.from_id[5:], link.to_id[5:], link=link)
     return graph

@@ -155,7 +155,7 @@ def offers(m: Master) -> tuple[OfferView, ...]:
 
 
 def network(m: Master, now_us: int) -> NetworkView:
-    return NetworkView(links=m.core.network.links(now_us), next_after=None)
+    return NetworkView(links=m.core.network.links_told(now_us), next_after=None)
 
 
 def shards(m: Master, glob: str = "*") -> tuple[ShardView, ...]:

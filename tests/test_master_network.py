@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation import views
+from federation import listing, topology, views
 from federation.api import SubmitJob
 from federation.config import MasterConfig
 from federation.deadlines import Deadlines
@@ -80,6 +80,23 @@ def test_estimates_age_and_fade() -> None:
     assert old.confidence_ppm == fresh.confidence_ppm // 2
     world.now_us += 10**6 * SECOND
     assert links(world)["site:cloud", "site:plant"].confidence_ppm == 0
+
+
+@given(asked_us=st.lists(st.integers(0, 3 * SECOND), max_size=4), at_us=st.integers(0, 3 * SECOND))
+def test_who_asks_for_the_map_changes_nothing_that_a_round_sees(asked_us: list[int], at_us: int) -> None:
+    """Questions are in no recording: a replay has to see the same ages without them."""
+    worlds = two_sites(), two_sites()
+    for world, one, _, _ in worlds:
+        report(one, sample("vm-1", "gw-1", bandwidth_bps=20 * MBIT))
+        world.master.core.network.links(world.now_us)
+    (asked, _, _, _), (left_alone, _, _, _) = worlds
+    network, now_us = asked.master.core.network, asked.now_us
+    for offset_us in sorted(asked_us):
+        told = views.network(asked.master, now_us + offset_us).links
+        assert listing.links(asked.master, now_us + offset_us, None, 100) == (told, None)
+        assert topology.ways(network, now_us + offset_us).edges["cloud", "plant"]["link"] in told
+        assert 0 <= offset_us - told[0].age_us < SECOND, "what is told is at most a second old"
+    assert network.links(now_us + at_us) == left_alone.master.core.network.links(now_us + at_us)
 
 
 def test_an_agent_that_differs_from_its_site_gets_a_link_of_its_own() -> None:
