@@ -7,7 +7,7 @@ from federation import units
 from federation.jobfile import read_duration
 from federation.jobs import TaskGroup
 from federation.strictyaml import Fields, FileError, Node, as_mapping, integer_between, quantity, read_flag, read_number
-from scenarios.sites import as_is
+from scenarios.sites import as_is, read_chance
 from scenarios.world import Behaviour, Training
 
 TRAINING_KEYS = (
@@ -22,7 +22,7 @@ T = TypeVar("T")
 def read_behaviour(fields: Fields, group: TaskGroup) -> Behaviour:
     """Of a generated task, whose keys they are."""
     return Behaviour(
-        fails_ppm=fields.optional("fails", quantity(units.parse_percent_ppm), 0),
+        fails_ppm=fields.optional("fails", read_chance, 0),
         crashes_agent=fields.optional("crashes", read_flag, False),
         training=fields.optional("training", lambda node: _read_training(node, group), None),
     )
@@ -30,7 +30,7 @@ def read_behaviour(fields: Fields, group: TaskGroup) -> Behaviour:
 
 def read_behaviours(fields: Fields, groups: Sequence[TaskGroup]) -> dict[str, Behaviour]:
     """Of a job, whose groups are named under each key."""
-    fails_ppm = by_group(fields, "fails", lambda node, _: quantity(units.parse_percent_ppm)(node), groups)
+    fails_ppm = by_group(fields, "fails", lambda node, _: read_chance(node), groups)
     crashes = by_group(fields, "crashes", lambda node, _: read_flag(node), groups)
     trainings = by_group(fields, "training", _read_training, groups)
     return {

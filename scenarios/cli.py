@@ -115,7 +115,7 @@ def run(
         for sentence in (*summary.refused[:10], *summary.broken_laws):
             notes.print(f"{summary.policy}: {sentence}", style="red", markup=False)
         for line in summary.tail:
-            notes.print(f"  {line}", markup=False, highlight=False)
+            notes.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if code := exit_code(results):
         raise typer.Exit(code)
 

@@ -17,14 +17,14 @@ LOCAL = "ray"
 
 def run_on_ray(cases: "list[Case]", on: str, on_done: "Callable[[Result], None]") -> "dict[int, Result]":
     """Results by the case's number; one core each. Raises `ConfigError` without Ray, or where no cluster answers."""
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError("--on ray needs Ray: pip install 'offerflow[ray]'") from None
     if on != LOCAL and not on.startswith("ray://"):
         raise ConfigError(
             f"--on {on!r}: write ray for a cluster on this machine, or the address of one, ray://HOST:10001"
         )
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError(f"--on {on} needs Ray: pip install 'offerflow[ray]'") from None
     worlds = [read_case(case) for case in cases]  # A mistake in a file is told before a cluster is asked for.
     try:
         if on == LOCAL:

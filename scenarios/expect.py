@@ -11,12 +11,14 @@ A metric, role, function or unit that does not exist is a mistake in the file, f
 """
 
 import re
+from collections.abc import Iterable
 from typing import Literal, cast
 
 from federation import units
 from federation.errors import ConfigError
-from federation.strictyaml import Fields, FileError, Node, Place, choice, list_of, read_text, suggest
+from federation.strictyaml import Fields, FileError, Node, Place, Scalar, choice, list_of, read_text, suggest
 from policies.model import Record
+from scenarios.preparing import read_policy
 
 Kind = Literal["duration", "share", "count", "bytes", "dollars"]
 Function = Literal["jain", "min", "max", "mean"]
@@ -124,16 +126,24 @@ class Expectations(Record, frozen=True, kw_only=True):
     slo: tuple[Slo, ...] = ()
 
 
-def read_expectations(node: Node, scopes: set[str]) -> Expectations:
-    """`scopes` are the roles of the world."""
+def read_expectations(node: Node, scopes: set[str], parameters: Iterable[str]) -> Expectations:
+    """`scopes` are the roles, generators and frameworks of the world, `parameters` the names of the file's."""
     fields = Fields(node, '"expect"', ("laws", "slo"))
     fields.optional("laws", choice("all"), "all")  # They hold always; a file may say so.
-    slo = fields.optional("slo", list_of(lambda item: _read_slo(item, scopes), '"slo"'), ())
+    slo = fields.optional("slo", list_of(lambda item: _read_slo(item, scopes, parameters), '"slo"'), ())
     return Expectations(slo=slo)
 
 
-def _read_slo(node: Node, scopes: set[str]) -> Slo:
-    return parse_slo(read_text(node), scopes, node.place)
+def _read_slo(node: Node, scopes: set[str], parameters: Iterable[str]) -> Slo:
+    slo = parse_slo(read_text(node), scopes, node.place)
+    name, is_parameter, _ = slo.baseline.partition("=")
+    if is_parameter and name not in parameters:
+        raise FileError(
+            node.place, f"baseline({slo.baseline}) names no parameter of the file{suggest(name, parameters)}"
+        )
+    if name and not is_parameter:
+        read_policy(Scalar(node.place, name, plain=False))
+    return slo
 
 
 def parse_slo(text: str, scopes: set[str], place: Place) -> Slo:

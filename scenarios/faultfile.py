@@ -41,7 +41,7 @@ from scenarios.faults import (
     Target,
 )
 from scenarios.randomness import Poisson, Uniform, arrival_times_us, draw_us
-from scenarios.sites import as_is, read_bandwidth, read_sites
+from scenarios.sites import as_is, read_bandwidth, read_begin, read_chance, read_sites
 from scenarios.streams import stream
 from scenarios.topology import Topology
 
@@ -97,7 +97,7 @@ class _Reader:
         self._ways = [(first, second) for first, second, _ in topology.links if first != second]
 
     def read(self, fields: Fields, action: str) -> list[Fault]:
-        at_us = fields.required("at", quantity(units.parse_duration_us))
+        at_us = fields.required("at", read_begin(self._duration_us))
         self._only(fields, action)
         if action in ("kill", "power_off"):
             return [self._kill(fields, action, at_us)]
@@ -143,7 +143,7 @@ class _Reader:
         if isinstance(node, Scalar) and node.text in processes:
             return cast(Target, node.text), ()
         if isinstance(node, Scalar):
-            return "agents", self._agents(node)
+            return "agents", self._agents(node, processes)
         fields = Fields(node, "whom it strikes", PICK_KEYS)
         found = self._agents(fields.required("agents", as_is)) if "agents" in fields else ()
         if "site" in fields:
@@ -157,7 +157,7 @@ class _Reader:
     def _picker(self, agents: tuple[str, ...]) -> Callable[[Node], tuple[str, ...]]:
         def read(node: Node) -> tuple[str, ...]:
             if read_text(node).endswith("%"):
-                share_ppm = quantity(units.parse_percent_ppm)(node)
+                share_ppm = read_chance(node)
                 count = -(-len(agents) * share_ppm // 1_000_000)
             else:
                 count = integer_between(1, len(agents))(node)
@@ -170,8 +170,8 @@ class _Reader:
         chosen = {left.pop(self._chance.randrange(len(left))) for _ in range(count)}
         return tuple(agent_id for agent_id in agents if agent_id in chosen)
 
-    def _agents(self, node: Node) -> tuple[str, ...]:
-        """Agents by id, by the name of their group, by a pattern, or `all`."""
+    def _agents(self, node: Node, processes: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Agents by id, by the name of their group, by a pattern, or `all`; `processes` are what else may be meant."""
         specs = self._topology.agents
         found: list[str] = []
         for item in one_or_more(as_is)(node):
@@ -185,7 +185,7 @@ class _Reader:
                 or (star and spec.agent_id.startswith(head) and spec.agent_id.endswith(tail))
             ]
             if not some:
-                known = [*{spec.group: None for spec in specs}, *(spec.agent_id for spec in specs[:1000])]
+                known = [*processes, *{spec.group: None for spec in specs}, *(spec.agent_id for spec in specs[:1000])]
                 raise FileError(item.place, f'no agent and no group of agents is called "{name}"{suggest(name, known)}')
             found += some
         return tuple(dict.fromkeys(found))
@@ -256,7 +256,7 @@ class _Reader:
                 bandwidth_bps=change.optional("bandwidth", read_bandwidth, None),
                 rtt_us=change.optional("rtt", quantity(units.parse_duration_us), None),
                 jitter_us=change.optional("jitter", quantity(units.parse_duration_us), None),
-                loss_ppm=change.optional("loss", quantity(units.parse_percent_ppm), None),
+                loss_ppm=change.optional("loss", read_chance, None),
             )
             for from_us, to_us in spans
         ]
@@ -271,18 +271,17 @@ class _Reader:
             value = fields.required(key, as_is)
             everyone = isinstance(value, Scalar) and value.text == "agents"
             agents += tuple(spec.agent_id for spec in self._topology.agents) if everyone else self._agents(value)
-        percent = quantity(units.parse_percent_ppm)
         fault = MessageFault(
             at_us=at_us,
             until_us=until_us,
             agents=tuple(dict.fromkeys(agents)),
             from_agents="from" in ends,
             to_agents="to" in ends,
-            drop_ppm=fields.optional("drop", percent, 0),
-            duplicate_ppm=fields.optional("duplicate", percent, 0),
-            reorder_ppm=fields.optional("reorder", percent, 0),
-            corrupt_ppm=fields.optional("corrupt", percent, 0),
-            delay_ppm=fields.optional("delay", percent, 0),
+            drop_ppm=fields.optional("drop", read_chance, 0),
+            duplicate_ppm=fields.optional("duplicate", read_chance, 0),
+            reorder_ppm=fields.optional("reorder", read_chance, 0),
+            corrupt_ppm=fields.optional("corrupt", read_chance, 0),
+            delay_ppm=fields.optional("delay", read_chance, 0),
             delay_us=fields.optional("by", read_duration, 1_000_000),
         )
         harms = (fault.drop_ppm, fault.duplicate_ppm, fault.reorder_ppm, fault.corrupt_ppm, fault.delay_ppm)

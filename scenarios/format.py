@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from federation import units
 from federation.errors import ConfigError
 from federation.jobfile import read_duration, read_identifier, read_size
 from federation.strictyaml import (
@@ -23,7 +22,6 @@ from federation.strictyaml import (
     list_of,
     matching,
     one_or_more,
-    quantity,
     read_flag,
     read_text,
     suggest,
@@ -32,8 +30,8 @@ from policies.model import Record
 from scenarios.expect import Expectations, read_expectations
 from scenarios.faultfile import read_faults
 from scenarios.frameworks import read_frameworks
-from scenarios.preparing import prepare, read_matrix
-from scenarios.sites import Site, as_is, no_site
+from scenarios.preparing import SEED_MAX, prepare, read_matrix
+from scenarios.sites import Site, as_is, check_holders, no_site, read_chance
 from scenarios.topology import read_topology
 from scenarios.traces.folder import Traces
 from scenarios.workload import Scope, read_workload
@@ -50,7 +48,6 @@ MODEL_KEYS = ("solve", "commit", "measurement_noise", "to_the_end", "moves")
 SOLVE_US = 5_000
 MEASURED = "measured"
 MEASURED_NOTE = "rounds take what this machine's processor takes: --solve-times RESULTS plays a run's times again"
-SEED_MAX = 2**31
 
 T = TypeVar("T")
 
@@ -134,7 +131,7 @@ def load_scenario(
         solve_measured=is_measured,
         commit_us=_of(model, "commit", read_duration, 1_000),
         moves_per_minute=_of(model, "moves", integer_between(0, 1_000_000), None),
-        noise_ppm=_of(model, "measurement_noise", quantity(units.parse_percent_ppm), 30_000),
+        noise_ppm=_of(model, "measurement_noise", read_chance, 30_000),
         notes=_notes(
             (
                 *([MEASURED_NOTE] if is_measured else []),
@@ -147,11 +144,8 @@ def load_scenario(
     arrivals = [*world.arrivals, *(each for framework in frameworks for each in framework.arrivals)]
     roles = {each.job.role for each in arrivals} | {role.path for role in world.roles}
     scopes = roles | {each.origin for each in arrivals} | {framework.name for framework in frameworks}
-    expect = fields.optional("expect", lambda node: read_expectations(node, scopes), Expectations())
-    matrix = fields.optional("matrix", read_matrix, {})
-    for key in matrix:
-        if key not in ("policy", "seed", *values):
-            raise FileError(fields.place_of("matrix"), f'the matrix varies "{key}", which is no parameter of the file')
+    expect = fields.optional("expect", lambda node: read_expectations(node, scopes, values), Expectations())
+    matrix = fields.optional("matrix", lambda node: read_matrix(node, values), {})
     return Scenario(
         path=str(path),
         world=world,
@@ -197,6 +191,7 @@ def _read_data(node: Node, sites: dict[str, Site]) -> tuple[ShardSpec, ...]:
         for site in at:
             if site not in sites:
                 raise FileError(fields.place_of("at"), no_site(site, sites))
+        check_holders(fields.place_of("at"), at, sites)
         count = fields.optional("count", integer_between(1, 1_000_000), None)
         size_bytes = fields.required("size", read_size)
         shards += [

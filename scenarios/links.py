@@ -6,7 +6,7 @@ from typing import NamedTuple
 from federation import units
 from federation.jobfile import read_duration
 from federation.strictyaml import Fields, FileError, Node, Scalar, as_mapping, list_of, quantity, read_flag, read_text
-from scenarios.sites import Sites, as_is, is_selector, named_sites, read_bandwidth, read_sites
+from scenarios.sites import Sites, as_is, is_selector, named_sites, read_bandwidth, read_chance, read_sites
 from scenarios.traces.folder import Traces
 from scenarios.traces.networks import variations_of
 from scenarios.transport import LinkSpec
@@ -78,7 +78,7 @@ def _twice(first: str, second: str) -> str:
 def _specs(fields: Fields, rates: dict[Way, int]) -> dict[Way, LinkSpec]:
     rtt_us = fields.required("rtt", read_duration)
     jitter_us = fields.optional("jitter", quantity(units.parse_duration_us), 0)
-    loss_ppm = fields.optional("loss", quantity(units.parse_percent_ppm), 0)
+    loss_ppm = fields.optional("loss", read_chance, 0)
     shared = fields.optional("shared", read_flag, True)
     return {
         way: LinkSpec(rtt_us=rtt_us, bandwidth_bps=bps, jitter_us=jitter_us, loss_ppm=loss_ppm, shared=shared)

@@ -35,6 +35,7 @@ from scenarios.replay import laws_of_recording
 from scenarios.transport import LinkSpec
 from scenarios.world import AgentSpec, World
 
+AGENTS_NAMED_MAX = 3  # in one sentence of what cannot be done
 AGENTS_MAX = 32  # processes of some 40 MB each
 SHARDS_BYTES_MAX = 2**30  # of made-up content on this machine's disk
 START_S = 60.0
@@ -49,10 +50,12 @@ def refusals(scenario: Scenario) -> tuple[str, ...]:
     found = [f"fault {number}: {sentence(fault)}" for number, fault in enumerate(world.faults, 1) if not _can(fault)]
     if len(world.agents) > AGENTS_MAX:
         found.append(f"{len(world.agents)} agents; {AGENTS_MAX} processes are the most")
-    found += [f"the GPUs of {spec.agent_id}" for spec in world.agents if spec.total.gpus]
-    found += [f"what {spec.agent_id} falsely claims" for spec in world.agents if spec.real_cpu_milli is not None]
-    found += [f"the uplink of {spec.agent_id}, whose directions differ or that delays or loses what passes"
-              for spec in world.agents if spec.uplink is not None and not _is_plain(spec.uplink)]  # fmt: skip
+    found += _of("the GPUs of {}", [spec for spec in world.agents if spec.total.gpus])
+    found += _of("what {} falsely claims", [spec for spec in world.agents if spec.real_cpu_milli is not None])
+    found += _of(
+        "the uplink of {}, whose directions differ or that delays or loses what passes",
+        [spec for spec in world.agents if spec.uplink is not None and not _is_plain(spec.uplink)],
+    )
     if world.variations:
         found.append("links that vary")
     found += [f"the framework {spec.name}" for spec in world.frameworks]
@@ -65,6 +68,15 @@ def refusals(scenario: Scenario) -> tuple[str, ...]:
     if n_bytes > SHARDS_BYTES_MAX:
         found.append(f"{n_bytes / 2**30:.1f} GiB of shards; 1 GiB is the most")
     return tuple(found)
+
+
+def _of(sentence: str, specs: list[AgentSpec]) -> list[str]:
+    """One sentence of all these agents, of many by the first few."""
+    if not specs:
+        return []
+    names = ", ".join(spec.agent_id for spec in specs[:AGENTS_NAMED_MAX])
+    more = f" and {len(specs) - AGENTS_NAMED_MAX} more" if len(specs) > AGENTS_NAMED_MAX else ""
+    return [sentence.format(names + more)]
 
 
 def _is_plain(line: tuple[LinkSpec, LinkSpec]) -> bool:

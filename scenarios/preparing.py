@@ -1,6 +1,7 @@
 """Before a scenario is read: files that it includes are merged in, and `$name` becomes the parameter's value."""
 
 import re
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Values
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from federation.strictyaml import (
     Scalar,
     Sequence,
     as_mapping,
+    integer_between,
     load,
     one_or_more,
     read_text,
     suggest,
 )
+from policies import registry
 
 INCLUDES_MAX = 32
+SEED_MAX = 2**31
 _REFERENCE = re.compile(r"\$(?:\$|([a-z][a-z0-9_-]*))")
 
 
@@ -114,19 +118,37 @@ def _replaced(text: str, values: Values[str, str], place: Place) -> str:
     return _REFERENCE.sub(value_of, text)
 
 
-def read_matrix(node: Node) -> dict[str, tuple[str, ...]]:
-    """Each parameter with the values to run it with: a list, or `1..20` for whole numbers."""
+def read_matrix(node: Node, parameters: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Policies, seeds and each parameter with the values to run it with: a list, or `1..20` for whole numbers."""
     mapping = as_mapping(node, '"matrix"')
-    return {key: _values(key, value) for key, value in mapping.entries.items()}
+    known = ("policy", "seed", *parameters)
+    for key, place in mapping.keys.items():
+        if key not in known:
+            raise FileError(place, f'the matrix varies "{key}", which is no parameter of the file{suggest(key, known)}')
+    readers = {"policy": read_policy, "seed": _read_seed}
+    return {key: _values(key, value, readers.get(key, read_text)) for key, value in mapping.entries.items()}
 
 
-def _values(key: str, node: Node) -> tuple[str, ...]:
+def read_policy(node: Node) -> str:
+    """The name of one that is installed."""
+    name, known = read_text(node), registry.names()
+    if name not in known:
+        sentence = f"there is no policy {name!r}{suggest(name, known)}; known are {', '.join(known)}"
+        raise FileError(node.place, sentence)
+    return name
+
+
+def _read_seed(node: Node) -> str:
+    return str(integer_between(0, SEED_MAX)(node))
+
+
+def _values(key: str, node: Node, read: Callable[[Node], str]) -> tuple[str, ...]:
     if isinstance(node, Scalar) and (match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", node.text)):
         first, last = int(match[1]), int(match[2])
         if not first <= last or last - first >= 10_000:
             raise FileError(node.place, f'"{node.text}" is no range of at most 10000 numbers, small to large')
         return tuple(str(number) for number in range(first, last + 1))
-    values = one_or_more(read_text)(node)
+    values = one_or_more(read)(node)
     if not values:
         raise FileError(node.place, f'"{key}" has no values')
     return values

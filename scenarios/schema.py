@@ -8,7 +8,7 @@ from typing import Any
 from federation import jobfile, units
 from federation.jobschema import job_schema
 from policies.model import TIERS
-from scenarios import behaviours, chance, faultfile, frameworks, links, topology, workload
+from scenarios import behaviours, chance, faultfile, frameworks, links, preparing, topology, workload
 from scenarios import format as scenario_format
 from scenarios.faults import BROKER_KILL_POINTS, KILL_POINTS
 from scenarios.traces import jobs, networks
@@ -52,7 +52,7 @@ def scenario_schema() -> Schema:
             schema={"const": scenario_format.SCHEMA},
             name={"type": "string", "pattern": f"^{jobfile.IDENTIFIER_PATTERN}$"},
             purpose={**_TEXT, "description": "One sentence: what this world shows."},
-            seed={"type": "integer", "minimum": 0, "maximum": scenario_format.SEED_MAX},
+            seed={"type": "integer", "minimum": 0, "maximum": preparing.SEED_MAX},
             duration=_DURATION,
             include={**_NAMES, "description": "Files merged beneath this one."},
             parameters=_map(_SCALAR),

@@ -1,12 +1,12 @@
 """Sites of a topology, and how the other sections name some of them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from federation import units
 from federation.errors import ConfigError
-from federation.strictyaml import FileError, Node, one_or_more, read_text, suggest
+from federation.strictyaml import FileError, Node, Place, one_or_more, quantity, read_text, suggest
 from scenarios.world import AgentSpec
 
 SELECTORS = ("tier", "region")
@@ -30,6 +30,13 @@ def as_is(node: Node) -> Node:
 def no_site(name: str, sites: Sites) -> str:
     some = ", ".join(list(sites)[:12]) + (", …" if len(sites) > 12 else "")
     return f'no site is called "{name}"{suggest(name, sites)}; the file has {some}'
+
+
+def check_holders(place: Place, names: Iterable[str], sites: Sites) -> None:
+    """Shards lie on agents: a site without any holds none."""
+    for name in names:
+        if not sites[name].agents:
+            raise FileError(place, f'site "{name}" has no agents, so nobody there holds data')
 
 
 def is_selector(text: str) -> bool:
@@ -76,7 +83,7 @@ def read_sites(sites: Sites) -> ReadSites:
     return read
 
 
-# --- quantities of which there has to be some ------------------------------------------------------------------------
+# --- quantities with bounds -------------------------------------------------------------------------------------------
 
 
 def some(parse: Callable[[str], int], instead: str) -> Callable[[Node], int]:
@@ -95,8 +102,29 @@ def some(parse: Callable[[str], int], instead: str) -> Callable[[Node], int]:
     return read
 
 
+def read_begin(end_us: int) -> Callable[[Node], int]:
+    """A reader of when something begins: what would begin at `end_us` or later never does, which nobody means."""
+
+    def read(node: Node) -> int:
+        at_us = quantity(units.parse_duration_us)(node)
+        if at_us >= end_us:
+            begin, end = units.about_duration(at_us), units.about_duration(end_us)
+            raise FileError(node.place, f"it would begin at {begin}, and the run ends at {end}")
+        return at_us
+
+    return read
+
+
 read_cores = some(units.parse_cpu_milli, "write a number of cores such as 2 or 0.5")
 read_speed = some(units.parse_cpu_milli, "a core of speed 1 is the reference core; write one such as 0.5")
 read_bandwidth = some(
     units.parse_bandwidth_bps, "write a bandwidth such as 5Mbit; where no bytes pass, leave the link out or cut it"
 )
+
+
+def read_chance(node: Node) -> int:
+    """A part of a whole such as a loss, in parts per million: at most all of it."""
+    ppm = quantity(units.parse_percent_ppm)(node)
+    if ppm > 1_000_000:
+        raise FileError(node.place, f'"{read_text(node)}" is more than all: the most is 100%')
+    return ppm

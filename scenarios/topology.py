@@ -27,7 +27,7 @@ from federation.strictyaml import (
 from policies.model import TIERS, Gpu, Resources, Tier
 from scenarios.links import Link, read_egress, read_links
 from scenarios.preparing import merge
-from scenarios.sites import Site, as_is, no_site, read_bandwidth, read_cores, read_speed
+from scenarios.sites import Site, as_is, no_site, read_bandwidth, read_chance, read_cores, read_speed
 from scenarios.traces.folder import Traces
 from scenarios.traces.networks import Measured, read_measured
 from scenarios.transport import LinkSpec
@@ -322,7 +322,7 @@ def _line(fields: Fields) -> tuple[LinkSpec, LinkSpec]:
         rates = (directions.required("up", read_bandwidth), directions.required("down", read_bandwidth))
     rtt_us = fields.optional("rtt", quantity(units.parse_duration_us), 0)
     jitter_us = fields.optional("jitter", quantity(units.parse_duration_us), 0)
-    loss_ppm = fields.optional("loss", quantity(units.parse_percent_ppm), 0)
+    loss_ppm = fields.optional("loss", read_chance, 0)
     outward, inward = (
         LinkSpec(rtt_us=rtt_us, bandwidth_bps=bps, jitter_us=jitter_us, loss_ppm=loss_ppm) for bps in rates
     )

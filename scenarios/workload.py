@@ -34,6 +34,7 @@ from federation.strictyaml import (
     FileError,
     Mapping,
     Node,
+    Place,
     Scalar,
     as_mapping,
     integer_between,
@@ -48,7 +49,7 @@ from policies.resources import amount_from
 from scenarios.behaviours import BEHAVIOUR_KEYS, by_group, read_behaviour, read_behaviours
 from scenarios.chance import read_arrivals, read_law
 from scenarios.randomness import Arrivals, Constant, Law, arrival_times_us, draw_us, median_us
-from scenarios.sites import Sites, as_is, no_site, read_cores, read_sites, some
+from scenarios.sites import Sites, as_is, check_holders, no_site, read_begin, read_cores, read_sites, some
 from scenarios.streams import stream
 from scenarios.traces.folder import Traces
 from scenarios.world import Arrival, Behaviour, Clients, ShardSpec
@@ -67,6 +68,10 @@ CLIENTS_KEYS = ("rtt", "weight")
 SERVICE_KEYS = ("role", "replicas", "answers", "clients", "demand", "task", "from", "to", "priority")
 REPLICAS_KEYS = ("min", "max")
 DEMAND_KEYS = ("at", "site", "requests")
+NOT_OF_SERVICES = (
+    "run", "told", "reads", "writes", "deadline", "time_limit", "count", "gang", "elastic", "communication", "clients",
+    "latency", *BEHAVIOUR_KEYS,
+)  # fmt: skip
 PPM = 1_000_000
 HERE = "here"  # in `where`, the site where a task arises
 
@@ -157,7 +162,7 @@ def _read_job_arrival(node: Node, scope: Scope) -> Arrival:
         job = read_job(load(scope.folder / fields.required("file", read_text)), _simulated_artifact)
     run_us = by_group(fields, "actual_run", lambda node, _: read_duration(node), job.tasks)
     behaviours = read_behaviours(fields, job.tasks)
-    at_us = fields.optional("at", quantity(units.parse_duration_us), 0)
+    at_us = fields.optional("at", read_begin(scope.duration_us), 0)
     return Arrival(at_us=at_us, job=_simulated(job, run_us), origin=job.name, behaviours=behaviours)
 
 
@@ -285,10 +290,23 @@ def _at(spec: TaskSpec, site: str) -> Where:
     return msgspec.structs.replace(where, sites=sites)
 
 
+def _check_sites(spec: TaskSpec, sites: list[str], scope: Scope, place: Place) -> None:
+    """`sites` are where tasks arise; some things that a task may say need one."""
+    has_own = spec.reads is not None and spec.reads.glob is None
+    holders = spec.reads.sites if spec.reads is not None and spec.reads.sites else sites
+    if (spec.at_home or spec.clients is not None or (has_own and not holders)) and not sites:
+        raise FileError(place, "the task refers to the site where it arises; say which by at: beside it")
+    if has_own:
+        check_holders(place, holders, scope.sites)
+
+
 class Maker:
     """Makes arrivals of one task spec; `name` is theirs with a number behind it."""
 
-    def __init__(self, name: str, role: str, priority: int, spec: TaskSpec, sites: list[str], scope: Scope) -> None:
+    def __init__(
+        self, name: str, role: str, priority: int, spec: TaskSpec, sites: list[str], scope: Scope, place: Place
+    ) -> None:
+        _check_sites(spec, sites, scope, place)
         self.name = name
         self._role = role
         self._priority = priority
@@ -377,18 +395,13 @@ class _Generator:
         default = role.replace("/", "-") if number == 1 else f"{role.replace('/', '-')}-{number}"
         self.name = fields.optional("name", read_identifier, default)
         self._process: Arrivals = fields.required("arrivals", read_arrivals)
-        self._from_us = fields.optional("from", quantity(units.parse_duration_us), 0)
+        self._from_us = fields.optional("from", read_begin(scope.duration_us), 0)
         self._to_us = min(fields.optional("to", read_duration, scope.duration_us), scope.duration_us)
         self._limit = fields.optional("limit", integer_between(1, 5_000_000), None)
         sites = fields.optional("at", read_sites(scope.sites), [])
         spec = fields.required("task", lambda value: read_task(value, scope.sites))
-        needs_site = spec.at_home or spec.clients is not None
-        if spec.reads is not None and spec.reads.glob is None and not spec.reads.sites:
-            needs_site = True
-        if needs_site and not sites:
-            raise FileError(node.place, "the task refers to the site where it arises: give the generator at: a site")
         priority = fields.optional("priority", integer_between(0, 100), 50)
-        self._maker = Maker(self.name, role, priority, spec, sites, scope)
+        self._maker = Maker(self.name, role, priority, spec, sites, scope, node.place)
         self._source: random.Random = stream(scope.seed, f"arrivals/{self.name}")
 
     def arrivals(self) -> list[Arrival]:
@@ -403,12 +416,14 @@ def _read_service(name: str, node: Node, scope: Scope) -> Arrival:
     """Replicas that run from `from` to `to` near their clients."""
     read_identifier(Scalar(node.place, name, plain=False))
     fields = Fields(node, f'service "{name}"', SERVICE_KEYS)
-    from_us = fields.optional("from", quantity(units.parse_duration_us), 0)
+    from_us = fields.optional("from", read_begin(scope.duration_us), 0)
     to_us = fields.optional("to", read_duration, scope.duration_us)
     if to_us <= from_us:
         raise FileError(node.place, "the service ends before it begins")
     run = Constant(us=to_us - from_us)
-    spec = fields.required("task", lambda value: read_task(value, scope.sites, run=run))
+    spec = fields.required("task", lambda value: read_task(_of_service(value), scope.sites, run=run))
+    if spec.at_home:
+        raise FileError(fields.place_of("task"), "a service arises at no site: name the sites in where:")
     clients = fields.required("clients", list_of(read_latency, '"clients"'))
     for client in clients:
         if client.site not in scope.sites:
@@ -433,6 +448,14 @@ def _read_service(name: str, node: Node, scope: Scope) -> Arrival:
         asking = Clients(targets=clients, changes=tuple(sorted(changes)), until_us=to_us)
         return Arrival(at_us=from_us, job=job, origin=name, clients=asking)
     return Arrival(at_us=from_us, job=job, origin=name, behaviours={group.name: Behaviour(until_us=to_us)})
+
+
+def _of_service(node: Node) -> Node:
+    """What is said of tasks that come and end has no meaning for replicas."""
+    for key, place in as_mapping(node, '"task"').keys.items():
+        if key in NOT_OF_SERVICES:
+            raise FileError(place, f'"{key}" is not of a service: its replicas run from its beginning to its end')
+    return node
 
 
 def _read_replicas(fields: Fields) -> Replicas | None:

@@ -44,6 +44,10 @@ workload:
       actual_run: {fit: 3s}
 """
 
+WORK = "workload:\n  generate: [{{arrivals: {{poisson: 1/s}}, task: {}}}]"
+SERVICE = "workload:\n  services: {{web: {{clients: [{{to: plant, rtt: 9ms}}], task: {{cpu: 1, {}}}}}}}"
+EXPECT = "expect:\n  slo:\n    - {}\nworkload:"
+
 
 def read(tmp_path: Path, text: str) -> World:
     path = tmp_path / "world.yaml"
@@ -109,6 +113,24 @@ def test_shipped_scenarios_can_be_read(path: Path) -> None:
         ),
         ("between: [plant, rack]", "between: [region:us, rack]", 'no site is of the region "us"; the file has eu'),
         ("between: [plant, rack]", "between: [plan*x, rack]", 'no site is called "plan*x"'),
+        ("loss: 0.2%", "loss: 120%", '12:69: "120%" is more than all: the most is 100%'),
+        ("gw: {count: 2, cpu: 0.5, memory: 1GiB, uplink: 2Mbit}", "", 'site "plant" has no agents, so nobody there'),
+        ("workload:", WORK.format("{cpu: 1, run: 1s, reads: {size: 1MB}}"), "say which by at: beside it"),
+        ("workload:", WORK.format("{cpu: 1, run: 1s, where: here}"), "say which by at: beside it"),
+        ("workload:", WORK.format("{cpu: 1, run: 1s, fails: 101%}"), '"101%" is more than all'),
+        ("workload:", SERVICE.format("reads: {at: rack, size: 1MB}"), '"reads" is not of a service'),
+        ("workload:", SERVICE.format("where: here"), "a service arises at no site"),
+        ("- at: 1s", "- at: 5m", "18:11: it would begin at 5 m, and the run ends at 5 m"),
+        ("workload:", "faults: [{at: 6m, kill: master}]\nworkload:", "it would begin at 6 m, and the run ends at 5 m"),
+        (
+            "workload:",
+            WORK.format("{cpu: 1, run: 1s}").replace("arrivals", "from: 5m, arrivals"),
+            "it would begin at 5 m, and",
+        ),
+        ("workload:", "faults: [{at: 1s, kill: mster}]\nworkload:", 'called "mster" (did you mean "master"?)'),
+        ("workload:", "faults: [{at: 1s, for: 1s, messages: {from: all, drop: 200%}}]\nworkload:", "more than all"),
+        ("workload:", EXPECT.format("baseline(fif).completion.p50 ratio < 1"), "18:7: there is no policy 'fif' (did"),
+        ("workload:", EXPECT.format("baseline(n=2).completion.p50 ratio < 1"), "18:7: baseline(n=2) names no param"),
     ],
 )
 def test_mistakes_are_named_with_their_place(tmp_path: Path, old: str, new: str, error: str) -> None:

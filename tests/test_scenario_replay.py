@@ -203,6 +203,8 @@ def test_what_cannot_be_done_live_is_named(tmp_path: Path) -> None:
     assert any("harm messages" in line for line in named)
     assert not any("the GPUs" in line for line in named)
     assert refusals(load_scenario(written(tmp_path, SMALL))) == ()
+    many = SMALL.replace("disk: 256MiB, count: 2", "gpus: {t4: {count: 1, memory: 16GiB}}, count: 12")
+    assert refusals(load_scenario(written(tmp_path, many))) == ("the GPUs of gw-1, gw-2, gw-3 and 9 more",)
     starving = refusals(load_scenario(ROOT / "scenarios" / "starvation.yaml"))
     assert {"the framework silent", "the framework small", "the framework left"} <= set(starving)
 

@@ -120,10 +120,15 @@ def wait_for_port(port: int, within_s: float) -> None:
             return
 
 
-def test_an_address_that_is_no_clusters_is_refused(results: list[Result]) -> None:
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+def test_an_address_that_is_no_clusters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ray://HOST"):
-        run_all([results[0].case], (), 1, done, "localhost")
+        run_all([Case(path=str(written(tmp_path, SMALL)), policy="flow")], (), 1, done, "localhost")
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"--on ray needs Ray: pip install 'offerflow\[ray\]'"):
+        run_all([Case(path=str(written(tmp_path, SMALL)), policy="flow")], (), 1, done, "ray")
 
 
 def test_chosen_faults_alone_are_played(tmp_path: Path) -> None:
@@ -239,8 +244,9 @@ def test_results_that_could_not_be_kept_are_refused_before_anything_runs(tmp_pat
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("matrix: {policy: [flw]}", 'no policy .flw. .did you mean "flow"'),
-        ("matrix: {seed: [1, -2]}", "has the seed .-2."),
+        ("matrix: {policy: [flw]}", r':\d+:19: there is no policy .flw. .did you mean "flow"'),
+        ("matrix: {seed: [1, -2]}", "-2 is out of range"),
+        ("matrix: {polcy: [flow]}", r':\d+:10: .*"polcy", which is no parameter .* .did you mean "policy"'),
         ("matrix: {load: [2, no]}", '"no" is out of range|"no" is not a whole number'),
     ],
 )

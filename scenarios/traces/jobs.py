@@ -108,9 +108,8 @@ def read_trace(node: Node, number: int, scope: Scope) -> tuple[list[Arrival], tu
     task = fields.required("task", as_is) if "task" in fields else Mapping(node.place, {}, {})
     spec = read_task(task, scope.sites, run=Constant(us=1_000_000))
     sites = fields.optional("at", read_sites(scope.sites), [])
-    if (spec.at_home or spec.clients is not None or (spec.reads is not None and spec.reads.glob is None)) and not sites:
-        raise FileError(node.place, "the task refers to the site where it arises: give the trace at: a site")
-    maker = Maker(name, role, fields.optional("priority", integer_between(0, 100), 50), spec, sites, scope)
+    priority = fields.optional("priority", integer_between(0, 100), 50)
+    maker = Maker(name, role, priority, spec, sites, scope, node.place)
     skips = Skips()
     arrivals: list[Arrival] = []
     begin_us: int | None = None

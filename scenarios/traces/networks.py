@@ -118,7 +118,8 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
             links.append((site_name(first), site_name(second), spec))
     for region in regions:
         if not any(site_name(region) in link[:2] for link in links):
-            raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{region}" among these')
+            near = suggest(region, {end for pair in (*rtts, *rates) for end in pair})
+            raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{region}" among these{near}')
     egress = []
     for _, row in traces.rows("skyplane", "cost_all.csv", "src", "dest", "cost"):
         if wanted.issuperset((row["src"], row["dest"])) and (price := _whole(row["cost"], 1_000_000)) is not None:
