@@ -157,10 +157,19 @@ workload: {}
     assert any("1 rows skipped" in note for note in world.notes)
 
 
+TIMES = "src_region,dst_region,avg_rtt\naws:a,gcp:b,99.5\naws:a,gcp:b,12.5\naws:a,aws:c,\n"
+RATES = """\
+src_region,dst_region,success,throughput_received
+aws:a,gcp:b,True,20000000
+aws:a,gcp:b,False,90000000
+gcp:b,aws:a,True,4e6
+aws:a,aws:a,True,9e9
+"""
+
+
 def test_regions_have_measured_links_and_listed_prices(tmp_path: Path) -> None:
-    put(tmp_path, "skyplane", "latency.csv", "src_region,dst_region,avg_rtt\naws:a,gcp:b,12.5\naws:a,aws:c,\n")
-    rates = "src_region,dst_region,success,throughput_received\naws:a,gcp:b,True,20000000\ngcp:b,aws:a,True,4e6\n"
-    put(tmp_path, "skyplane", "throughput.csv", rates)
+    put(tmp_path, "skyplane", "latency.csv", TIMES)
+    put(tmp_path, "skyplane", "throughput.csv", RATES)
     put(tmp_path, "skyplane", "cost_all.csv", "src,dest,cost\naws:a,gcp:b,0.09\n")
     scenario = """
 schema: offerflow/scenario/v1
@@ -187,6 +196,15 @@ expect: {slo: [egress > 0.009, egress < 0.0091, tasks.finished == 1]}
         ("gcp-b", "aws-a"): (12_500, 2_000_000),
     }
     assert world.egress == (("aws-a", "gcp-b", 90_000),)
+    assert world.notes[1:] == (
+        "skyplane: 1 rows skipped: latency.csv: by another network tier; of each pair the last round trip stands",
+        "skyplane: 1 rows skipped: latency.csv: of a region that is not among these",
+        "skyplane: 1 rows skipped: throughput.csv: the measurement failed",
+        "skyplane: 1 rows skipped: throughput.csv: within one region",
+        "skyplane: 1 ways between regions have no listed price: carried for nothing",
+    )
+    with pytest.raises(ConfigError, match=r'from or to "gcp:bb" among these \(did you mean "gcp:b"'):
+        load_scenario(written(tmp_path, scenario.replace("gcp:b", "gcp:bb"), "slip.yaml"), traces=tmp_path)
     result = run_case(Case(path=str(path), policy="fifo", traces=str(tmp_path)))
     assert [verdict for verdict in result.verdicts if not verdict.ok] == []  # 0.1 GB at 0.09 dollars
 

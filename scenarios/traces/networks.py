@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from collections.abc import Mapping as Values
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -45,6 +46,8 @@ GPU_MEMORY_BYTES = {  # published sizes; G2 and G3 are Alibaba's code names, tak
 
 
 DAMAGED = "it cannot be read"
+
+Pair = tuple[str, str]
 
 
 class Measured(NamedTuple):
@@ -91,20 +94,10 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
     fields = Fields(node, '"skyplane"', ("regions", "agents", "share"))
     regions = fields.optional("regions", list_of(read_text, '"regions"'), ()) or _all_regions(traces)
     share_ppm = fields.optional("share", quantity(units.parse_percent_ppm), 1_000_000)
-    wanted = set(regions)
-    rtts: dict[tuple[str, str], int] = {}
-    for _, row in traces.rows("skyplane", "latency.csv", "src_region", "dst_region", "avg_rtt"):
-        pair = (row["src_region"], row["dst_region"])
-        if wanted.issuperset(pair) and (rtt_us := _thousandths(row["avg_rtt"])) is not None:
-            rtts[pair] = rtt_us
-    rates: dict[tuple[str, str], int] = {}
-    columns = ("src_region", "dst_region", "success", "throughput_received")
-    for _, row in traces.rows("skyplane", "throughput.csv", *columns):
-        pair = (row["src_region"], row["dst_region"])
-        if wanted.issuperset(pair) and row["success"] == "True":
-            rates[pair] = max(rates.get(pair, 0), _whole(row["throughput_received"]) or 0)
+    skipped: dict[str, int] = {}
+    rtts, rates = _rtts(traces, set(regions), skipped), _rates(traces, set(regions), skipped)
     links: list[tuple[str, str, LinkSpec]] = []
-    skipped = {"no round trip or no throughput was measured": 0}
+    skipped["no round trip or no throughput was measured"] = 0
     for first in regions:
         for second in regions:
             rtt_us = rtts.get((first, second), rtts.get((second, first)))
@@ -118,18 +111,65 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
             links.append((site_name(first), site_name(second), spec))
     for region in regions:
         if not any(site_name(region) in link[:2] for link in links):
-            near = suggest(region, {end for pair in (*rtts, *rates) for end in pair})
-            raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{region}" among these{near}')
+            known = _all_regions(traces)
+            name = next((each for each in regions if each not in known), region)
+            near = suggest(name, known)
+            raise FileError(fields.place_of("regions"), f'nothing was measured from or to "{name}" among these{near}')
     egress = []
-    for _, row in traces.rows("skyplane", "cost_all.csv", "src", "dest", "cost"):
-        if wanted.issuperset((row["src"], row["dest"])) and (price := _whole(row["cost"], 1_000_000)) is not None:
+    for _, row in _between(traces, "cost_all.csv", ("src", "dest", "cost"), set(regions), skipped):
+        if (price := _whole(row["cost"], 1_000_000)) is not None:
             egress.append((site_name(row["src"]), site_name(row["dest"]), price))
     unpriced = len(regions) * (len(regions) - 1) - sum(first != second for first, second, _ in egress)
-    skipped["the provider's price is not listed: carried for nothing"] = max(0, unpriced)
-    notes = (note_of("skyplane"), *skipped_note("skyplane", skipped))
+    free = f"skyplane: {unpriced} ways between regions have no listed price: carried for nothing"
+    notes = (note_of("skyplane"), *skipped_note("skyplane", skipped), *((free,) if unpriced > 0 else ()))
     agents = {site_name(region): _named(fields, site_name(region)) for region in regions}
     names = {site_name(each): each for each in regions}
     return Measured("cloud", agents, names, links, notes, egress=tuple(egress))
+
+
+def _rtts(traces: Traces, regions: set[str], skipped: dict[str, int]) -> dict[Pair, int]:
+    """Of a pair that was measured by several network tiers, the last."""
+    found: dict[Pair, int] = {}
+    for pair, row in _between(traces, "latency.csv", ("src_region", "dst_region", "avg_rtt"), regions, skipped):
+        if (rtt_us := _thousandths(row["avg_rtt"])) is None:
+            _count(skipped, "latency.csv: it has no round trip")
+            continue
+        if pair in found:
+            _count(skipped, "latency.csv: by another network tier; of each pair the last round trip stands")
+        found[pair] = rtt_us
+    return found
+
+
+def _rates(traces: Traces, regions: set[str], skipped: dict[str, int]) -> dict[Pair, int]:
+    """Of a pair that was measured by several network tiers, the best."""
+    found: dict[Pair, int] = {}
+    columns = ("src_region", "dst_region", "throughput_received", "success")
+    for pair, row in _between(traces, "throughput.csv", columns, regions, skipped):
+        if row["success"] != "True":
+            _count(skipped, "throughput.csv: the measurement failed")
+            continue
+        if pair in found:
+            _count(skipped, "throughput.csv: by another network tier; of each pair the best throughput stands")
+        found[pair] = max(found.get(pair, 0), _whole(row["throughput_received"]) or 0)
+    return found
+
+
+def _between(
+    traces: Traces, file: str, columns: tuple[str, ...], regions: set[str], skipped: dict[str, int]
+) -> Iterator[tuple[Pair, dict[str, str]]]:
+    """The rows of a file whose first two columns are two of these regions; all others are counted."""
+    for _, row in traces.rows("skyplane", file, *columns):
+        pair = (row[columns[0]], row[columns[1]])
+        if not regions.issuperset(pair):
+            _count(skipped, f"{file}: of a region that is not among these")
+        elif pair[0] == pair[1]:
+            _count(skipped, f"{file}: within one region")
+        else:
+            yield pair, row
+
+
+def _count(reasons: dict[str, int], reason: str) -> None:
+    reasons[reason] = reasons.get(reason, 0) + 1
 
 
 def _all_regions(traces: Traces) -> tuple[str, ...]:
