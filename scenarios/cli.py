@@ -315,6 +315,9 @@ def diff(
     Console().print(difference_table(found))
     for each in found.partings:
         typer.echo(each.sentence)
+    typer.echo(f"the same in every event: {found.n_equal} of {found.n_equal + len(found.partings)} pairs")
+    for name in found.unpaired:
+        typer.echo(f"in one of the two only: {name}")
 
 
 @app.command()

@@ -22,8 +22,8 @@ STUDENT_95 = (
 
 
 class Change(Record, frozen=True, kw_only=True, omit_defaults=False):
-    """One number under one policy, paired by seed and parameters. `margin` is half of the 95 % interval of the mean
-    change; None of fewer than two pairs."""
+    """One number under one policy (named with its parameters), paired by seed. `margin` is half of the 95 % interval of
+    the mean change; None of fewer than two pairs."""
 
     policy: str
     what: str
@@ -121,15 +121,17 @@ def _name(result: Result) -> str:
 
 
 def _changes(pairs: list[tuple[Result, Result]]) -> list[Change]:
-    policies = list(dict.fromkeys((first.case.policy, second.case.policy) for first, second in pairs))
+    kinds: dict[tuple[str, ...], list[tuple[Result, Result]]] = {}
+    for first, second in pairs:
+        settings = [f"{name}={value}" for name, value in sorted(first.case.parameters.items())]
+        kinds.setdefault((first.case.policy, second.case.policy, *settings), []).append((first, second))
     changes: list[Change] = []
-    for names in policies:
-        own = [pair for pair in pairs if (pair[0].case.policy, pair[1].case.policy) == names]
+    for (before, after, *settings), own in kinds.items():
+        label = " ".join((before if before == after else f"{before} → {after}", *settings))
         for what, kind in _numbers(own[0][0]):
             values = [(_value(first, what), _value(second, what)) for first, second in own]
             some = [(a, b) for a, b in values if a is not None and b is not None]
             if some:
-                label = names[0] if names[0] == names[1] else f"{names[0]} → {names[1]}"
                 changes.append(_change(label, what, kind, some))
     return changes
 

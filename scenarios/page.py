@@ -111,7 +111,8 @@ def _verdicts(results: list[Result]) -> str:
         for result in results:
             verdict = result.verdicts[number]
             text = shown(verdict.value, verdict.kind) + (f" ({verdict.why})" if verdict.why else "")
-            cells.append(f'<span class="{"ok" if verdict.ok else "missed"}">{escape(text)}</span>')
+            judged = "" if result.case.is_baseline else "ok" if verdict.ok else "missed"
+            cells.append(f'<span class="{judged}">{escape(text)}</span>')
         rows.append(_row([escape(first.text), *cells]))
     return f"<h2>Expectations</h2><table>{''.join(rows)}</table>"
 

@@ -190,7 +190,7 @@ def verdict_table(results: "list[Result]") -> "Table":
     for result in results:
         shown_table.add_column(_head(result.summary, many_seeds), justify="right")
     for number, first in enumerate(results[0].verdicts):
-        cells = [_cell(result.verdicts[number]) for result in results]
+        cells = [_cell(result.verdicts[number], result.case.is_baseline) for result in results]
         shown_table.add_row(first.text, *cells)
     return shown_table
 
@@ -201,6 +201,8 @@ def _verdicts_of_many(results: "list[Result]") -> "Table":
 
     kinds: dict[str, list[Result]] = {}
     for each in results:
+        if each.case.is_baseline:
+            continue  # Nothing is expected of it.
         kinds.setdefault(_head(each.summary, many_seeds=False).replace("\n", " "), []).append(each)
     shown_table = Table("", "expectation", "met", "missed by seeds", title="expectations", title_justify="left")
     for name, runs in kinds.items():
@@ -213,7 +215,9 @@ def _verdicts_of_many(results: "list[Result]") -> "Table":
     return shown_table
 
 
-def _cell(verdict: Verdict) -> str:
+def _cell(verdict: Verdict, is_baseline: bool) -> str:
     text = shown(verdict.value, verdict.kind)
+    if is_baseline:
+        return text
     why = f" ({verdict.why})" if verdict.why else ""
     return f"[green]{text}{why}[/green]" if verdict.ok else f"[red]{text} missed{why}[/red]"

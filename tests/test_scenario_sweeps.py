@@ -171,6 +171,22 @@ def test_many_runs_are_told_by_policy(results: list[Result]) -> None:
     assert len(re.findall(r"vision.latency.p99 < 1ms +│ 0 of 4 │ 1, 2, 1, 2", text)) == 2
 
 
+def test_of_a_run_that_others_are_held_to_nothing_is_expected(results: list[Result]) -> None:
+    def as_baseline(each: Result) -> Result:
+        return msgspec.structs.replace(each, case=msgspec.structs.replace(each.case, is_baseline=True))
+
+    some = [*of(results, "flow"), *map(as_baseline, of(results, "fifo"))]
+    suites = list(ET.fromstring(junit(some)).iter("testsuite"))
+    assert [suite.attrib["failures"] for suite in suites] == ["1", "1", "0", "0"]
+    assert [len(suite.findall("testcase")) for suite in suites[2:]] == [1, 1], "the laws alone"
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(verdict_table(some))
+    assert console.export_text().count("missed") == 2
+    console.print(verdict_table([*some, *some]))
+    assert "fifo" not in console.export_text()
+    assert page("small", "", some).count('class="missed"') == 2
+
+
 # --- comparison ------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +212,15 @@ def test_a_change_is_paired_by_seed_and_has_an_interval_over_seeds(results: list
     assert (change.n_pairs, change.change) == (2, pytest.approx(1.5e6))
     assert change.margin == pytest.approx(12.706 * 0.5e6)  # Student's t with one degree of freedom; s/√n is 0.5 s
     assert not change.is_sure
+
+
+def test_each_set_of_parameters_has_an_interval_of_its_own(results: list[Result]) -> None:
+    def with_load(each: Result, load: str) -> Result:
+        return msgspec.structs.replace(each, case=msgspec.structs.replace(each.case, parameters={"load": load}))
+
+    some = [with_load(each, load) for load in ("1", "2") for each in of(results, "flow")]
+    found = [each for each in compare_results(some, some).changes if each.what == "completion"]
+    assert [(each.policy, each.n_pairs) for each in found] == [("flow load=1", 2), ("flow load=2", 2)]
 
 
 def test_the_first_decision_in_which_runs_part_is_told() -> None:
@@ -281,6 +306,10 @@ def test_results_are_written_and_compared(tmp_path: Path) -> None:
     told = run(app, ["diff", str(files["a.json"]), str(files["b.json"]), "-o", "json"])
     assert told.exit_code == 0
     assert {each["policy"] for each in json.loads(told.stdout)["changes"]} == {"flow → fifo"}
+    assert run(app, ["run", str(path), "--seed", "3", "--seed", "4", "--json", str(files["b.json"])]).exit_code == 0
+    told = run(app, ["diff", str(files["a.json"]), str(files["b.json"])])
+    assert "the same in every event: 1 of 1 pairs" in told.stdout
+    assert "in one of the two only: small flow seed 4" in told.stdout
 
 
 def test_measured_solve_times_are_played_again_to_the_same_digest(tmp_path: Path) -> None:
