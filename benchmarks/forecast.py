@@ -17,7 +17,8 @@ on: the recordings named in `FITTED`, host pairs and generated links of even num
 - `pinball_last`, `pinball_harmonic`: the point forecasts a planner would take at face value (harmonic mean of the last
   20 samples; of 5 as `pinball_harmonic_5`).
 - `…_banded`: the same with our own calibration put on top. What the mix of models adds is seen against these.
-- `update_us`: median processor time of taking in a sample and asking for the forecast, selection included.
+- `update_us`: median processor time of taking in a sample and asking for the forecast, selection included;
+  `update_us_mean` spreads what is learned at some samples over all.
 - `horizons`: of the series of rates, the same by horizon, as one forecaster gives them that is asked for all of them;
   `update_us` there is of taking in a sample for all of them and making one of the forecasts.
 """
@@ -36,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.forecast.api import LevelModel
-from policies.forecast.bands import Band
+from policies.forecast.bands import Bands
 from policies.forecast.forecaster import QUANTILE_PPM, Forecaster
 from policies.forecast.harmonic import Harmonic
 from policies.forecast.horizons import HORIZONS_US
@@ -193,15 +194,15 @@ def plain(series: Series, model: LevelModel) -> Floats:
 
 def banded(series: Series, levels: Floats, actual: Floats) -> Floats:
     """The point forecasts times a factor learned from all outcomes known by then, as our own models get."""
-    band = Band(QUANTILE, LOW_FIRST, HIGH_FIRST)
+    band = Bands(1, QUANTILE, LOW_FIRST, HIGH_FIRST)
     known = 0  # outcomes learned: those of origins whose horizon had passed before this sample
     out = np.empty(len(levels))
     for n, at_us in enumerate(series.at_us.tolist()):
         while known < n and series.at_us[known] + series.horizon_us < at_us:
             if not np.isnan(actual[known]):
-                band.learn(float(levels[known]), float(actual[known]))
+                band.learn((float(levels[known]),), float(actual[known]))
             known += 1
-        out[n] = band.low * levels[n]
+        out[n] = band.lows[0] * levels[n]
     return out
 
 
@@ -263,10 +264,19 @@ def measure(every: list[Series]) -> dict[str, object]:
     return {
         **summed({name: [one for _, one in judged] for name, judged in found.items()}),
         "horizons": measure_horizons([series for series in every if series.dataset.startswith(RATES)]),
+        **_times(spent_us),
+        "held_out": summed({name: judged for name, judged in held_out.items() if judged}),
+    }
+
+
+def _times(spent_us: list[float]) -> dict[str, float]:
+    if len(spent_us) < 2:
+        return {}
+    return {
         "update_us": round(statistics.median(spent_us), 2),
+        "update_us_mean": round(statistics.fmean(spent_us), 2),
         "update_us_p99": round(statistics.quantiles(spent_us, n=100)[98], 2),
         "updates": len(spent_us),
-        "held_out": summed({name: judged for name, judged in held_out.items() if judged}),
     }
 
 
@@ -278,7 +288,7 @@ def measure_horizons(every: list[Series]) -> dict[str, object]:
             found.setdefault(horizon, {}).setdefault(series.dataset, []).append(figures)
     return {
         **{horizon: summed(of_sets) for horizon, of_sets in found.items()},
-        **({"update_us": round(statistics.median(spent_us), 2)} if spent_us else {}),
+        **_times(spent_us),
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.forecast.api import LevelModel
-from policies.forecast.bands import FACTOR_MAX, FACTOR_MIN, FIRST, Band
+from policies.forecast.bands import FACTOR_MAX, FACTOR_MIN, FIRST, Bands
 from policies.forecast.ewma import Ewma
 from policies.forecast.forecaster import Forecaster, ForecasterState
 from policies.forecast.harmonic import FLOOR_BPS, Harmonic
@@ -133,21 +133,22 @@ def test_every_model_goes_on_from_its_state(name: str, series: list[int]) -> Non
 
 @given(st.lists(st.tuples(st.floats(0, 1e12), st.floats(0, 1e12)), max_size=200))
 def test_a_bands_factors_are_bounded_and_ordered(outcomes: list[tuple[float, float]]) -> None:
-    band = Band(0.1, 0.9, 1.1)
+    bands = Bands(2, 0.1, 0.9, 1.1)
     for level, actual in outcomes:
-        band.learn(level, actual)
-        assert FACTOR_MIN <= band.low <= band.high <= FACTOR_MAX and band.loss >= 0.0
+        bands.learn((level, level / 3), actual)
+        for low, high, loss in zip(bands.lows, bands.highs, bands.losses, strict=True):
+            assert FACTOR_MIN <= low <= high <= FACTOR_MAX and loss >= 0.0
 
 
 @given(st.lists(st.integers(1, 100), min_size=1500, max_size=1500))
 @settings(max_examples=10)
 def test_nine_tenths_lie_above_whatever_the_sequence(ratios: list[int]) -> None:
     """The promise of quantile tracking: no assumption on the sequence, as long as no factor reaches its bound."""
-    band, above = Band(0.1, 0.9, 1.1), 0
+    bands, above = Bands(1, 0.1, 0.9, 1.1), 0
     for n, ratio in enumerate(ratios):
         actual = ratio * (1.0 + math.sin(n / 100) / 2) + 1
-        above += actual >= band.low * 100.0
-        band.learn(100.0, actual)
+        above += actual >= bands.lows[0] * 100.0
+        bands.learn((100.0,), actual)
     assert 0.86 <= above / len(ratios) <= 0.94
 
 

@@ -1,4 +1,4 @@
-"""What a model's forecasts were worth: the factors that make them quantiles, and the loss they have had of late.
+"""What models' forecasts were worth: the factors that make them quantiles, and the loss they have had of late.
 
 The factors follow the quantiles of actual ÷ forecast by quantile tracking, the online form of conformal prediction: up
 a little after each outcome on the right side, down nine times as far after one on the wrong side. The share on the
@@ -23,60 +23,68 @@ FACTOR_MIN = 0.01
 FACTOR_MAX = 4.0
 
 
-class Band:
-    """A lower and an upper factor (`low` ≤ `high`) for a model's forecasts, and the mean pinball loss of the lower."""
+class Bands:
+    """Of models that are judged together: of each a lower and an upper factor (`lows` ≤ `highs`) for its forecasts, and
+    the mean pinball loss of the lower one. Lists by model, not a model's own object: an outcome walks all of them.
+    """
 
-    __slots__ = ("_least", "_most", "high", "loss", "low", "n", "quantile")
+    __slots__ = ("_firsts", "_quantile", "highs", "losses", "lows", "n")
 
-    def __init__(self, quantile: float, low: float, high: float) -> None:
-        self.quantile = quantile
-        self.low = low
-        self.high = high
-        self.loss = 0.0
-        self.n = 0
-        self._least, self._most = FACTOR_MAX, FACTOR_MIN  # of the first ratios
+    def __init__(self, n_models: int, quantile: float, low: float, high: float) -> None:
+        self._quantile = quantile
+        self.lows, self.highs = [low] * n_models, [high] * n_models
+        self.losses = [0.0] * n_models
+        self.n = 0  # outcomes
+        self._firsts = [(FACTOR_MAX, FACTOR_MIN)] * n_models  # the least and the most of the first ratios
 
-    def learn(self, level: float, actual: float) -> None:
-        """What the model had said, and the mean rate that came."""
-        learn((self,), (level,), actual)
+    def learn(self, levels: Sequence[float], actual: float) -> None:
+        """What the models had said, and the mean rate that came."""
+        self.n += 1
+        n, quantile = self.n, self._quantile
+        share = LOSS_SHARE if n > LOSSES else 1.0 / n
+        step = STEP_FIRST / n
+        if step < STEP:
+            step = STEP
+        good, bad, worst = 1.0 + step * quantile, 1.0 + step * (1.0 - quantile), quantile - 1.0
+        lows, highs, losses = self.lows, self.highs, self.losses
+        # Comparisons, not min() and max(), and no call: this runs for every model.
+        for index, level in enumerate(levels):
+            low, high, loss = lows[index], highs[index], losses[index]
+            error = actual - low * level
+            if error >= 0.0:
+                losses[index] = loss + share * (quantile * error - loss)
+                low *= good
+                if low > FACTOR_MAX:
+                    low = FACTOR_MAX
+            else:
+                losses[index] = loss + share * (worst * error - loss)
+                low /= bad
+                if low < FACTOR_MIN:
+                    low = FACTOR_MIN
+            if n <= FIRST:
+                self._begin(index, level, actual)
+                continue
+            high = high / good if actual <= high * level else high * bad
+            lows[index] = low
+            highs[index] = low if high < low else FACTOR_MAX if high > FACTOR_MAX else high
 
-    def begin(self, level: float, actual: float) -> None:
+    def _begin(self, index: int, level: float, actual: float) -> None:
         """One of the first outcomes: the factors are the extreme ratios, with the first guess until there are nine."""
+        least, most = self._firsts[index]
         if level > 0.0:  # Else nothing was forecast, and no factor makes anything of it.
             ratio = min(FACTOR_MAX, max(FACTOR_MIN, actual / level))
-            self._least, self._most = min(self._least, ratio), max(self._most, ratio)
-        self.low, self.high = min(self.low, self._least), max(self.high, self._most)
-        if self.n == FIRST and self._least <= self._most:
-            self.low, self.high = self._least, self._most
+            least, most = self._firsts[index] = min(least, ratio), max(most, ratio)
+        self.lows[index], self.highs[index] = min(self.lows[index], least), max(self.highs[index], most)
+        if self.n == FIRST and least <= most:
+            self.lows[index], self.highs[index] = least, most
 
-    def state(self) -> Numbers:
-        return (self.low, self.high, self.loss, self.n, self._least, self._most)
+    def state(self) -> tuple[Numbers, ...]:
+        """Of each model."""
+        each = zip(self.lows, self.highs, self.losses, self._firsts, strict=True)
+        return tuple((low, high, loss, self.n, *firsts) for low, high, loss, firsts in each)
 
-    def restore(self, state: Numbers) -> None:
-        self.low, self.high, self.loss = float(state[0]), float(state[1]), float(state[2])
-        self.n, self._least, self._most = int(state[3]), float(state[4]), float(state[5])
-
-
-def learn(bands: Sequence[Band], levels: Sequence[float], actual: float) -> None:
-    """What models that have been judged together ever since had said, and the mean rate that came."""
-    quantile, n = bands[0].quantile, bands[0].n + 1
-    share = LOSS_SHARE if n > LOSSES else 1.0 / n
-    step = STEP_FIRST / n
-    if step < STEP:
-        step = STEP
-    good, bad = 1.0 + step * quantile, 1.0 + step * (1.0 - quantile)
-    # Comparisons, not min() and max(), and no method: this runs for every model, and calls are what costs.
-    for band, level in zip(bands, levels, strict=True):
-        low, high = band.low, band.high
-        error = actual - low * level
-        loss = quantile * error if error >= 0.0 else (quantile - 1.0) * error
-        band.n = n
-        band.loss += share * (loss - band.loss)
-        if n <= FIRST:
-            band.begin(level, actual)
-            continue
-        low = low * good if error >= 0.0 else low / bad
-        high = high / good if actual <= high * level else high * bad
-        low = FACTOR_MIN if low < FACTOR_MIN else FACTOR_MAX if low > FACTOR_MAX else low
-        band.low = low
-        band.high = low if high < low else FACTOR_MAX if high > FACTOR_MAX else high
+    def restore(self, state: tuple[Numbers, ...]) -> None:
+        assert len(state) == len(self.lows)
+        self.lows, self.highs, self.losses = ([float(numbers[column]) for numbers in state] for column in range(3))
+        self.n = int(state[0][3])
+        self._firsts = [(float(numbers[4]), float(numbers[5])) for numbers in state]

@@ -23,6 +23,7 @@ QUANTILE_PPM = 100_000  # the planner pays for risk: nine times in ten the link 
 OUTLIER_FACTOR = 32.0
 OUTLIER_BPS_MIN = 1_000_000.0
 OUTLIER_SAMPLES_MIN = 8
+_PLAUSIBLE_BPS = int(OUTLIER_FACTOR * OUTLIER_BPS_MIN)  # whatever the robust level
 STEPS = 4  # forecasts of a horizon that are judged at most
 FORGET_US = 3_600_000_000  # A horizon that nobody has asked for in an hour of samples is learned no more.
 
@@ -47,7 +48,8 @@ class Forecaster:
     machine."""
 
     __slots__ = (
-        "_at_us", "_levels", "_models", "_most_bps", "_outlooks", "_quantile", "_samples", "_sum_bps", "_usual",
+        "_at_us", "_levels", "_models", "_most_bps", "_next_us", "_outlooks", "_quantile", "_samples", "_sum_bps",
+        "_usual",
     )  # fmt: skip
 
     def __init__(self, *, horizon_us: int = USUAL_US, quantile_ppm: int = QUANTILE_PPM) -> None:
@@ -70,26 +72,37 @@ class Forecaster:
         self._samples = 0
         self._sum_bps = 0
         self._most_bps = 0
+        self._next_us = 0  # before then no outlook has anything to judge or to put aside
 
     def update(self, bps: int, at_us: int) -> None:
         """Take in a measured rate. Out of order counts as now; negative as zero; absurdly high as high."""
-        at_us = max(0, at_us, self._at_us)
+        if at_us < self._at_us:
+            at_us = self._at_us
         bps = self._plausible(bps)
-        for outlook in self._outlooks.values():
-            outlook.forecast = None
-            if at_us > outlook.due_us:
-                outlook.learn(at_us, self._samples, self._sum_bps, bps)
+        is_time = at_us >= self._next_us
+        if is_time:
+            for outlook in self._outlooks.values():
+                if at_us > outlook.due_us:
+                    outlook.learn(at_us, self._samples, self._sum_bps, bps)
         self._at_us = at_us
         self._samples += 1
         self._sum_bps += bps
-        self._most_bps = max(self._most_bps, bps)
+        if bps > self._most_bps:
+            self._most_bps = bps
         rate = float(bps)
         self._levels = tuple([model.update(rate, at_us) for model in self._models])
+        if is_time:
+            self._note()
+
+    def _note(self) -> None:
+        """Put forecasts aside where it is time to."""
+        at_us = self._at_us
         for outlook in list(self._outlooks.values()):
             if at_us >= outlook.noted_us:
                 outlook.note(at_us, self._samples, self._sum_bps, self._levels)
                 if at_us - outlook.asked_us > FORGET_US and outlook is not self._usual:
                     del self._outlooks[outlook.horizon_us]
+        self._next_us = min([outlook.next_us for outlook in self._outlooks.values()])
 
     @property
     def samples(self) -> int:
@@ -97,7 +110,7 @@ class Forecaster:
 
     def forecast(self) -> Forecast | None:
         """Over the usual horizon. None before the first sample."""
-        return self._forecast(self._usual) if self._levels else None
+        return self._usual.make(self._levels, self._most_bps) if self._levels else None
 
     def forecast_over(self, horizon_us: int) -> Forecast | None:
         """Over another horizon, which is learned from now on. None before the first sample."""
@@ -107,23 +120,19 @@ class Forecaster:
         if outlook is None:
             outlook = self._outlooks[horizon_us] = self._outlook(horizon_us)
             outlook.note(self._at_us, self._samples, self._sum_bps, self._levels)
+            self._next_us = 0
         outlook.asked_us = self._at_us
-        return self._forecast(outlook)
+        return outlook.make(self._levels, self._most_bps)
 
     def _outlook(self, horizon_us: int) -> Outlook:
         return Outlook(horizon_us, horizon_us // STEPS, self._quantile)
 
-    def _forecast(self, outlook: Outlook) -> Forecast:
-        if outlook.forecast is None:
-            outlook.forecast = outlook.make(self._levels, self._most_bps)
-        return outlook.forecast
-
     def _plausible(self, bps: int) -> int:
-        bps = min(RATE_BPS_MAX, max(0, bps))
+        if bps <= _PLAUSIBLE_BPS:
+            return bps if bps > 0 else 0
         if self._samples >= OUTLIER_SAMPLES_MIN:
-            bound = int(OUTLIER_FACTOR * max(self._levels[ROBUST], OUTLIER_BPS_MIN))
-            bps = min(bps, bound)
-        return bps
+            bps = min(bps, int(OUTLIER_FACTOR * max(self._levels[ROBUST], OUTLIER_BPS_MIN)))
+        return min(RATE_BPS_MAX, bps)
 
     def state(self) -> ForecasterState:
         usual = self._usual.state()
@@ -142,7 +151,7 @@ class Forecaster:
     def restore(self, state: ForecasterState) -> None:
         """Become what the forecaster was whose state this is; the settings are those of this one."""
         self._at_us, self._samples = state.at_us, state.samples
-        self._sum_bps, self._most_bps = state.sum_bps, state.most_bps
+        self._sum_bps, self._most_bps, self._next_us = state.sum_bps, state.most_bps, 0
         self._levels = state.levels[: len(self._models)]
         *models, regression = state.models
         for model, numbers in zip(self._models, models, strict=True):

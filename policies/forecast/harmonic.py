@@ -18,20 +18,23 @@ _UNIT = 10**21  # Inverses are kept as integers, so that a running sum is exact 
 class Harmonic:
     """Within the smallest and the largest rate seen, from `FLOOR_BPS` up."""
 
-    __slots__ = ("_inverses", "_sum")
+    __slots__ = ("_inverses", "_samples", "_sum")
 
     def __init__(self, samples: int = SAMPLES) -> None:
+        self._samples = samples
         self._inverses: deque[int] = deque(maxlen=samples)
         self._sum = 0
 
     def update(self, rate: float, at_us: int) -> float:
-        inverses = self._inverses
-        if len(inverses) == inverses.maxlen:
-            self._sum -= inverses[0]
-        inverse = _UNIT // (int(rate) if rate > FLOOR_BPS else FLOOR_BPS)
+        inverses, inverse = self._inverses, _UNIT // (int(rate) if rate > FLOOR_BPS else FLOOR_BPS)
+        n = len(inverses)
+        if n == self._samples:
+            self._sum += inverse - inverses[0]
+        else:
+            self._sum += inverse
+            n += 1
         inverses.append(inverse)
-        self._sum += inverse
-        return _UNIT * len(inverses) / self._sum
+        return _UNIT * n / self._sum
 
     def state(self) -> Numbers:
         return tuple(self._inverses)

@@ -10,10 +10,10 @@ and being too high costs nine times what being too low does.
 """
 
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Final
 
 from policies.forecast.api import Numbers
-from policies.forecast.bands import FIRST, Band, learn
+from policies.forecast.bands import FIRST, Bands
 from policies.forecast.quantile_regression import QuantileRegression
 from policies.model import Record
 
@@ -28,6 +28,7 @@ _NEVER_US = 1 << 62
 LOW_RISE_MAX = 1.2
 CAUTION = 1.0 / 16.0
 RATE_BPS_MAX = 1 << 44
+_RATE_MAX = float(RATE_BPS_MAX)
 PPM = 1_000_000
 # Of a model whose forecasts nobody has judged yet.
 LOW_FIRST, HIGH_FIRST = 0.98, 1.1
@@ -63,32 +64,26 @@ class OutlookState(Record, frozen=True, kw_only=True):
     pending: tuple[Pending, ...]
 
 
-class _Mix(NamedTuple):
-    """Of each model its weight, its lower factor, and its upper one times the weight."""
-
-    parts: list[tuple[float, float, float]]
-    total: float  # of the weights
-    model: str  # that counts most
-    weight_ppm: int
-
-
 class Outlook:
-    """The owner calls `learn` when `due_us` has passed and `note` from `noted_us` on: most samples need neither."""
+    """The owner calls `learn` when `due_us` has passed and `note` from `noted_us` on: most samples need neither, and
+    none before `next_us`."""
 
     __slots__ = (
-        "_mix", "_pending", "_step_us", "asked_us", "bands", "due_us", "forecast", "horizon_us", "noted_us",
-        "regression",
+        "_forecast", "_made_of", "_pending", "_step_us", "_total", "_weights", "asked_us", "bands", "due_us",
+        "horizon_us", "next_us", "noted_us", "regression",
     )  # fmt: skip
 
     def __init__(self, horizon_us: int, step_us: int, quantile: float) -> None:
         """A forecast is put aside every `step_us` at most; samples between are not judged, only learned from."""
         self.horizon_us = horizon_us
         self.asked_us = 0
-        self.due_us, self.noted_us = _NEVER_US, 0
+        self.due_us, self.noted_us, self.next_us = _NEVER_US, 0, 0
         self.regression = QuantileRegression(quantile)
-        self.bands = [Band(quantile, LOW_FIRST, HIGH_FIRST) for _ in MODELS]
-        self.forecast: Forecast | None = None  # made of the newest sample; None: nobody has asked since
-        self._mix: _Mix | None = None  # None: an outcome has come since
+        self.bands = Bands(len(MODELS), quantile, LOW_FIRST, HIGH_FIRST)
+        self._made_of: Levels = ()  # the levels of what was told last
+        self._forecast: Forecast | None = None
+        self._weights: list[float] = []  # of models that are listened to; none: an outcome has come since
+        self._total = 0.0  # of the weights
         self._step_us = step_us
         self._pending: deque[Pending] = deque(maxlen=PENDING_MAX)
 
@@ -104,9 +99,9 @@ class Outlook:
             n_samples = samples - pending.samples
             actual = (sum_bps - pending.sum_bps) / n_samples if n_samples else float(next_bps)
             levels = pending.levels
-            learn(self.bands, levels, actual)
+            self.bands.learn(levels, actual)
             self.regression.learn(levels[SLOW], levels[QUICK], levels[ROBUST], actual)
-        self._mix = None
+        self._weights = []
         self._set_times()
 
     def note(self, at_us: int, samples: int, sum_bps: int, levels: Levels) -> None:
@@ -116,68 +111,77 @@ class Outlook:
 
     def _set_times(self) -> None:
         pending = self._pending
-        self.due_us = pending[0].made_us + self.horizon_us if pending else _NEVER_US
-        self.noted_us = pending[-1].made_us + self._step_us if pending else 0
+        if not pending:
+            self.due_us, self.noted_us, self.next_us = _NEVER_US, 0, 0
+            return
+        self.due_us = due_us = pending[0].made_us + self.horizon_us
+        self.noted_us = noted_us = pending[-1].made_us + self._step_us
+        self.next_us = noted_us if noted_us < due_us else due_us
 
     def make(self, of_models: Levels, most_bps: int) -> Forecast:
         """Of the models' newest levels, never above what was ever measured."""
+        if self._forecast is not None and self._made_of is of_models:
+            return self._forecast
         levels = self.levels(of_models)
-        mix = self._mix = self._mix or self._weigh()
+        weights, bands = self._weights or self._weigh(), self.bands
+        total = self._total
         low = high = 0.0
-        lowest = RATE_BPS_MAX * 1.0
-        # Comparisons, not min(): this runs for every sample of every link that is told.
-        for (weight, band_low, weighted_high), level in zip(mix.parts, levels, strict=False):
+        lowest = _RATE_MAX
+        # Comparisons, not min() and max(): this runs for every sample of every link that is told.
+        for weight, band_low, band_high, level in zip(weights, bands.lows, bands.highs, levels, strict=False):
             below = band_low * level
             if below < lowest:
                 lowest = below
             low += weight * below
-            high += weighted_high * level
-        total = mix.total
+            high += weight * band_high * level
         low = CAUTION * lowest + (1.0 - CAUTION) * low / total
-        low = min(low, LOW_RISE_MAX * levels[ROBUST], levels[SLOW])
-        low_bps = min(most_bps, int(low))
-        return Forecast(
+        bound, slow = LOW_RISE_MAX * levels[ROBUST], levels[SLOW]
+        if low > bound:
+            low = bound
+        low_bps, high_bps = int(low if low < slow else slow), int(high / total)
+        if low_bps > most_bps:
+            low_bps = most_bps
+        if high_bps > most_bps:
+            high_bps = most_bps
+        self._made_of = of_models
+        self._forecast = Forecast(
             low_bps=low_bps,
-            high_bps=max(low_bps, min(most_bps, int(high / total))),
+            high_bps=high_bps if high_bps > low_bps else low_bps,
             horizon_us=self.horizon_us,
-            model=mix.model,
-            weight_ppm=mix.weight_ppm,
-            outcomes=self.bands[0].n,
+            model=MODELS[weights.index(1.0)],
+            weight_ppm=int(PPM / total),
+            outcomes=bands.n,
         )
+        return self._forecast
 
-    def _weigh(self) -> "_Mix":
-        """What each model counts for until the next outcome."""
-        bands = self.bands
-        if bands[0].n < FIRST:
-            bands = bands[:_REGRESSION]  # The regression is the last.
-        least = min([band.loss for band in bands])
-        total = most = 0.0
-        chosen, parts = 0, []
-        for index, band in enumerate(bands):
+    def _weigh(self) -> list[float]:
+        """What each model counts for until the next outcome; the best one 1."""
+        losses = self.bands.losses
+        if self.bands.n < FIRST:
+            losses = losses[:_REGRESSION]  # The regression is the last.
+        least, total, weights = min(losses), 0.0, []
+        for loss in losses:
             # Without any loss yet (no outcome, or none but perfect ones) all perfect models count the same.
-            loss = band.loss
             ratio = least / loss if loss > 0.0 else 1.0
             weight = ratio * ratio
             weight *= weight
             total += weight
-            parts.append((weight, band.low, weight * band.high))
-            if weight > most:
-                most, chosen = weight, index
-        return _Mix(parts, total, MODELS[chosen], int(PPM * most / total))
+            weights.append(weight)
+        self._weights, self._total = weights, total
+        return weights
 
     def state(self) -> OutlookState:
         return OutlookState(
             horizon_us=self.horizon_us,
             asked_us=self.asked_us,
             regression=self.regression.state(),
-            bands=tuple(band.state() for band in self.bands),
+            bands=self.bands.state(),
             pending=tuple(self._pending),
         )
 
     def restore(self, regression: Numbers, bands: tuple[Numbers, ...], pending: tuple[Pending, ...]) -> None:
         self.regression.restore(regression)
-        for band, numbers in zip(self.bands, bands, strict=True):
-            band.restore(numbers)
+        self.bands.restore(bands)
         self._pending = deque(pending, maxlen=PENDING_MAX)
         self._set_times()
-        self._mix = self.forecast = None
+        self._weights, self._forecast = [], None

@@ -31,13 +31,17 @@ class QuantileRegression:
 
     def learn(self, slow: float, quick: float, robust: float, actual: float) -> None:
         """The lags at the time, and what came."""
-        scale = max(slow, quick, robust)
+        scale = slow if slow > quick else quick
+        if robust > scale:
+            scale = robust
         if scale <= 0.0:
             return
         self._n += 1
         a, b, c = self._weights
         low = a * slow + b * quick + c * robust
-        step = max(STEP_MIN, STEP / sqrt(self._n))
+        step = STEP / sqrt(self._n)
+        if step < STEP_MIN:
+            step = STEP_MIN
         step *= self._quantile if actual >= low else self._quantile - 1.0
         slow, quick, robust = slow / scale, quick / scale, robust / scale
         step /= slow * slow + quick * quick + robust * robust
