@@ -32,6 +32,7 @@ CHURN_PERMILLE = (1, 10, 50)
 MOST_ARCS = {"ortools": 1 << 40, "highs": 10_000, "networkx": 3_000, "pot": 1 << 22}  # Above, they only cost time.
 ONCE = ("highs", "networkx")  # So far behind that one turn of an instance tells.
 SCHEDULING = ("quincy", "network", "edge")
+PARTS = "parts"  # Quincy with the machines' sockets, cores and threads; only when asked for.
 GENERAL = {
     "netgen": graphs.netgen_like,
     "goto": graphs.goto_like,
@@ -167,7 +168,7 @@ def warm(row: Row, graph: graphs.Graph, others: list[Competitor], path: Path, re
 
 def instances(options: argparse.Namespace) -> Iterator[tuple[Row, graphs.Graph]]:
     """Scheduling graphs by family, size, level and load, each cold and at every churn; then general and shared ones."""
-    for family in [name for name in options.families if name in SCHEDULING]:
+    for family in [name for name in options.families if name in (*SCHEDULING, PARTS)]:
         for agents in options.agents:
             for level in options.levels:
                 for load in options.loads:
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--competitors", default=sys.executable, help="an interpreter that has ortools and scipy")
     families = [*SCHEDULING, *GENERAL, "shared"]
-    parser.add_argument("--families", nargs="*", choices=families, default=families)
+    parser.add_argument("--families", nargs="*", choices=[*families, PARTS], default=families)
     parser.add_argument("--full", action="store_true", help="all sizes; hours")
     parser.add_argument("--agents", nargs="*", type=int, help="1000; with --full 1000 5000 12500")
     parser.add_argument("--levels", nargs="*", default=["class", "task"])

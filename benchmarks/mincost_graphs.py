@@ -43,19 +43,20 @@ class Columns:
 SLOTS = 12  # Per machine: 12,500 machines and 150,000 tasks are 100 % load.
 RACK = 40
 PREFERENCES = 8
+PARTS = (2, 3, 2)  # Sockets of a machine, cores of a socket, threads of a core: one for each slot.
 
 
 def demand_arcs(rng: np.random.Generator, family: str, agents: int, nodes: Int64s) -> tuple[Int64s, ...]:
     """The arcs of new task or class nodes: tail, head, capacity, cost. Costs are milliseconds of completion.
 
     quincy: the cluster, two racks, eight machines that hold the data, a dear way to wait. network: distances to sites
-    follow measured links, so costs are alike within a site. edge: a few near agents and the cloud.
+    follow measured links, so costs are alike within a site. edge: a few near agents and the cloud. parts: as quincy.
     """
     n, racks = nodes.size, max(agents // RACK, 1)
     machine, rack, cluster, waiting = 3, 3 + agents, 1, 2
     columns = Columns()
     size = rng.integers(200, 3000, n)  # What all the data takes over the worst link.
-    if family == "quincy":
+    if family in ("quincy", "parts"):
         columns.add(nodes, cluster, UNLIMITED, size)
         columns.add(nodes[:, None], rack + rng.integers(0, racks, (n, 2)), UNLIMITED, size[:, None] * 6 // 10)
         share = rng.integers(0, 50, (n, PREFERENCES))
@@ -77,8 +78,23 @@ def demand_arcs(rng: np.random.Generator, family: str, agents: int, nodes: Int64
     return columns.graph(np.empty(0, np.int64))[1:5]
 
 
+def add_parts(rng: np.random.Generator, columns: Columns, machines: Int64s, first: int) -> int:
+    """Sockets, cores and threads of these machines, each with a cost of its own; the first node id after them."""
+    above, room = machines, SLOTS
+    for split in PARTS:
+        room //= split
+        parts = first + np.arange(above.size * split)
+        columns.add(np.repeat(above, split), parts, room, rng.integers(0, 250, parts.size))
+        above, first = parts, first + parts.size
+    columns.add(above, 0, room, 0)
+    return first
+
+
 def scheduling(family: str, agents: int, load_percent: int, level: str, seed: int = 1) -> Graph:
-    """Tasks (or classes of tasks) → cluster, racks, machines → sink, or → waiting → sink. See `demand_arcs`."""
+    """Tasks (or classes of tasks) → cluster, racks, machines → sink, or → waiting → sink. See `demand_arcs`.
+
+    With family parts, machines reach the sink through their sockets, cores and threads.
+    """
     rng = np.random.default_rng([seed, agents, load_percent, sum(family.encode())])
     n_tasks, racks = agents * SLOTS * load_percent // 100, max(agents // RACK, 1)
     n_fixed = 3 + agents + racks
@@ -88,7 +104,10 @@ def scheduling(family: str, agents: int, load_percent: int, level: str, seed: in
         counts = counts[counts > 0]
     machines, of_rack = 3 + np.arange(agents), 3 + agents + np.arange(agents) % racks
     columns = Columns()
-    columns.add(machines, 0, SLOTS, 0)
+    if family == "parts":
+        n_fixed = add_parts(rng, columns, machines, n_fixed)
+    else:
+        columns.add(machines, 0, SLOTS, 0)
     columns.add(2, 0, UNLIMITED, 0)
     columns.add(of_rack, machines, SLOTS, rng.integers(0, 20, agents))
     columns.add(1, 3 + agents + np.arange(racks), RACK * SLOTS * 2, 10)

@@ -8,6 +8,7 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
+from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.residual import RESIDUAL, Residual
 from policies.kernels.mincost.tree import (
@@ -83,6 +84,43 @@ def choose(net: Columns, flow: Int64s, reduced: Int64s, order: Int64s, out_chose
             state[arc] = LOWER
     for index in range(count):
         state[out_chosen[index]] = TREE
+    return count
+
+
+@kernel(_INT(COLUMNS, COLUMNS, *[_IDS] * 3, types.boolean[::1], _ROW))
+def adopt(
+    net: Columns,
+    small: Columns,
+    from_places: Int32s,
+    to_places: Int32s,
+    position: Int32s,
+    inside: Flags,
+    out_chosen: Int64s,
+) -> int:
+    """Choose the tree of the network with nodes merged, and the arcs inside them; the others stay at their bounds.
+
+    from_places and to_places: where the merged network's arcs lie there and here; position: where all arcs lie here.
+    Excess is what the others leave to the tree. Returns how many were chosen. Time O(A).
+    """
+    count: int = 0
+    for index in range(from_places.shape[0]):
+        there, here = from_places[index], to_places[index]
+        capacity = small.capacity[there]
+        net.capacity[here] = capacity
+        net.state[here] = small.state[there]
+        if small.state[there] == TREE:
+            out_chosen[count] = here
+            count += 1
+        elif small.state[there] == UPPER:
+            net.excess[net.tail[here]] -= capacity
+            net.excess[net.head[here]] += capacity
+    for arc in range(inside.shape[0]):
+        if inside[arc]:
+            here = position[arc]
+            net.capacity[here] = NO_BOUND
+            net.state[here] = TREE
+            out_chosen[count] = here
+            count += 1
     return count
 
 

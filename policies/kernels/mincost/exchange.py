@@ -243,7 +243,7 @@ def grow(
 def meet(scratch: Int64s, count: Int64s, node: int, distance: int, origin: int, leaf: int, slot: int) -> bool:
     """In a search that stays near: note a way to the node. True where it costs nothing more and is the first such.
 
-    A node that was met before at a distance is not gone on from: `grow` would come to it only after all the others.
+    A node that was met before at a distance is not gone on from: `grow` comes to most such only after all the others.
     """
     known = scratch[DISTANCE, node]
     if known == 0 or (distance > 0 and known < OPEN):
@@ -267,8 +267,8 @@ def meet(scratch: Int64s, count: Int64s, node: int, distance: int, origin: int, 
 def near(net: Residual, table: Leaves, leaf: int, hub: int, scratch: Int64s, count: Int64s, work: Int64s) -> int:
     """Search for a leaf that is nowhere along what costs no more than its best place, so that no price changes.
 
-    In a slack network most leaves have such a way, and what lies farther needs neither label nor heap. Returns the node
-    that lacks, or the hub, the same and by the same way that `grow` would find; -1 where there is none so near.
+    In a slack network most leaves have such a way, and what lies farther needs neither label nor heap. Returns a node
+    that lacks, or the hub, as near as what `grow` would find (nearly always that, by the same way); -1: none so near.
     """
     price, excess, to, cost = net.price, net.excess, net.to, net.cost
     slot_of, member = table.slot, table.member

@@ -5,6 +5,7 @@ keeps the caller's columns; what the last solve left, a tree or a flow with pric
 or `Priced`, which hear of every change.
 """
 
+from dataclasses import replace
 from typing import NoReturn, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from policies.kernels.mincost.gate import (
     size,
 )
 from policies.kernels.mincost.ids import Ids
+from policies.kernels.mincost.merge import is_worth_merging, merged, unfolded
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
 from policies.kernels.mincost.planted import Arcs, Planted
 from policies.kernels.mincost.priced import OPTIMAL, Priced, priced
@@ -224,38 +226,61 @@ class FlowNetwork:
         self._check_balance()
         if not self._nodes.any:
             return Result("optimal", 0, np.zeros(self.n_arcs, np.int64), np.zeros(self.n_nodes, np.int64), "simplex")
-        if not isinstance(self._held, Planted):
-            result = self._solve_by_prices(*self._all())
+        if self._held is None:
+            return self._solve_first(*self._all())
+        return self._solve_by_simplex() if isinstance(self._held, Planted) else self._solve_by_prices(*self._all())
+
+    def _solve_first(self, arcs: Arcs, supply: Int64s) -> Result:
+        """From nothing."""
+        kernel = first_kernel(self._kernel, supply, arcs)
+        if kernel != "simplex" and self._simplex_reason(arcs) is not None:
+            kernel = "simplex"
+        if self._kernel == "auto" and is_worth_merging(arcs, supply) and not self._totals[EARNS]:
+            result = self._solve_merged(kernel, arcs, supply)
             if result is not None:
                 return result
-        return self._solve_by_simplex()
+        if kernel == "simplex" or self._hands_over(arcs, supply):
+            return self._solve_by_simplex()
+        self._held = self._by_prices(kernel, arcs, supply)
+        return self._solve_by_prices(arcs, supply)
 
-    def _solve_by_prices(self, arcs: Arcs, supply: Int64s) -> Result | None:
-        """None: the simplex must solve it, from nothing."""
-        kernel: Kernel = "auto"
-        if self._held is None:
-            kernel = first_kernel(self._kernel, supply, arcs)
-            if kernel == "simplex" or self._hands_over(arcs, supply):
-                return None
-        if self._simplex_reason(arcs) is not None:
-            self._held = None
+    def _solve_merged(self, kernel: Kernel, arcs: Arcs, supply: Int64s) -> Result | None:
+        """From the optimum of the network with nodes merged; None where there are too few, or no optimum."""
+        small = merged(arcs, supply)
+        if small is None:
             return None
-        if self._held is None:
-            self._held = self._by_prices(kernel, arcs, supply)
+        bounds = np.where(small.arcs.bound == NO_BOUND, UNLIMITED, small.arcs.bound)
+        columns = (small.arcs.tail, small.arcs.head, bounds, small.arcs.cost, small.supply)
+        network = FlowNetwork(small.supply.size, *columns, kernel="auto" if kernel == "exchange" else kernel)
+        first = network.solve()
+        if first.status != "optimal":
+            return None
+        if kernel == "simplex":
+            self._held = self._planted(arcs, supply)
+            self._held.plant_merged(arcs, supply, small.ids, small.inside, cast(Planted, network._held))
+            result = self._solve_by_simplex()
+        else:
+            flow, potential = unfolded(small, arcs, supply, first.flow, first.potential)
+            potential[~self._nodes.alive] = 0
+            self._held = self._by_prices(kernel, arcs, supply, flow, potential)
+            cost_size = float(np.dot(flow.astype(np.float64), arcs.cost.astype(np.float64)))
+            result = self._optimum(flow, potential, cost_size)
+        work = {name: count + first.work.get(name, 0) for name, count in result.work.items()} or first.work
+        return replace(result, kernel=f"merged+{first.kernel}", work=work)
+
+    def _solve_by_prices(self, arcs: Arcs, supply: Int64s) -> Result:
+        """By what is held; from nothing by the simplex where that gives up."""
         held = cast(Priced | Contracted, self._held)
-        if held.solve(arcs, supply, int(self._totals[COST_MAX])) != OPTIMAL:
+        if self._simplex_reason(arcs) is not None or held.solve(arcs, supply, int(self._totals[COST_MAX])) != OPTIMAL:
             self._held = None
-            return None
+            return self._solve_by_simplex()
         flow, potential, cost_size = held.read(arcs, self._nodes.alive)
         return self._optimum(flow, potential, cost_size)
 
     def _solve_by_simplex(self) -> Result:
         first = self._held is None
         if first:
-            arcs, supply = self._all()
-            self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)
-            alive = np.where(self._nodes.alive, supply, np.iinfo(np.int64).max)
-            self._held = Planted(arcs, supply, int(alive.argmin()))
+            self._held = self._planted(*self._all())
         held = cast(Planted, self._held)
         status = held.solve(self._all, self._nodes.alive, int(self._totals[COST_MAX]))
         if status == simplex.UNBOUNDED:
@@ -276,6 +301,11 @@ class FlowNetwork:
         if first:
             self._hand_over(*self._all(), result)
         return result
+
+    def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
+        self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)
+        alive = np.where(self._nodes.alive, supply, np.iinfo(np.int64).max)
+        return Planted(arcs, supply, int(alive.argmin()))
 
     def _hand_over(self, arcs: Arcs, supply: Int64s, result: Result) -> None:
         """Go on with prices where that is better for the rounds to come."""

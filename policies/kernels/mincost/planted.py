@@ -109,6 +109,15 @@ class Planted:
         basis.hang(net, self.root, chosen[:n_chosen])
         return True
 
+    def plant_merged(self, arcs: Arcs, supply: Int64s, ids: Int64s, inside: Flags, small: "Planted") -> None:
+        """A first tree out of that of the network with nodes merged, whose arcs are `ids`, and the arcs inside."""
+        net = self.net
+        self._plant(arcs.alive, supply, bare=True)
+        net.excess[:] = supply
+        chosen = np.empty(self._n_nodes, np.int64)
+        count = basis.adopt(net, small.net, small._position, self._position[ids], self._position, inside, chosen)
+        basis.hang(net, self.root, chosen[:count])
+
     # --- changes ------------------------------------------------------------------------------------------------------
 
     # Excess is kept by who changes supplies. `tail` is the network's, by arc id.
