@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.kernels.mincost import merge
 from policies.kernels.mincost import network as network_module
 from policies.kernels.mincost.certificate import certificate_error
 from policies.kernels.mincost.gate import cost_limit
@@ -43,9 +42,7 @@ def test_the_merged_network_has_the_same_optimum(seed: int, cost_max: int) -> No
     rng = np.random.default_rng(seed)
     columns, supply = grown(rng, cost_max)
     network = FlowNetwork(len(supply), *columns, supply, kernel="simplex")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge, "WORTH", 1 << 30)
-        small = merged(*network._all())
+    small = merged(*network._all(), 0)
     if small is None:
         return
     assert int(small.inside.sum()) == len(supply) - small.supply.size
@@ -70,7 +67,8 @@ def test_rounds_go_on_from_a_merged_solve(by: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     columns, supply = grown(rng, 9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge, "WORTH", 1 << 30)
+        patch.setattr(network_module, "PERCENT", 0)
+        patch.setattr(network_module, "PERCENT_TREE", 0)
         patch.setattr(network_module, "is_worth_merging", lambda arcs, supply: True)
         patch.setattr(network_module, "first_kernel", lambda wanted, supply, arcs: by if wanted == "auto" else wanted)
         network = FlowNetwork(len(supply), *columns, supply)
@@ -88,16 +86,16 @@ def test_rounds_go_on_from_a_merged_solve(by: str, seed: int) -> None:
 def test_a_tree_of_parts_under_each_machine_is_merged() -> None:
     """Tasks → machines → sockets → cores → sink, at class and at task level."""
     rng = np.random.default_rng(4)
-    machines, sink = 1 + np.arange(60), 0
-    sockets, cores = 61 + np.arange(240), 301 + np.arange(960)
+    machines, sink = 1 + np.arange(150), 0
+    sockets, cores = 151 + np.arange(600), 751 + np.arange(2_400)
     for count, units in ((40, 12), (400, 1)):
-        tasks = 1_261 + np.arange(count)
+        tasks = 3_151 + np.arange(count)
         tail = np.concatenate([np.repeat(machines, 4), np.repeat(sockets, 4), cores, np.repeat(tasks, 6), tasks])
         where = rng.choice(machines, 6 * count)
-        head = np.concatenate([sockets, cores, np.zeros(960, np.int64), where, np.full(count, sink)])
-        room = np.concatenate([np.full(240, 4), np.ones(1_920, np.int64), np.full(7 * count, units)])
-        cost = np.concatenate([rng.integers(0, 99, 2_160), rng.integers(0, 300, 6 * count), np.full(count, 900)])
-        supply = np.concatenate([[-count * units], np.zeros(1_260, np.int64), np.full(count, units)])
+        head = np.concatenate([sockets, cores, np.zeros(2_400, np.int64), where, np.full(count, sink)])
+        room = np.concatenate([np.full(600, 4), np.ones(4_800, np.int64), np.full(7 * count, units)])
+        cost = np.concatenate([rng.integers(0, 99, 5_400), rng.integers(0, 300, 6 * count), np.full(count, 900)])
+        supply = np.concatenate([[-count * units], np.zeros(3_150, np.int64), np.full(count, units)])
         network = FlowNetwork(supply.size, tail, head, room, cost, supply)
         result = network.solve()
         assert result.kernel.startswith("merged+")
@@ -106,7 +104,7 @@ def test_a_tree_of_parts_under_each_machine_is_merged() -> None:
             result.objective
             == FlowNetwork(supply.size, tail, head, room, cost, supply, kernel="simplex").solve().objective
         )
-        network.remove_nodes([1, 301])
+        network.remove_nodes([1, 751])
         network.set_supply([0], [network.supply[0] - network.supply.sum()])
         result = network.solve()
         assert not result.kernel.startswith("merged")

@@ -20,8 +20,11 @@ from policies.kernels.mincost.gate import Flags, cost_limit
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.planted import Arcs
 
-ARCS_MIN = 2_000  # Below, a solve takes no longer than the merging.
-WORTH = 2  # One in so many nodes has to go; else merging and unfolding take what they spare.
+ARCS_MIN = 5_000  # Below, the looking is a twentieth of a solve.
+SOURCES_FEW = 2  # One node in so many may supply, no more: tasks have several places each, and stay.
+# So much of the nodes has to go; else merging and unfolding take what they spare. A tree is dearer to unfold, and half
+# of the nodes merged (machines that no class prefers) spares the simplex less than half.
+PERCENT, PERCENT_TREE = 50, 75
 IN, OUT = range(2)  # Sides of a node.
 COUNT, WHICH, SUM = range(3)  # Of the arcs on a side: how many, the exclusive or of their ids, the sum of their bounds.
 Sides = npt.NDArray[np.int64]  # [N, 2, 3]
@@ -226,11 +229,11 @@ def fill(
 
 def is_worth_merging(arcs: Arcs, supply: Int64s) -> bool:
     """False where nothing is gained for sure: a small network, or one whose nodes supply, mostly. Time O(N)."""
-    return arcs.tail.size >= ARCS_MIN and int(np.count_nonzero(supply > 0)) * WORTH <= supply.size
+    return arcs.tail.size >= ARCS_MIN and int(np.count_nonzero(supply > 0)) * SOURCES_FEW <= supply.size
 
 
-def merged(arcs: Arcs, supply: Int64s) -> Merged | None:
-    """The network with nodes merged, where that is worth the while; None otherwise,
+def merged(arcs: Arcs, supply: Int64s, percent: int) -> Merged | None:
+    """The network with nodes merged, where at least that part of them goes; None otherwise,
     or where its costs, sums of such, could wrap.
 
     No arc may earn: loops within a set are left out.
@@ -240,7 +243,7 @@ def merged(arcs: Arcs, supply: Int64s) -> Merged | None:
     inside = np.empty(n_arcs, np.bool_)
     side = sides(arcs.tail, arcs.head, arcs.alive, arcs.bound, n_nodes)
     went = join(arcs.tail, arcs.head, arcs.bound, arcs.cost, supply, side, into, apart, inside)
-    if went * WORTH < n_nodes:
+    if went == 0 or 100 * went < percent * n_nodes:
         return None
     few = np.empty(n_nodes - went, np.int64)
     columns = tuple(np.empty(n_arcs, np.int64) for _ in range(5))

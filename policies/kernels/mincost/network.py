@@ -28,7 +28,7 @@ from policies.kernels.mincost.gate import (
     size,
 )
 from policies.kernels.mincost.ids import Ids
-from policies.kernels.mincost.merge import is_worth_merging, merged, unfolded
+from policies.kernels.mincost.merge import PERCENT, PERCENT_TREE, is_worth_merging, merged, unfolded
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
 from policies.kernels.mincost.planted import Arcs, Planted
 from policies.kernels.mincost.priced import OPTIMAL, Priced, priced
@@ -246,7 +246,7 @@ class FlowNetwork:
 
     def _solve_merged(self, kernel: Kernel, arcs: Arcs, supply: Int64s) -> Result | None:
         """From the optimum of the network with nodes merged; None where there are too few, or no optimum."""
-        small = merged(arcs, supply)
+        small = merged(arcs, supply, PERCENT_TREE if kernel == "simplex" else PERCENT)
         if small is None:
             return None
         bounds = np.where(small.arcs.bound == NO_BOUND, UNLIMITED, small.arcs.bound)
