@@ -72,9 +72,14 @@ def bytes_of(command: WireCommand) -> int:
         return 512 + 320 * len(command.fetch.sources)
     if not isinstance(command, Launch):
         return 512
-    n_texts = sum(4 * len(text) + 5 for text in (*command.command, *command.env, *command.env.values()))
-    n_fetches = sum(200 + 2 * len(fetch.name) + 160 * len(fetch.sources) for fetch in command.reads)
-    return 512 + n_texts + n_fetches + 128 * len(command.outputs) + 64 * len(command.gpus)
+    size = 512 + 128 * len(command.outputs) + 64 * len(command.gpus)
+    for text in command.command:
+        size += 4 * len(text) + 5
+    for key, text in command.env.items():
+        size += 4 * (len(key) + len(text)) + 10
+    for fetch in command.reads:
+        size += 200 + 2 * len(fetch.name) + 160 * len(fetch.sources)
+    return size
 
 
 class Core:

@@ -349,7 +349,7 @@ def _restore_task(
     core.tasks.counts[task.state] += 1
     if task.state in PLACED_STATES:
         attach(core.agents[task.agent_id], task)
-        core.shares.allocate(job.job.role, group.spec.needs)
+        core.shares.allocate(job.job.role, group.amount)
     if task.state is TaskState.FINISHED:
         group.n_finished += 1
     elif task.state in (TaskState.FAILED, TaskState.CANCELLED):

@@ -55,17 +55,22 @@ def launch_of(core: Core, entry: AgentEntry, task: TaskEntry) -> Launch:
         attempt=task.attempt,
         expires_in_us=core.config.launch_expires_us,
         needs=spec.needs,
-        command=tuple(_filled(core, task, text) for text in spec.command),
-        env=tuning_env(task.tuning, entry) | {key: _filled(core, task, text) for key, text in spec.env.items()},
+        command=tuple([_filled(core, task, text) if "{" in text else text for text in spec.command]),
+        env=_env(core, entry, task) if spec.env or task.tuning is not None else {},
         gpus=task.gpus,
         gpu_memory_bytes=share_bytes(entry, spec.needs, task.gpus),
         artifact=artifact_of(core, spec.artifact) if spec.artifact is not None else None,
-        reads=tuple(fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads),
-        outputs=tuple(Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes),
+        reads=tuple([fetch_of(core, entry, shard_id, n_sources, name) for shard_id, name in reads]),
+        outputs=tuple([Output(name=write.name, path=write.path, bytes_max=write.bytes_max) for write in spec.writes]),
         time_limit_us=spec.time_limit_us,
         kill_grace_us=core.config.kill_grace_us,
         simulated_run_us=spec.simulated_run_us,
     )
+
+
+def _env(core: Core, entry: AgentEntry, task: TaskEntry) -> dict[str, str]:
+    said = {key: _filled(core, task, text) for key, text in task.group.spec.env.items()}
+    return tuning_env(task.tuning, entry) | said
 
 
 def share_bytes(entry: AgentEntry, needs: Needs, uuids: tuple[str, ...]) -> int:

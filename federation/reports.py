@@ -63,7 +63,8 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus, seq: int)
             order_kill(core, entry, status.task_id, status.attempt, "not_authorised")
         return
     entry.sent.pop(task.cmd_id, None)  # A status says more than an acknowledgement.
-    was_taken_off, gpus = task.cmd_id not in entry.unseen, entry.held_gpus(task.group.spec.needs, task.gpus)
+    was_taken_off = task.cmd_id not in entry.unseen
+    gpus = entry.held_gpus(task.group.spec.needs, task.gpus) if task.gpus else ()
     match status.state:
         case "staging":
             if task.state in (TaskState.ASSIGNED, TaskState.UNKNOWN):
@@ -108,7 +109,9 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
 
 
 def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) -> None:
-    outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and acceptable(core, held))
+    outputs: tuple[HeldShard, ...] = ()
+    if status.outputs:
+        outputs = tuple(held for held in status.outputs if _is_output_of(core, task, held) and acceptable(core, held))
     is_elastic = task.group.spec.elastic is not None  # How long one ran says how many others there were, and no more.
     if not is_elastic:
         judge_prediction(core, task, status)

@@ -1,8 +1,8 @@
 """Roles: hierarchical paths with weights, quotas as limits on a role and all below it, and what each has allocated."""
 
 from federation.facts import RoleSet
-from policies.model import Amount, Needs, Role
-from policies.resources import add, amount_of, role_chain, subtract
+from policies.model import Amount, Role
+from policies.resources import add, role_chain, subtract
 
 
 class RoleEntry:
@@ -49,15 +49,13 @@ class ShareBook:
 
     # --- what the tasks use ------------------------------------------------------------------------------------------
 
-    def allocate(self, path: str, needs: Needs) -> None:
-        amount = amount_of(needs)
+    def allocate(self, path: str, amount: Amount) -> None:
         for entry in self.chain(path):
             entry.allocated = add(entry.allocated, amount)
             entry.n_running += 1
         self._view = None
 
-    def release(self, path: str, needs: Needs) -> None:
-        amount = amount_of(needs)
+    def release(self, path: str, amount: Amount) -> None:
         for entry in self.chain(path):
             entry.allocated = subtract(entry.allocated, amount)
             entry.n_running -= 1

@@ -11,6 +11,7 @@ from federation.states import TaskState
 from federation.wire import HeldShard
 from policies.gpus import is_share
 from policies.model import Demand, Elastic, Running, Tuning, Weight
+from policies.resources import amount_of
 
 Read = tuple[str, str]
 """(shard id, the name under which it is read; "" for the book's own)."""
@@ -59,13 +60,14 @@ class TaskEntry:
 
 class GroupEntry:
     __slots__ = (
-        "after", "asked", "job", "n_failed", "n_finished", "n_open", "profile", "reads", "ready", "shard_ids", "spec",
-        "tasks", "templates", "weights",
+        "after", "amount", "asked", "job", "n_failed", "n_finished", "n_open", "profile", "reads", "ready", "shard_ids",
+        "spec", "tasks", "templates", "weights",
     )  # fmt: skip
 
     def __init__(self, job: "JobEntry", spec: TaskGroup, shard_ids: tuple[str, ...], reads: tuple[Read, ...]) -> None:
         self.job = job
         self.spec = spec
+        self.amount = amount_of(spec.needs)  # of one task
         self.shard_ids = shard_ids  # of `for_each`, one a task
         self.reads = reads  # shards every task reads; upstream outputs join them when they exist
         self.after = groups_before(spec, frozenset(group.name for group in job.job.tasks))

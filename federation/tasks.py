@@ -25,7 +25,7 @@ from federation.facts import (
 )
 from federation.shards import ShardBook
 from federation.shares import ShareBook
-from federation.states import PLACED_STATES, TASK_EDGES, TERMINAL_STATES, TaskState
+from federation.states import PLACED_STATES, STATES, TASK_EDGES, TERMINAL_STATES, TaskState
 from federation.task_entries import GroupEntry, JobEntry, Read, TaskEntry, attach, detach, elastic_of
 from policies.model import Demand, Gang, Where
 
@@ -126,9 +126,11 @@ class TaskBook:
                 task.explanation = explanation
 
     def _read_bytes(self, task: TaskEntry) -> int:
-        entries = self._shards.entries
-        reads = {shard_id for shard_id, _ in task.group.reads_of(task.index)}
-        return sum(entries[shard_id].size_bytes for shard_id in reads if shard_id in entries)
+        reads = task.group.reads_of(task.index)
+        if not reads:
+            return 0
+        entries, shard_ids = self._shards.entries, {shard_id for shard_id, _ in reads}
+        return sum(entries[shard_id].size_bytes for shard_id in shard_ids if shard_id in entries)
 
     def refuse(self, fact: TaskRefused, term: int) -> None:
         found = self.demands.classes.get(fact.demand_id)
@@ -144,7 +146,7 @@ class TaskBook:
             )
 
     def change(self, fact: TaskStateChanged) -> None:
-        task, new = self.tasks[fact.task_id], TaskState(fact.state)
+        task, new = self.tasks[fact.task_id], STATES[fact.state]
         if fact.attempt_failed:
             task.n_failed += 1
         is_unreached = fact.reason == UNREACHED and new is TaskState.PENDING
@@ -250,7 +252,7 @@ class TaskBook:
         """Take one legal edge and keep every derived book in step."""
         old, group = task.state, task.group
         assert new in TASK_EDGES[old], f"task {task.task_id}: {old} → {new}"
-        role, needs = group.job.job.role, group.spec.needs
+        job, role = group.job, group.job.job.role
         if old is TaskState.PENDING:
             left = self.demands.remove(task.demand_id, task.task_id)
             task.explanation, task.demand_id = left.explanation, ""
@@ -258,16 +260,16 @@ class TaskBook:
         was_placed, is_placed = old in PLACED_STATES, new in PLACED_STATES
         if was_placed and not is_placed:
             detach(self._agents[task.agent_id], task)
-            self._shares.release(role, needs)
+            self._shares.release(role, group.amount)
         elif is_placed and not was_placed:
             attach(self._agents[task.agent_id], task)
-            self._shares.allocate(role, needs)
+            self._shares.allocate(role, group.amount)
         elif new is TaskState.KILLING:
             self._agents[task.agent_id].changed()  # Policies see which of its tasks are ending.
         self.counts[old] -= 1
         self.counts[new] += 1
-        group.job.counts[old] -= 1
-        group.job.counts[new] += 1
+        job.counts[old] -= 1
+        job.counts[new] += 1
         task.state, task.since_us, task.running = new, at_us, None
         if new is TaskState.PENDING:
             task.agent_id, task.gpus = "", ()

@@ -124,6 +124,8 @@ class TransferBook:
     def ends_of(self, task: TaskEntry) -> tuple[str, str] | None:
         """The two sites between which all came that a task waited for; None when it was more than one link, none, or
         the source was changed on the way."""
+        if not self._running:
+            return None
         mine = [fetch for fetch in self._running.values() if fetch.tasks.get(task.task_id) == task.attempt]
         ends = {(fetch.from_site, fetch.to_site) for fetch in mine}
         if len(ends) != 1 or any(fetch.was_redirected or not fetch.from_site for fetch in mine):
