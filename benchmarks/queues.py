@@ -9,7 +9,7 @@ Many tasks are played in parts, each with a seed of its own and from an empty qu
 outweigh; the margin is the 95 % interval of the mean over the parts. Parts are played in processes of their own, and
 `--keep` notes each in a file as it is done (a JSON object a line): run again with that file, the command goes on where
 it was ended. Each part names the build it was played on, and the result those of its parts: docs/results/queues.jsonl
-holds what was played so far.
+holds twice a million tasks.
 """
 
 import argparse
