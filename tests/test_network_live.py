@@ -17,15 +17,22 @@ pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(why := netns.why_not()),
 
 
 def probed(prober: Prober) -> LinkSample:
-    _, sample = prober.probe()
-    return sample
+    """Asked again where no train was sent: on a machine that others take, a queue may seem to stand on the link."""
+    for _ in range(5):
+        _, *measured = prober.probe()
+        if measured:
+            return measured[0]
+    raise AssertionError("five times in a row only the round trip was measured")
+
+
+def median_bps(samples: list[LinkSample]) -> float:
+    """Of those that measured; of bounds where there is nothing else."""
+    exact = [sample for sample in samples if not sample.is_lower_bound]
+    return statistics.median(sample.bandwidth_bps or 0 for sample in exact or samples)
 
 
 def estimate_bps(prober: Prober) -> float:
-    """The median of five probes that measured; of bounds where there is nothing else."""
-    samples = [probed(prober) for _ in range(5)]
-    exact = [sample for sample in samples if not sample.is_lower_bound]
-    return statistics.median(sample.bandwidth_bps or 0 for sample in exact or samples)
+    return median_bps([probed(prober) for _ in range(5)])
 
 
 @pytest.mark.parametrize(
@@ -92,9 +99,9 @@ def test_beside_work_that_takes_the_whole_link_nothing_is_sent_to_measure_it() -
 def test_lost_packets_are_told_and_leave_the_rate_as_it_is() -> None:
     with link(20 * MBIT, 20 * MBIT) as (pair, prober):
         pair.lose(0, 100_000)
-        samples = [probed(prober) for _ in range(2)]
+        samples = [probed(prober) for _ in range(7)]  # One train may lose a fifth of its half that counts.
     assert 30_000 < statistics.mean(sample.loss_ppm or 0 for sample in samples) < 250_000
-    assert samples[0].bandwidth_bps == pytest.approx(20 * MBIT, rel=0.15)
+    assert median_bps(samples) == pytest.approx(20 * MBIT, rel=0.15)
 
 
 needs_tun = pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="delay and loss: no /dev/net/tun")
