@@ -11,6 +11,7 @@ from policies.kernels.mincost.gate import cost_limit
 from policies.kernels.mincost.merge import merged, unfolded
 from policies.kernels.mincost.model import UNLIMITED
 from policies.kernels.mincost.network import FlowNetwork
+from policies.kernels.mincost.planted import Planted
 from tests.reference import mincost as reference
 from tests.test_mincost_basis import check_tree
 from tests.test_mincost_extremes import check_like_plain, disturb, plain
@@ -77,7 +78,8 @@ def test_rounds_go_on_from_a_merged_solve(by: str, seed: int) -> None:
         assert (result.status, result.objective) == expected[:2]
         assert certificate_error(network, result) is None
         if by == "simplex" and network._held is not None:
-            check_tree(network._held, network.n_nodes)  # type: ignore[arg-type]
+            assert isinstance(network._held, Planted)
+            check_tree(network._held, network.n_nodes)
     for _ in range(4):
         disturb(rng, network, result)
         result = check_like_plain(network)
