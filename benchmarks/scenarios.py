@@ -30,6 +30,7 @@ from typing import Any
 from benchmarks.platforms import NAMES, Platform, Transfer, described, platform
 from federation import events
 from federation.config import MasterConfig
+from federation.durable import DurableState
 from federation.facts import Fact
 from federation.jobs import Job, TaskGroup
 from federation.master import Master
@@ -175,18 +176,25 @@ def lifecycles_per_s(n_tasks: int = 50_000, policy_name: str = "fifo") -> dict[s
     outcome = recorder.run()
     player_s = time.process_time() - began
     assert not outcome.broken_laws and not outcome.refused, (outcome.broken_laws, outcome.refused)
-    master = Master(MasterConfig(), policy_name)
-    with rare_collections():  # as the live master runs
-        began = time.process_time()
-        for now_us, event in recorder.heard:
-            master.handle(event, now_us)
-        master_s = time.process_time() - began
-    assert master.durable() == outcome.master.durable(), "the same events led elsewhere"
+    wanted = outcome.master.durable()
+    master_s = min(_replayed_s(recorder.heard, policy_name, wanted) for _ in range(BEST_OF))
     return {
         "lifecycles_per_s": round(n_tasks / master_s),
         "lifecycles_per_s_player": round(n_tasks / player_s),
         "master_events_per_task": round(len(recorder.heard) / n_tasks, 2),
     }
+
+
+def _replayed_s(heard: list[tuple[int, events.Event]], policy_name: str, wanted: DurableState) -> float:
+    """CPU time that a fresh master takes for what another heard."""
+    master = Master(MasterConfig(), policy_name)
+    with rare_collections():  # as the live master runs
+        began = time.process_time()
+        for now_us, event in heard:
+            master.handle(event, now_us)
+        took_s = time.process_time() - began
+    assert master.durable() == wanted, "the same events led elsewhere"
+    return took_s
 
 
 def sim_over_wall_10k_agents(seconds: int = 60) -> dict[str, Any]:

@@ -348,8 +348,8 @@ def _restore_task(
     job.counts[task.state] += 1
     core.tasks.counts[task.state] += 1
     if task.state in PLACED_STATES:
-        attach(core.agents[task.agent_id], task)
-        core.shares.allocate(job.job.role, group.amount)
+        attach(core.agents[task.agent_id], (task,))
+        core.shares.allocate(job.job.role, group.amount, 1)
     if task.state is TaskState.FINISHED:
         group.n_finished += 1
     elif task.state in (TaskState.FAILED, TaskState.CANCELLED):
@@ -364,7 +364,7 @@ def _restore_classes(core: Core, state: DurableState) -> None:
     """Pending tasks join their classes, longest-waiting first, once every gang's size is known."""
     pending = [task for task in core.tasks.tasks.values() if task.state is TaskState.PENDING]
     for task in sorted(pending, key=lambda task: task.since_us):
-        core.tasks.enter_class(task)
+        core.tasks.enter_class((task,))
     for demand_id, explanation in state.explanations.items():
         found = core.tasks.demands.classes.get(demand_id)
         if found is not None:

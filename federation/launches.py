@@ -26,18 +26,19 @@ def launch(core: Core, entry: AgentEntry, tasks: list[TaskEntry]) -> None:
         commands.append(ordered)
         if ordered.reads or task.group.spec.latency:
             core.deadlines.set_earlier("reschedule", core.now_us + core.config.move_look_us)
+    entry.changed()
     core.order(entry, commands)
 
 
 def launch_again(core: Core, entry: AgentEntry, task: TaskEntry) -> Command:
     """The same launch, with the same cmd_id: an agent that has it re-sends its status and does nothing else."""
     _remember_launch(core, entry, task)
+    entry.changed()
     return launch_of(core, entry, task)
 
 
 def _remember_launch(core: Core, entry: AgentEntry, task: TaskEntry) -> None:
     entry.unseen[task.cmd_id] = task.group.spec.needs
-    entry.changed()
     core.remember(
         entry,
         SentCommand(cmd_id=task.cmd_id, kind="launch", key=task.task_id, attempt=task.attempt, sent_us=core.now_us),

@@ -21,6 +21,7 @@ class ProfileBook:
         self._samples_max = samples_max
         self.entries: dict[Key, Profile] = {}  # least recently learned first
         self._by_profile: dict[str, dict[tuple[str, int], Profile]] = {}
+        self._nearest: dict[str, dict[tuple[str, int], int | None]] = {}  # answers, until the profile learns
         self._gathered: dict[Key, tuple[int, int]] = {}  # key → (samples, sum of run_us)
         self.version = 0
 
@@ -59,6 +60,7 @@ class ProfileBook:
             oldest = next(iter(self.entries))
             del self.entries[oldest]
             self._gathered.pop(oldest, None)
+            self._nearest.pop(oldest[0], None)
             of_profile = self._by_profile[oldest[0]]
             del of_profile[oldest[1:]]
             if not of_profile:
@@ -67,15 +69,26 @@ class ProfileBook:
     def put(self, profile: Profile) -> None:
         self.entries[profile.profile, profile.hardware, profile.data_class] = profile
         self._by_profile.setdefault(profile.profile, {})[profile.hardware, profile.data_class] = profile
+        self._nearest.pop(profile.profile, None)
         self.version += 1
 
     def expected_us(self, profile: str, hardware: str, read_bytes: int = 0) -> int | None:
         """Of the nearest size that was seen on this hardware, the smaller of two as near."""
-        wanted = read_bytes.bit_length()
-        known = [each for (on, _), each in self._by_profile.get(profile, {}).items() if on == hardware]
+        nearest = self._nearest.get(profile)
+        if nearest is None:
+            if profile not in self._by_profile:
+                return None
+            nearest = self._nearest[profile] = {}
+        key = (hardware, read_bytes.bit_length())
+        if key not in nearest:
+            nearest[key] = self._find_nearest(profile, *key)
+        return nearest[key]
+
+    def _find_nearest(self, profile: str, hardware: str, data_class: int) -> int | None:
+        known = [each for (on, _), each in self._by_profile[profile].items() if on == hardware]
         if not known:
             return None
-        return min(known, key=lambda each: (abs(each.data_class - wanted), each.data_class)).run_us
+        return min(known, key=lambda each: (abs(each.data_class - data_class), each.data_class)).run_us
 
     def of(self, profile: str) -> list[Profile]:
         """Every hardware's and size's, sorted."""

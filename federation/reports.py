@@ -12,7 +12,22 @@ from federation.market import operations, running
 from federation.market.leasing import rescind_agent
 from federation.offers import drop_offer
 from federation.replicas import acceptable, hold, unhold
-from federation.states import PLACED_STATES, TERMINAL_STATES, OfferState, TaskState
+from federation.states import (
+    ASSIGNED,
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    KILLING,
+    PENDING,
+    PLACED_STATES,
+    RUNNING,
+    STAGING,
+    TERMINAL_STATES,
+    UNKNOWN,
+    WAITING,
+    OfferState,
+    TaskState,
+)
 from federation.task_entries import TaskEntry
 from federation.tasks import AGAIN_REASONS, SCALED, UNREACHED
 from federation.wire import CommandAck, HeldShard, ShardStatus, StatusAck, StatusReport, TaskStatus
@@ -67,29 +82,30 @@ def _on_task_status(core: Core, entry: AgentEntry, status: TaskStatus, seq: int)
     gpus = entry.held_gpus(task.group.spec.needs, task.gpus) if task.gpus else ()
     match status.state:
         case "staging":
-            if task.state in (TaskState.ASSIGNED, TaskState.UNKNOWN):
-                advance(core, task, TaskState.STAGING)
+            if task.state in (ASSIGNED, UNKNOWN):
+                advance(core, task, STAGING)
         case "running":
-            if task.state in (TaskState.ASSIGNED, TaskState.STAGING, TaskState.UNKNOWN):
+            if task.state in (ASSIGNED, STAGING, UNKNOWN):
                 judge_transfer(core, task, status.stage_us)
-                advance(core, task, TaskState.RUNNING, status)
+                advance(core, task, RUNNING, status)
         case "finished":
             _finish(core, entry, task, status)
         case "failed":
             fail_attempt(core, task, status.reason or "exit", status.detail, status)
         case "killed":
-            if task.state is TaskState.KILLING:
+            if task.state is KILLING:
                 close_killed(core, task, status)
             else:
                 fail_attempt(core, task, status.reason or "killed", status.detail, status)
         case "refused":
             _refused(core, entry, task, status)
-    if task.state not in PLACED_STATES and was_taken_off and entry.offer is not None and seq > entry.offer.seq:
+    if task.state in PLACED_STATES:
+        return
+    if was_taken_off and entry.offer is not None and seq > entry.offer.seq:
         # The offer was made before the attempt ended; the next one will say that there is room again.
         entry.offer.give_back(task.group.spec.needs, gpus)
         entry.changed()
-    if task.state not in PLACED_STATES:
-        core.market.mark(entry.agent_id)
+    core.market.mark(entry.agent_id)
 
 
 def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | None = None) -> None:
@@ -104,7 +120,7 @@ def advance(core: Core, task: TaskEntry, state: TaskState, status: TaskStatus | 
             stage_us=status.stage_us if status else None,
         )
     )
-    if state is TaskState.RUNNING and task.group.spec.replicas is not None:
+    if state is RUNNING and task.group.spec.replicas is not None:
         core.rounds.changed = True  # It can be sent requests now.
 
 
@@ -115,7 +131,7 @@ def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) 
     is_elastic = task.group.spec.elastic is not None  # How long one ran says how many others there were, and no more.
     if not is_elastic:
         judge_prediction(core, task, status)
-    _close(core, task, TaskState.FINISHED, status.reason, status.detail, status, outputs=outputs)
+    _close(core, task, FINISHED, status.reason, status.detail, status, outputs=outputs)
     core.count("tasks_finished")
     if status.run_us > 0 and not is_elastic:
         learned = core.profiles.gather(
@@ -127,7 +143,7 @@ def _finish(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus) 
 
 def fail_attempt(core: Core, task: TaskEntry, reason: str, detail: str, status: TaskStatus | None = None) -> None:
     """The attempt failed where it was: again elsewhere while attempts remain, and then never again (L11)."""
-    if task.state is TaskState.KILLING:
+    if task.state is KILLING:
         close_killed(core, task, status, reason, detail)
         return
     if _is_unreached(task, reason):
@@ -135,15 +151,15 @@ def fail_attempt(core: Core, task: TaskEntry, reason: str, detail: str, status: 
         ends = core.transfers.ends_of(task)
         if ends is not None:
             core.network.miss(*ends, core.now_us)
-        _close(core, task, TaskState.PENDING, UNREACHED, detail, status)
+        _close(core, task, PENDING, UNREACHED, detail, status)
         _restart_gang(core, task)
         return
     core.count("attempts_failed")
     if task.n_failed + 1 < task.group.spec.attempts_max:
-        _close(core, task, TaskState.PENDING, reason, detail, status, attempt_failed=True)
+        _close(core, task, PENDING, reason, detail, status, attempt_failed=True)
         _restart_gang(core, task)
     else:
-        _close(core, task, TaskState.FAILED, reason, detail, status, attempt_failed=True)
+        _close(core, task, FAILED, reason, detail, status, attempt_failed=True)
         core.count("tasks_failed")
         _give_up_gang(core, task)
 
@@ -160,11 +176,11 @@ def close_killed(
 ) -> None:
     """A killed attempt has ended: the task runs again or is cancelled, as was meant by the kill."""
     if task.reason in AGAIN_REASONS and not task.group.job.cancelled:
-        _close(core, task, TaskState.PENDING, task.reason, detail, status)
+        _close(core, task, PENDING, task.reason, detail, status)
     elif task.reason == SCALED and not task.group.job.cancelled:
-        _close(core, task, TaskState.WAITING, SCALED, detail, status)
+        _close(core, task, WAITING, SCALED, detail, status)
     else:
-        _close(core, task, TaskState.CANCELLED, task.reason or "cancel", detail or reason, status)
+        _close(core, task, CANCELLED, task.reason or "cancel", detail or reason, status)
         core.count("tasks_cancelled")
 
 
@@ -174,10 +190,10 @@ def _refused(core: Core, entry: AgentEntry, task: TaskEntry, status: TaskStatus)
     if drop_offer(entry):
         rescind_agent(core, entry, "refused")
         core.count(f"offers_{OfferState.RESCINDED}")
-    if task.state is TaskState.KILLING:
+    if task.state is KILLING:
         close_killed(core, task, status)
     else:
-        _close(core, task, TaskState.PENDING, status.reason or "refused", status.detail, status)
+        _close(core, task, PENDING, status.reason or "refused", status.detail, status)
 
 
 def _close(
@@ -217,7 +233,7 @@ def _restart_gang(core: Core, failed: TaskEntry) -> None:
     """Tasks that run together start again together."""
     if failed.group.spec.gang:
         for task in failed.group.tasks:
-            if task.state in PLACED_STATES and task.state is not TaskState.KILLING:
+            if task.state in PLACED_STATES and task.state is not KILLING:
                 kill(core, task, "gang", f"{failed.task_id} failed")
 
 
@@ -227,9 +243,9 @@ def _give_up_gang(core: Core, failed: TaskEntry) -> None:
     for task in failed.group.tasks:
         if task.state in TERMINAL_STATES:
             continue
-        if task.state is TaskState.PENDING:
+        if task.state is PENDING:
             cancel_pending(core, task, "gang_failed", f"{failed.task_id} failed for good")
-        elif task.state is TaskState.KILLING:
+        elif task.state is KILLING:
             continue
         else:
             kill(core, task, "gang_failed", f"{failed.task_id} failed for good")
@@ -241,7 +257,7 @@ def cancel_pending(core: Core, task: TaskEntry, reason: str, detail: str = "") -
         TaskStateChanged(
             at_us=core.now_us,
             task_id=task.task_id,
-            state=TaskState.CANCELLED,
+            state=CANCELLED,
             attempt=task.attempt,
             reason=reason,
             detail=detail,

@@ -49,16 +49,18 @@ class ShareBook:
 
     # --- what the tasks use ------------------------------------------------------------------------------------------
 
-    def allocate(self, path: str, amount: Amount) -> None:
+    def allocate(self, path: str, amount: Amount, n: int) -> None:
+        """`n` more tasks run, with `amount` together."""
         for entry in self.chain(path):
             entry.allocated = add(entry.allocated, amount)
-            entry.n_running += 1
+            entry.n_running += n
         self._view = None
 
-    def release(self, path: str, amount: Amount) -> None:
+    def release(self, path: str, amount: Amount, n: int) -> None:
+        """`n` tasks that had `amount` together have ended."""
         for entry in self.chain(path):
             entry.allocated = subtract(entry.allocated, amount)
-            entry.n_running -= 1
+            entry.n_running -= n
         self._view = None
 
     def charge(self, path: str, amount: Amount, sign: int) -> None:

@@ -1,5 +1,7 @@
 """Jobs, groups and tasks as the book keeps them, and what policies and agents see of one."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from federation.agents_book import AgentEntry
@@ -10,7 +12,7 @@ from federation.jobs import TaskGroup
 from federation.states import TaskState
 from federation.wire import HeldShard
 from policies.gpus import is_share
-from policies.model import Demand, Elastic, Running, Tuning, Weight
+from policies.model import Amount, Demand, Elastic, Running, Tuning, Weight
 from policies.resources import amount_of
 
 Read = tuple[str, str]
@@ -85,6 +87,10 @@ class GroupEntry:
     def group_id(self) -> str:
         return f"{self.job.job_id}/{self.spec.name}"
 
+    def amount_of(self, n: int) -> Amount:
+        """Of so many of its tasks."""
+        return self.amount if n == 1 else amount_of(self.spec.needs, n)
+
     @property
     def has_own(self) -> bool:
         return bool(self.shard_ids) and OWN_SHARD in self.spec.reads
@@ -149,24 +155,28 @@ def elastic_of(group: GroupEntry) -> Elastic | None:
     )
 
 
-def attach(agent: AgentEntry, task: TaskEntry) -> None:
-    needs = task.group.spec.needs
-    agent.tasks[task.task_id] = task.attempt
-    agent.cpu_used += needs.cpu_milli
-    agent.memory_used += needs.memory_bytes
-    agent.disk_used += needs.disk_bytes
-    if task.gpus:
-        agent.use_gpus(task.task_id, needs, task.gpus)
+def attach(agent: AgentEntry, tasks: Sequence[TaskEntry]) -> None:
+    """Tasks of one group are on the agent from now on."""
+    needs, n = tasks[0].group.spec.needs, len(tasks)
+    for task in tasks:
+        agent.tasks[task.task_id] = task.attempt
+        if task.gpus:
+            agent.use_gpus(task.task_id, needs, task.gpus)
+    agent.cpu_used += n * needs.cpu_milli
+    agent.memory_used += n * needs.memory_bytes
+    agent.disk_used += n * needs.disk_bytes
     agent.changed()
 
 
-def detach(agent: AgentEntry, task: TaskEntry) -> None:
-    needs = task.group.spec.needs
-    del agent.tasks[task.task_id]
-    agent.cpu_used -= needs.cpu_milli
-    agent.memory_used -= needs.memory_bytes
-    agent.disk_used -= needs.disk_bytes
-    if task.gpus:
-        agent.leave_gpus(task.task_id, task.gpus)
-    agent.unseen.pop(task.cmd_id, None)
+def detach(agent: AgentEntry, tasks: Sequence[TaskEntry]) -> None:
+    """Tasks of one group are on the agent no longer."""
+    needs, n = tasks[0].group.spec.needs, len(tasks)
+    for task in tasks:
+        del agent.tasks[task.task_id]
+        agent.unseen.pop(task.cmd_id, None)
+        if task.gpus:
+            agent.leave_gpus(task.task_id, task.gpus)
+    agent.cpu_used -= n * needs.cpu_milli
+    agent.memory_used -= n * needs.memory_bytes
+    agent.disk_used -= n * needs.disk_bytes
     agent.changed()

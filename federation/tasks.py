@@ -4,8 +4,10 @@ Every change comes from a fact; what follows from one (dependents becoming pendi
 has allocated, the demand classes) is derived here, so that replay derives it too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import groupby
+from operator import attrgetter
 
 import msgspec
 
@@ -25,7 +27,22 @@ from federation.facts import (
 )
 from federation.shards import ShardBook
 from federation.shares import ShareBook
-from federation.states import PLACED_STATES, STATES, TASK_EDGES, TERMINAL_STATES, TaskState
+from federation.states import (
+    ASSIGNED,
+    CANCELLED,
+    FINISHED,
+    KILLING,
+    PENDING,
+    PLACED_STATES,
+    RUNNING,
+    STAGING,
+    STATES,
+    TASK_EDGES,
+    TERMINAL_STATES,
+    UNKNOWN,
+    WAITING,
+    TaskState,
+)
 from federation.task_entries import GroupEntry, JobEntry, Read, TaskEntry, attach, detach, elastic_of
 from policies.model import Demand, Gang, Where
 
@@ -37,6 +54,9 @@ UNREACHED = "fetch"
 
 SCALED = "scaled"
 """Why a replica starts or stops: its service needs more of them, or fewer. One that stops waits to be needed again."""
+
+
+_group_of = attrgetter("group")
 
 
 class TaskBook:
@@ -85,7 +105,7 @@ class TaskBook:
             group = job.groups[spec.name] = GroupEntry(job, spec, shard_ids, fact.reads.get(spec.name, ()))
             count = len(shard_ids) if spec.for_each is not None else spec.count
             group.tasks = [
-                TaskEntry(f"{job.job_id}/{spec.name}/{index}", group, index, TaskState.WAITING, fact.at_us)
+                TaskEntry(f"{job.job_id}/{spec.name}/{index}", group, index, WAITING, fact.at_us)
                 for index in range(count)
             ]
             group.n_open = count
@@ -93,8 +113,8 @@ class TaskBook:
             self.tasks.update((task.task_id, task) for task in group.tasks)
         self.note_services(job)
         job.n_open = job.n_tasks
-        job.counts[TaskState.WAITING] = job.n_tasks
-        self.counts[TaskState.WAITING] += job.n_tasks
+        job.counts[WAITING] = job.n_tasks
+        self.counts[WAITING] += job.n_tasks
         for group in job.groups.values():
             if group.ready:
                 self._pend_all(group, fact.at_us)
@@ -110,8 +130,8 @@ class TaskBook:
                 terms=assignment.terms,
                 alternatives=assignment.alternatives,
             )
-            for n, task_id in enumerate(assignment.task_ids):
-                task = self.tasks[task_id]
+            tasks = [self.tasks[task_id] for task_id in assignment.task_ids]
+            for n, task in enumerate(tasks):
                 task.attempt = assignment.attempts[n]
                 task.agent_id = assignment.agent_id
                 task.cmd_id = assignment.cmd_ids[n]
@@ -122,13 +142,16 @@ class TaskBook:
                 task.read_bytes = self._read_bytes(task)
                 task.started_us = task.stage_us = task.run_us = task.exit_code = None
                 task.fetched_bytes = 0
-                self._move(task, TaskState.ASSIGNED, fact.at_us)
+            for _, alike in groupby(tasks, _group_of):
+                self._move(list(alike), ASSIGNED, fact.at_us)
+            for task in tasks:
                 task.explanation = explanation
 
     def _read_bytes(self, task: TaskEntry) -> int:
-        reads = task.group.reads_of(task.index)
-        if not reads:
+        group = task.group
+        if not group.reads and not group.shard_ids:
             return 0
+        reads = group.reads_of(task.index)
         entries, shard_ids = self._shards.entries, {shard_id for shard_id, _ in reads}
         return sum(entries[shard_id].size_bytes for shard_id in shard_ids if shard_id in entries)
 
@@ -149,7 +172,7 @@ class TaskBook:
         task, new = self.tasks[fact.task_id], STATES[fact.state]
         if fact.attempt_failed:
             task.n_failed += 1
-        is_unreached = fact.reason == UNREACHED and new is TaskState.PENDING
+        is_unreached = fact.reason == UNREACHED and new is PENDING
         if (fact.attempt_failed or is_unreached) and task.agent_id and task.agent_id not in task.failed_on:
             task.failed_on = tuple(sorted((*task.failed_on, task.agent_id)))
         task.reason, task.detail = fact.reason, fact.detail
@@ -160,38 +183,38 @@ class TaskBook:
         task.fetched_bytes = fact.fetched_bytes or task.fetched_bytes
         task.stage_us = fact.stage_us if fact.stage_us is not None else task.stage_us
         task.run_us = fact.run_us if fact.run_us is not None else task.run_us
-        if new in (TaskState.STAGING, TaskState.RUNNING):
+        if new in (STAGING, RUNNING):
             task.seen = True
-            if new is TaskState.RUNNING and task.started_us is None:
+            if new is RUNNING and task.started_us is None:
                 task.started_us = fact.at_us
-        if new is TaskState.FINISHED:
+        if new is FINISHED:
             task.outputs = fact.outputs
             for held in fact.outputs:
                 self._shards.output(held, task.agent_id)
-        if new is TaskState.PENDING and task.started_us is not None and not fact.attempt_failed:
+        if new is PENDING and task.started_us is not None and not fact.attempt_failed:
             task.attained_us += fact.at_us - task.started_us
-        if new is not TaskState.KILLING or task.state is not TaskState.KILLING:
-            self._move(task, new, fact.at_us)  # Else only what the kill is for has changed.
+        if new is not KILLING or task.state is not KILLING:
+            self._move((task,), new, fact.at_us)  # Else only what the kill is for has changed.
 
     def forget_whereabouts(self, agent_id: str, at_us: int) -> None:
         """The agent is disconnected: what it runs is unknown. Attempts being killed stay so."""
         for task_id in self._agents[agent_id].tasks:
             task = self.tasks[task_id]
-            if task.state not in (TaskState.KILLING, TaskState.UNKNOWN):
-                self._move(task, TaskState.UNKNOWN, at_us)
+            if task.state not in (KILLING, UNKNOWN):
+                self._move((task,), UNKNOWN, at_us)
 
     def cancel(self, fact: JobCancelled) -> None:
         job = self.jobs[fact.job_id]
         job.cancelled = True
         for group in job.groups.values():
             for task in group.tasks:
-                if task.state in (TaskState.WAITING, TaskState.PENDING):
+                if task.state in (WAITING, PENDING):
                     task.reason = "cancel"
-                    self._move(task, TaskState.CANCELLED, fact.at_us)
+                    self._move((task,), CANCELLED, fact.at_us)
                 elif task.state in PLACED_STATES:
                     task.reason = "cancel"
-                    if task.state is not TaskState.KILLING:
-                        self._move(task, TaskState.KILLING, fact.at_us)
+                    if task.state is not KILLING:
+                        self._move((task,), KILLING, fact.at_us)
 
     def end(self, fact: JobEnded) -> None:
         job = self.jobs[fact.job_id]
@@ -232,9 +255,9 @@ class TaskBook:
         group.ready = True
         group.reads = tuple(dict.fromkeys((*group.reads, *self._upstream_reads(group))))
         least = group.spec.replicas.least if group.spec.replicas is not None else len(group.tasks)
-        for task in group.tasks[:least]:
-            if task.state is TaskState.WAITING:
-                self._move(task, TaskState.PENDING, at_us)
+        waiting = [task for task in group.tasks[:least] if task.state is WAITING]
+        if waiting:
+            self._move(waiting, PENDING, at_us)
 
     def _upstream_reads(self, group: GroupEntry) -> list[Read]:
         groups = frozenset(group.job.groups)
@@ -248,54 +271,62 @@ class TaskBook:
                 found += [(held.shard_id, held.name) for held in task.outputs if fnmatchcase(held.name, pattern)]
         return found
 
-    def _move(self, task: TaskEntry, new: TaskState, at_us: int) -> None:
-        """Take one legal edge and keep every derived book in step."""
-        old, group = task.state, task.group
-        assert new in TASK_EDGES[old], f"task {task.task_id}: {old} → {new}"
-        job, role = group.job, group.job.job.role
-        if old is TaskState.PENDING:
-            left = self.demands.remove(task.demand_id, task.task_id)
-            task.explanation, task.demand_id = left.explanation, ""
-            self._shares.pend(role, -1)
-        was_placed, is_placed = old in PLACED_STATES, new in PLACED_STATES
-        if was_placed and not is_placed:
-            detach(self._agents[task.agent_id], task)
-            self._shares.release(role, group.amount)
-        elif is_placed and not was_placed:
-            attach(self._agents[task.agent_id], task)
-            self._shares.allocate(role, group.amount)
-        elif new is TaskState.KILLING:
-            self._agents[task.agent_id].changed()  # Policies see which of its tasks are ending.
-        self.counts[old] -= 1
-        self.counts[new] += 1
-        job.counts[old] -= 1
-        job.counts[new] += 1
-        task.state, task.since_us, task.running = new, at_us, None
-        if new is TaskState.PENDING:
-            task.agent_id, task.gpus = "", ()
-            self.enter_class(task)
-        elif new is TaskState.WAITING:
-            task.agent_id, task.gpus, task.pending_us = "", (), None
+    def _move(self, tasks: Sequence[TaskEntry], new: TaskState, at_us: int) -> None:
+        """Take one legal edge and keep every derived book in step. The tasks are of one group, in one state and, if
+        that state or the new one is a placed one, on one agent: what they have in common is done once for all."""
+        first, n = tasks[0], len(tasks)
+        old, group = first.state, first.group
+        assert new in TASK_EDGES[old], f"task {first.task_id}: {old} → {new}"
+        job = group.job
+        if old is PENDING:
+            for task in tasks:
+                task.explanation = self.demands.remove(task.demand_id, task.task_id).explanation
+                task.demand_id = ""
+            self._shares.pend(job.job.role, -n)
+        if old in PLACED_STATES:
+            if new not in PLACED_STATES:
+                detach(self._agents[first.agent_id], tasks)
+                self._shares.release(job.job.role, group.amount_of(n), n)
+            elif new is KILLING:
+                self._agents[first.agent_id].changed()  # Policies see which of its tasks are ending.
+        elif new in PLACED_STATES:
+            attach(self._agents[first.agent_id], tasks)
+            self._shares.allocate(job.job.role, group.amount_of(n), n)
+        self.counts[old] -= n
+        self.counts[new] += n
+        job.counts[old] -= n
+        job.counts[new] += n
+        for task in tasks:
+            task.state, task.since_us, task.running = new, at_us, None
+        if new is PENDING:
+            for task in tasks:
+                task.agent_id, task.gpus = "", ()
+            self.enter_class(tasks)
+        elif new is WAITING:
+            for task in tasks:
+                task.agent_id, task.gpus, task.pending_us = "", (), None
         elif new in TERMINAL_STATES:
-            task.ended_us = at_us
-            self._close(group, new, at_us)
+            for task in tasks:
+                task.ended_us = at_us
+                self._close(group, new, at_us)
 
-    def enter_class(self, task: TaskEntry) -> None:
-        """Join the class of equal pending tasks."""
-        if task.pending_us is None:
-            task.pending_us = task.since_us
-        template = self.template_of(task)
-        task.demand_id = template.demand_id
-        self.demands.add(template, task.task_id, task.since_us)
-        self._shares.pend(task.group.job.job.role, 1)
+    def enter_class(self, tasks: Sequence[TaskEntry]) -> None:
+        """Let tasks of one group join the classes of equal pending tasks."""
+        for task in tasks:
+            if task.pending_us is None:
+                task.pending_us = task.since_us
+            template = self.template_of(task)
+            task.demand_id = template.demand_id
+            self.demands.add(template, task.task_id, task.since_us)
+        self._shares.pend(tasks[0].group.job.job.role, len(tasks))
 
     def _reclass(self, group: GroupEntry) -> None:
         """A gang that lost members for good is a smaller gang."""
         for task in group.tasks:
-            if task.state is TaskState.PENDING:
+            if task.state is PENDING:
                 self.demands.remove(task.demand_id, task.task_id)
                 self._shares.pend(group.job.job.role, -1)
-                self.enter_class(task)
+                self.enter_class((task,))
 
     def _close(self, group: GroupEntry, new: TaskState, at_us: int) -> None:
         job = group.job
@@ -303,7 +334,7 @@ class TaskBook:
         job.n_open -= 1
         if group.spec.gang and not job.cancelled:
             self._reclass(group)
-        if new is TaskState.FINISHED:
+        if new is FINISHED:
             group.n_finished += 1
             if group.n_finished == len(group.tasks):
                 for other in job.groups.values():
@@ -323,9 +354,9 @@ class TaskBook:
         for other in group.job.groups.values():
             if group.spec.name in other.after and not other.ready:
                 for task in other.tasks:
-                    if task.state is TaskState.WAITING:
+                    if task.state is WAITING:
                         task.reason, task.detail = "dependency", f"{group.spec.name} did not finish"
-                        self._move(task, TaskState.CANCELLED, at_us)
+                        self._move((task,), CANCELLED, at_us)
 
     def note_services(self, job: JobEntry) -> None:
         for group in job.groups.values():

@@ -1,7 +1,12 @@
 """What was expected beside what happened: errors go back into profiles and links, outlast a crash, and fall."""
 
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from federation.api import SubmitJob
-from federation.facts import TransferLearned
+from federation.facts import ProfileLearned, TransferLearned
 from federation.profiles import ProfileBook
 from federation.wire import HeldShard, LinkSample, NetReport
 from policies.flow import Flow
@@ -22,6 +27,27 @@ def test_a_profile_is_learned_for_each_size_of_data_and_asked_by_the_nearest() -
     assert book.expected_us("train", "rpi5", 2 * MB) == 2 * SECOND
     assert book.expected_us("train", "rpi5", 900 * MB) == 90 * SECOND
     assert book.expected_us("train", "a100", 2 * MB) is None
+
+
+KNOWN = st.tuples(st.sampled_from("pq"), st.sampled_from("hk"), st.integers(0, 40), st.integers(1, 9))
+
+
+@given(st.lists(KNOWN, max_size=12), st.integers(1, 4))
+def test_what_a_book_answered_before_it_learned_more_changes_no_later_answer(
+    learned: list[tuple[str, str, int, int]], room: int
+) -> None:
+    """Law: answers are those of a book that was never asked, whatever was learned and forgotten between."""
+    asked, never_asked = ProfileBook(room, 32), ProfileBook(room, 32)
+    questions = list(product("pq", "hk", (0, 2**10, 2**30)))
+    for profile, hardware, data_class, run_us in learned:
+        fact = ProfileLearned(
+            at_us=0, profile=profile, hardware=hardware, run_us=run_us, samples=1, data_class=data_class
+        )
+        for book in (asked, never_asked):
+            book.learn(fact)
+        for question in questions:
+            asked.expected_us(*question)
+    assert [asked.expected_us(*each) for each in questions] == [never_asked.expected_us(*each) for each in questions]
 
 
 def test_the_planner_expects_what_was_learned_for_that_much_data() -> None:
