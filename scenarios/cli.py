@@ -125,9 +125,12 @@ def _check_writable(*paths: Path | None) -> None:
     for path in paths:
         if path is None:
             continue
+        is_new = not path.exists()
         try:
             with path.open("ab"):
                 pass
+            if is_new:
+                path.unlink()  # A run that fails leaves no empty file that looks like results.
         except OSError as error:
             raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from None
 

@@ -266,6 +266,14 @@ def test_results_that_could_not_be_kept_are_refused_before_anything_runs(tmp_pat
     assert done.exit_code == 2 and "cannot be written" in re.sub(r"[\s│]+", " ", done.output)
 
 
+def test_a_run_that_cannot_begin_leaves_no_empty_results_and_keeps_those_that_are_there(tmp_path: Path) -> None:
+    kept, fresh = tmp_path / "kept.json", tmp_path / "fresh.xml"
+    kept.write_text("an hour's work")
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "nowhere"), "--json", str(kept), "--junit", str(fresh)])
+    assert isinstance(done.exception, ConfigError)
+    assert kept.read_text() == "an hour's work" and not fresh.exists()
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [

@@ -47,8 +47,8 @@ def test_openb_pods_keep_their_units_and_rows_without_a_run_are_told(tmp_path: P
         "100000000,60000000,6000,536870912,1,V100M16,1,1000",
     ]
     assert found.notes[1:] == (
-        "openb.jobs: 1 rows skipped: it ended before it began",
-        "openb.jobs: 1 rows skipped: it has no time of creation or deletion",
+        "openb.jobs: 1 row skipped: it ended before it began",
+        "openb.jobs: 1 row skipped: it has no time of creation or deletion",
         "openb.jobs: in 1 rows any of several GPU models became any model at all",
     )
 
@@ -82,7 +82,7 @@ def test_a_link_that_follows_a_phone_says_whose_rates_they_are(tmp_path: Path) -
         assert down[:3] == [8_000_000, 4_000_000, 8_000_000]
         told.append(world.notes)
     assert told[0] == told[1]
-    assert told[0][0].endswith("licence GPL-3.0") and told[0][-1] == "mobile_5g: 1 rows skipped: it has no rate"
+    assert told[0][0].endswith("licence GPL-3.0") and told[0][-1] == "mobile_5g: 1 row skipped: it has no rate"
 
 
 @pytest.mark.parametrize(("limit", "skip"), [(2, 1), (9, 0)])
@@ -96,8 +96,8 @@ def test_rows_that_a_file_leaves_out_are_told_too(tmp_path: Path, limit: int, sk
     told = [note for note in world.notes if "skipped" in note]
     assert len(world.arrivals) == min(limit, 4 - skip)
     assert told == [
-        *([f"gavel.small: {skip} rows skipped: the file skips them"] if skip else []),
-        *(["gavel.small: 1 rows skipped: past the limit, or the end of the run"] if limit == 2 else []),
+        *([f"gavel.small: {skip} row{'s' * (skip > 1)} skipped: the file skips them"] if skip else []),
+        *(["gavel.small: 1 row skipped: past the limit, or the end of the run"] if limit == 2 else []),
     ]
 
 
@@ -116,7 +116,7 @@ def test_gavels_steps_become_time_by_the_measured_rate(tmp_path: Path) -> None:
     put(tmp_path, "gavel", "small_test.csv", f"{head}\n0,2.5,Transformer,300,2,1,2.0\n1,3,Other,10,1,1,\n")
     found = read_set("gavel.small", Traces(tmp_path), {})
     assert found.text.splitlines()[-1] == "2500000,150000000,,,2,,1,1000"
-    assert found.notes[-1] == "gavel.small: 1 rows skipped: it was not measured on a V100"
+    assert found.notes[-1] == "gavel.small: 1 row skipped: it was not measured on a V100"
 
 
 def test_deeprms_steps_are_seconds_and_its_units_cores_and_gibibytes(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_azures_tokens_become_time(tmp_path: Path) -> None:
     put(tmp_path, "azure_llm", "AzureLLMInferenceTrace_conv.csv", text)
     found = read_set("azure_llm.requests", Traces(tmp_path), {"per_context_token": "1ms", "per_generated_token": "2ms"})
     assert found.text.splitlines()[-1] == "1700158546680590,120000,,,0,,1,1000"
-    assert found.notes[-1] == "azure_llm.requests: 1 rows skipped: it has no tokens"
+    assert found.notes[-1] == "azure_llm.requests: 1 row skipped: it has no tokens"
 
 
 def test_hosts_hang_under_the_switches_of_the_real_wiring(tmp_path: Path) -> None:
@@ -154,16 +154,24 @@ workload: {}
     assert ways["host-1"][2] == ways["host-3"][2]
     rates = {name: outward.bandwidth_bps for name, outward, _ in world.access}
     assert [rates[name] for name in ways["host-3"]] == [3 * 10**9, 2 * 10**9, 10**9]
-    assert any("1 rows skipped" in note for note in world.notes)
+    assert any("1 row skipped" in note for note in world.notes)
 
 
-TIMES = "src_region,dst_region,avg_rtt\naws:a,gcp:b,99.5\naws:a,gcp:b,12.5\naws:a,aws:c,\n"
+TIMES = """\
+src_region,src_tier,dst_region,dst_tier,avg_rtt
+aws:a,PREMIUM,gcp:b,PREMIUM,12.5
+aws:a,PREMIUM,gcp:b,STANDARD,10.5
+aws:a,PREMIUM,gcp:b,PREMIUM,99.5
+aws:a,PREMIUM,aws:c,PREMIUM,
+"""
 RATES = """\
-src_region,dst_region,success,throughput_received
-aws:a,gcp:b,True,20000000
-aws:a,gcp:b,False,90000000
-gcp:b,aws:a,True,4e6
-aws:a,aws:a,True,9e9
+src_region,src_tier,dst_region,dst_tier,success,throughput_received
+aws:a,PREMIUM,gcp:b,PREMIUM,True,20000000
+aws:a,PREMIUM,gcp:b,PREMIUM,True,10000000
+aws:a,PREMIUM,gcp:b,PREMIUM,False,90000000
+aws:a,PREMIUM,gcp:b,STANDARD,True,80000000
+gcp:b,PREMIUM,aws:a,PREMIUM,True,4e6
+aws:a,PREMIUM,aws:a,PREMIUM,True,9e9
 """
 
 
@@ -197,10 +205,13 @@ expect: {slo: [egress > 0.009, egress < 0.0091, tasks.finished == 1]}
     }
     assert world.egress == (("aws-a", "gcp-b", 90_000),)
     assert world.notes[1:] == (
-        "skyplane: 1 rows skipped: latency.csv: by another network tier; of each pair the last round trip stands",
-        "skyplane: 1 rows skipped: latency.csv: of a region that is not among these",
-        "skyplane: 1 rows skipped: throughput.csv: the measurement failed",
-        "skyplane: 1 rows skipped: throughput.csv: within one region",
+        "skyplane: 1 row skipped: latency.csv: by another network tier than the premium ones",
+        "skyplane: 1 row skipped: latency.csv: measured more than once; of each pair the least round trip stands",
+        "skyplane: 1 row skipped: latency.csv: of a region that is not among these",
+        "skyplane: 1 row skipped: throughput.csv: measured more than once; of each pair the best throughput stands",
+        "skyplane: 1 row skipped: throughput.csv: the measurement failed",
+        "skyplane: 1 row skipped: throughput.csv: by another network tier than the premium ones",
+        "skyplane: 1 row skipped: throughput.csv: within one region",
         "skyplane: 1 ways between regions have no listed price: carried for nothing",
     )
     with pytest.raises(ConfigError, match=r'from or to "gcp:bb" among these \(did you mean "gcp:b"'):
@@ -235,7 +246,7 @@ def test_an_import_is_read_by_a_scenario_with_its_notes(tmp_path: Path) -> None:
     world = load_scenario(written(tmp_path, scenario)).world
     assert [arrival.at_us for arrival in world.arrivals] == [0, 2_000_000]
     assert world.arrivals[0].job.tasks[0].gang and world.arrivals[0].job.tasks[0].simulated_run_us == 3_000_000
-    assert "pollux.jobs: 1 rows skipped: it has no replica" in world.notes
+    assert "pollux.jobs: 1 row skipped: it has no replica" in world.notes
     (tmp_path / "p.csv").write_text("something,else\n")
     with pytest.raises(ConfigError, match="no trace that"):
         load_scenario(tmp_path / "small.yaml")

@@ -91,4 +91,6 @@ def note_of(name: str) -> str:
 
 def skipped_note(name: str, reasons: dict[str, int]) -> tuple[str, ...]:
     """How many rows were left out, and why."""
-    return tuple(f"{name}: {count} rows skipped: {reason}" for reason, count in reasons.items() if count)
+    return tuple(
+        f"{name}: {count} row{'s' * (count != 1)} skipped: {reason}" for reason, count in reasons.items() if count
+    )

@@ -32,6 +32,7 @@ from scenarios.traces.folder import Traces, note_of, skipped_note
 from scenarios.transport import LinkSpec
 from scenarios.world import Variation
 
+OTHER_TIER = "by another network tier than the premium ones"
 KINDS = ("skyplane", "planetlab", "eua", "openb", "lingjun")
 MOBILE = "mobile_5g"
 RATES_HEAD = "down_kbit"  # what heads the rates that `trace import` writes
@@ -128,30 +129,43 @@ def _skyplane(node: Node, traces: Traces) -> Measured:
 
 
 def _rtts(traces: Traces, regions: set[str], skipped: dict[str, int]) -> dict[Pair, int]:
-    """Of a pair that was measured by several network tiers, the last."""
+    """Of a pair that was measured several times, the least."""
     found: dict[Pair, int] = {}
-    for pair, row in _between(traces, "latency.csv", ("src_region", "dst_region", "avg_rtt"), regions, skipped):
+    columns = ("src_region", "dst_region", "src_tier", "dst_tier", "avg_rtt")
+    for pair, row in _between(traces, "latency.csv", columns, regions, skipped):
         if (rtt_us := _thousandths(row["avg_rtt"])) is None:
             _count(skipped, "latency.csv: it has no round trip")
             continue
+        if not _is_premium(row):
+            _count(skipped, f"latency.csv: {OTHER_TIER}")
+            continue
         if pair in found:
-            _count(skipped, "latency.csv: by another network tier; of each pair the last round trip stands")
-        found[pair] = rtt_us
+            _count(skipped, "latency.csv: measured more than once; of each pair the least round trip stands")
+        found[pair] = min(found.get(pair, rtt_us), rtt_us)
     return found
 
 
 def _rates(traces: Traces, regions: set[str], skipped: dict[str, int]) -> dict[Pair, int]:
-    """Of a pair that was measured by several network tiers, the best."""
+    """Of a pair that was measured several times, the best."""
     found: dict[Pair, int] = {}
-    columns = ("src_region", "dst_region", "throughput_received", "success")
+    columns = ("src_region", "dst_region", "src_tier", "dst_tier", "throughput_received", "success")
     for pair, row in _between(traces, "throughput.csv", columns, regions, skipped):
         if row["success"] != "True":
             _count(skipped, "throughput.csv: the measurement failed")
             continue
+        if not _is_premium(row):
+            _count(skipped, f"throughput.csv: {OTHER_TIER}")
+            continue
         if pair in found:
-            _count(skipped, "throughput.csv: by another network tier; of each pair the best throughput stands")
+            _count(skipped, "throughput.csv: measured more than once; of each pair the best throughput stands")
         found[pair] = max(found.get(pair, 0), _whole(row["throughput_received"]) or 0)
     return found
+
+
+def _is_premium(row: dict[str, str]) -> bool:
+    """Whether both ends used their provider's own network as far as it goes: the one tier in which every pair was
+    measured, and the only one of AWS and Azure."""
+    return row["src_tier"] == row["dst_tier"] == "PREMIUM"
 
 
 def _between(
