@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.truth import deeprm, gavel, openb
+from benchmarks.truth.__main__ import main
 
 DATA = Path(__file__).parents[1].parent / "shared" / "traces"
 
@@ -36,3 +37,28 @@ def test_gavel_runs_and_optima_are_the_published_ones() -> None:
 def test_openb_allocations_are_the_published_ones() -> None:
     for each in openb.run(DATA / "openb", 3):  # A third of the seeds: the tolerance is three deviations of one.
         assert abs(each.error) <= max(each.tolerance, 0.75), each
+
+
+@pytest.mark.parametrize(
+    ("experiment", "file"),
+    [("deeprm", "heuristics_reference.json"), ("gavel", "lp_oracles.json"), ("openb", "openb_node_list_gpu_node.csv")],
+)
+def test_a_folder_of_other_files_is_refused_with_the_one_that_is_missing(
+    experiment: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["truth", experiment, "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / file}: No such file or directory; --data is the folder with the files of {experiment}" in told
+
+
+def test_a_file_of_another_format_is_told_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "heuristics_reference.json").write_text('[{"rate": 0.1}]')
+    monkeypatch.setattr("sys.argv", ["truth", "deeprm", "--data", str(tmp_path), "--limit", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "seq_rate0.1.json" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`python -m benchmarks.truth deeprm|gavel|openb --data FOLDER --json PATH`: policy, measured, reference, error.
 
-Exit code 1 when a number is outside its tolerance. Data and licences: see docs/results.md.
+Exit code 1 when a number is outside its tolerance, 2 where the folder holds other files. Data and licences:
+see docs/results.md.
 """
 
 import argparse
@@ -23,7 +24,13 @@ def main() -> int:
     limit = "deeprm: sequences a rate; gavel: runs; openb: seeds (default: all, all, 10)"
     parser.add_argument("--limit", type=int, help=limit)
     given = parser.parse_args()
-    results = _RUNS[given.experiment](given.data, given.limit)
+    try:
+        results = _RUNS[given.experiment](given.data, given.limit)
+    except OSError as error:
+        own = f"--data is the folder with the files of {given.experiment} itself, such as TRACES/{given.experiment}"
+        parser.error(f"{error.filename}: {error.strerror}; {own}")
+    except (ValueError, KeyError) as error:
+        parser.error(f"{given.data} holds a file that is not of the format of {given.experiment}: {error!r}")
     print(f"{'experiment':18} {'policy':25} {'measure':18} {'measured':>10} {'reference':>10} {'error':>9}  within")
     for each in results:
         print(_line(each))
