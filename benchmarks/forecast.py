@@ -28,7 +28,7 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,16 +36,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from policies.forecast.api import LevelModel
-from policies.forecast.bands import Bands
 from policies.forecast.forecaster import QUANTILE_PPM, Forecaster
-from policies.forecast.harmonic import Harmonic
 from policies.forecast.horizons import HORIZONS_US
-from policies.forecast.last_value import LastValue
-from policies.forecast.outlook import HIGH_FIRST, LOW_FIRST, PPM
+from policies.kernels.forecast import begin
+from policies.kernels.forecast.layout import LAST, LINK, LOWS, N_RATES, PENDING, QUANTILE, REAL_ROW, USUAL
+from policies.kernels.forecast.levels import FLOOR_BPS
+from policies.kernels.forecast.outlook import PPM
+from policies.kernels.forecast.outlook import judge as learn_band
 
 SECOND_US = 1_000_000
-QUANTILE = QUANTILE_PPM / PPM
+DECILE = QUANTILE_PPM / PPM
 SLICE_US = 3600 * SECOND_US  # the slices' true spacing is not recorded
 PAIRS = 1000  # host pairs taken from a matrix of round trips, evenly spread
 DIURNAL_LINKS, DIURNAL_DAYS, DIURNAL_STEP_US = 4, 7, 300 * SECOND_US
@@ -188,21 +188,27 @@ def over_horizons(series: Series, spent_us: list[float]) -> dict[int, Floats]:
     return low
 
 
-def plain(series: Series, model: LevelModel) -> Floats:
-    return np.array([model.update(float(bps), 0) for bps in series.bps.tolist()])
+def harmonic(series: Series, n: int = N_RATES) -> Floats:
+    """The mean of the newest n; below 1 kbit/s a rate counts as that."""
+    inverse = 1.0 / np.maximum(series.bps, FLOOR_BPS)
+    return np.array([1.0 / inverse[max(0, last - n) : last].mean() for last in range(1, len(inverse) + 1)])
 
 
 def banded(series: Series, levels: Floats, actual: Floats) -> Floats:
     """The point forecasts times a factor learned from all outcomes known by then, as our own models get."""
-    band = Bands(1, QUANTILE, LOW_FIRST, HIGH_FIRST)
-    known = 0  # outcomes learned: those of origins whose horizon had passed before this sample
+    rows = np.zeros((USUAL + 1, REAL_ROW))
+    rows[LINK, QUANTILE] = DECILE
+    begin(rows, USUAL)
+    known = outcomes = 0  # outcomes learned: those of origins whose horizon had passed before this sample
     out = np.empty(len(levels))
     for n, at_us in enumerate(series.at_us.tolist()):
         while known < n and series.at_us[known] + series.horizon_us < at_us:
             if not np.isnan(actual[known]):
-                band.learn((float(levels[known]),), float(actual[known]))
+                outcomes += 1
+                rows[USUAL, PENDING + LAST] = levels[known]
+                learn_band(rows, USUAL, PENDING, outcomes, float(actual[known]))
             known += 1
-        out[n] = band.lows[0] * levels[n]
+        out[n] = rows[USUAL, LOWS + LAST] * levels[n]
     return out
 
 
@@ -211,13 +217,8 @@ def judge(series: Series, spent_us: list[float]) -> dict[str, float]:
     judged = ~np.isnan(actual)
     low, high = ours(series, spent_us)
     methods: dict[str, Floats] = {"pinball": low}
-    baselines: tuple[tuple[str, Callable[[], LevelModel]], ...] = (
-        ("last", LastValue),
-        ("harmonic", Harmonic),
-        ("harmonic_5", lambda: Harmonic(5)),
-    )
-    for name, make in baselines:
-        levels = plain(series, make())
+    last = series.bps.astype(np.float64)
+    for name, levels in (("last", last), ("harmonic", harmonic(series)), ("harmonic_5", harmonic(series, 5))):
         methods[f"pinball_{name}"] = levels
         methods[f"pinball_{name}_banded"] = banded(series, levels, actual)
     seen = actual[judged]
@@ -231,7 +232,7 @@ def judge(series: Series, spent_us: list[float]) -> dict[str, float]:
 def judge_horizons(series: Series, spent_us: list[float]) -> dict[str, dict[str, float]]:
     """By horizon in seconds; those that the series is too short for are left out."""
     found: dict[str, dict[str, float]] = {}
-    levels = {"pinball_last": plain(series, LastValue()), "pinball_harmonic": plain(series, Harmonic())}
+    levels = {"pinball_last": series.bps.astype(np.float64), "pinball_harmonic": harmonic(series)}
     for horizon_us, low in over_horizons(series, spent_us).items():
         actual = actuals(replace(series, horizon_us=horizon_us))
         judged = ~np.isnan(actual)
@@ -248,7 +249,7 @@ def judge_horizons(series: Series, spent_us: list[float]) -> dict[str, dict[str,
 
 def _pinball(forecast: Floats, actual: Floats) -> float:
     error = actual - forecast
-    return float(np.where(error >= 0, QUANTILE * error, (QUANTILE - 1) * error).mean())
+    return float(np.where(error >= 0, DECILE * error, (DECILE - 1) * error).mean())
 
 
 # --- report -----------------------------------------------------------------------------------------------------------
@@ -261,11 +262,17 @@ def measure(every: list[Series]) -> dict[str, object]:
         if not np.isnan(actuals(series)).all():
             found.setdefault(series.dataset, []).append((series.is_held_out, judge(series, spent_us)))
     held_out = {name: [one for is_held_out, one in judged if is_held_out] for name, judged in found.items()}
+    over_us: list[float] = []
+    of_rates = [series for series in every if series.dataset.startswith(RATES)]
+    over = [(series, judge_horizons(series, over_us)) for series in of_rates]
     return {
         **summed({name: [one for _, one in judged] for name, judged in found.items()}),
-        "horizons": measure_horizons([series for series in every if series.dataset.startswith(RATES)]),
+        "horizons": {**by_horizon(over), **_times(over_us)},
         **_times(spent_us),
-        "held_out": summed({name: judged for name, judged in held_out.items() if judged}),
+        "held_out": {
+            **summed({name: judged for name, judged in held_out.items() if judged}),
+            "horizons": by_horizon([(series, figures) for series, figures in over if series.is_held_out]),
+        },
     }
 
 
@@ -280,16 +287,12 @@ def _times(spent_us: list[float]) -> dict[str, float]:
     }
 
 
-def measure_horizons(every: list[Series]) -> dict[str, object]:
-    spent_us: list[float] = []
+def by_horizon(judged: list[tuple[Series, dict[str, dict[str, float]]]]) -> dict[str, object]:
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for series in every:
-        for horizon, figures in judge_horizons(series, spent_us).items():
+    for series, of_series in judged:
+        for horizon, figures in of_series.items():
             found.setdefault(horizon, {}).setdefault(series.dataset, []).append(figures)
-    return {
-        **{horizon: summed(of_sets) for horizon, of_sets in found.items()},
-        **_times(spent_us),
-    }
+    return {horizon: summed(of_sets) for horizon, of_sets in found.items()}
 
 
 def summed(found: dict[str, list[dict[str, float]]]) -> dict[str, object]:

@@ -258,7 +258,7 @@ def restore(core: Core, state: DurableState) -> None:
     for profile in state.profiles:
         core.profiles.put(profile)
     core.network.factors = {(from_site, to_site): (milli, n) for from_site, to_site, milli, n in state.factors}
-    core.network.kept = {(from_site, to_site): kept for from_site, to_site, kept in state.forecasts}
+    core.network.kept = {(from_site, to_site): kept for from_site, to_site, kept in state.forecasts if kept.is_known()}
     for job in state.jobs:
         _restore_job(core, job)
     _restore_classes(core, state)

@@ -9,10 +9,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from federation.wire import LinkSample
-from policies.forecast.bands import FIRST
-from policies.forecast.forecaster import Forecaster
+from policies.forecast.forecaster import Forecast, Forecaster
 from policies.forecast.horizons import HORIZONS_US, USUAL_US, horizon_of
-from policies.forecast.outlook import Forecast
+from policies.kernels.forecast.outlook import FIRST
 from policies.model import Link
 
 # Below this a transfer is all start-up: slow start of ten segments reaches 64 KiB in three round trips.
@@ -23,7 +22,7 @@ RATE_BPS_MIN = 1_000  # a way that brings nothing is told as this: times stay fi
 # An agent's own link is told apart from its site's when they differ by more than this, on at least so many samples.
 DIFFERS_MILLI = 300
 DIFFERS_SAMPLES_MIN = 3
-# A forecaster takes 6 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
+# A forecaster takes 3 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
 FORECAST_SAMPLES_MIN = 8
 STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of the link: noise of probes is ±5 %.
 FALLS_MAX = 16  # steps downwards remembered: ways that fall together share a bottleneck (`topology`)

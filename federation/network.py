@@ -23,7 +23,7 @@ MASTER = "master"
 FACTOR_MILLI_MAX = 4_000  # Beyond this it is no error of the estimate but a fault, which passes.
 FACTOR_STEP_MILLI = 100  # of the way to the newest ratio: about the last ten transfers count
 FACTORS_MAX = 10_000  # pairs of sites
-KEPT_MAX = 1_000  # forecasters that outlive a term, 3 KB each: links between sites, those written last
+KEPT_MAX = 1_000  # forecasters that outlive a term, 2 to 6 KB each: links between sites, those written last
 KEPT_AT_ONCE = 4  # written in one turn, so that the journal grows by a few KB a minute
 KEPT_SAMPLES = 32  # more than when it was last written: less has taught it little
 
@@ -184,8 +184,10 @@ class NetworkBook:
         self._version += 1
 
     def keep(self, fact: ForecastKept) -> None:
+        """Of another build's layout nothing can be read: such a link is learned anew."""
         self.kept.pop((fact.from_site, fact.to_site), None)
-        self.kept[fact.from_site, fact.to_site] = fact.state
+        if fact.state.is_known():
+            self.kept[fact.from_site, fact.to_site] = fact.state
         if len(self.kept) > KEPT_MAX:
             del self.kept[next(iter(self.kept))]
 
@@ -197,7 +199,7 @@ class NetworkBook:
                 continue
             ends = track.from_id[5:], track.to_id[5:]
             known = self.kept.get(ends)
-            learned = track.forecaster.samples - (known.samples if known is not None else 0)
+            learned = track.forecaster.samples - (known.samples() if known is not None else 0)
             if learned >= KEPT_SAMPLES and track.forecast() is not None:
                 found.append((-learned, *ends, track.forecaster))
         found.sort(key=lambda each: each[:3])

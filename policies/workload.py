@@ -1,7 +1,7 @@
 """Demand by role and work profile: how many tasks at once, when in the day, and which kinds of shards they read.
 
-A stream is the work of one role under one profile. How many of its tasks wait or run is a number like a link's rate,
-and is forecast behind the same interface (`policies.forecast`).
+A stream is the work of one role under one profile. How many of its tasks wait or run is forecast by what it came to at
+this hour on days before (`policies.forecast.daily_peak`).
 """
 
 import re

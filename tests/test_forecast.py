@@ -1,35 +1,57 @@
 """Forecasts of a link's rate: laws of every model and of the mix, and stories on small series."""
 
 import math
-from collections.abc import Callable
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.forecast.api import LevelModel
-from policies.forecast.bands import FACTOR_MAX, FACTOR_MIN, FIRST, Bands
-from policies.forecast.ewma import Ewma
-from policies.forecast.forecaster import Forecaster, ForecasterState
-from policies.forecast.harmonic import FLOOR_BPS, Harmonic
-from policies.forecast.holt_winters import DAY_US, RATIO_MAX, SLOT_US, HoltWinters
-from policies.forecast.horizons import USUAL_US
-from policies.forecast.last_value import LastValue
-from policies.forecast.outlook import MODELS, RATE_BPS_MAX
-from policies.forecast.power_mean import PowerMean
-from policies.forecast.quantile_regression import QuantileRegression
+from policies.forecast.forecaster import LAYOUT, Forecaster, ForecasterState
+from policies.forecast.horizons import HORIZONS_US, USUAL_US
+from policies.kernels.forecast import begin
+from policies.kernels.forecast.layout import (
+    AT,
+    FLOOR,
+    HARMONIC,
+    HIGHS,
+    HORIZON,
+    INT_ROW,
+    LAST,
+    LEAST,
+    LINK,
+    LOSSES,
+    LOWS,
+    MODELS,
+    N_LINK,
+    N_OUTLOOK,
+    N_SLOTS,
+    N_TOLD,
+    PENDING,
+    QUANTILE,
+    QUICK,
+    RATE_BPS_MAX,
+    REAL_ROW,
+    REGRESSION,
+    ROBUST,
+    SAMPLES,
+    SEASONAL,
+    SLOT,
+    SLOTS,
+    SLOW,
+    USUAL,
+    Reals,
+)
+from policies.kernels.forecast.levels import FLOOR_BPS, RATIO_MAX, SLOT_US, update
+from policies.kernels.forecast.outlook import FACTOR_MAX, FACTOR_MIN, FIRST, judge, regress, regression
+from policies.kernels.jit import Int64s
+from tests.reference import forecast as reference
 
 SECOND = 1_000_000
 MBIT = 1_000_000
 
-AVERAGES: dict[str, Callable[[], LevelModel]] = {
-    "last": LastValue,
-    "ewma": lambda: Ewma(10),
-    "harmonic": Harmonic,
-    "power_mean": PowerMean,
-}
-EVERY = AVERAGES | {"holt_winters": lambda: HoltWinters(USUAL_US)}
+DAY_US = 24 * SLOT_US
 
 rates = st.one_of(st.just(0), st.integers(0, 10**9), st.integers(0, RATE_BPS_MAX))
 gaps_us = st.one_of(st.just(0), st.integers(0, 3 * SECOND), st.integers(0, 40 * 3600 * SECOND))
@@ -46,6 +68,27 @@ def fed(series: list[tuple[int, int]], *, horizon_us: int = USUAL_US, quantile_p
 
 def every_second(values: list[int], **options: int) -> Forecaster:
     return fed([(value, SECOND) for value in values], **options)
+
+
+def rows(horizon_us: int = USUAL_US, quantile: float = 0.1) -> tuple[Reals, Int64s]:
+    """Of a forecaster that has seen nothing."""
+    reals, ints = np.zeros((2, REAL_ROW)), np.zeros((2, INT_ROW), np.int64)
+    reals[LINK, QUANTILE], ints[USUAL, HORIZON] = quantile, horizon_us
+    reals[LINK, SLOTS : SLOTS + N_SLOTS], ints[LINK, SLOT] = -1.0, -1
+    begin(reals, USUAL)
+    return reals, ints
+
+
+def levels_of(series: list[tuple[int, int]], horizon_us: int = USUAL_US) -> Reals:
+    """What every model said after each of these rates, each with its time."""
+    reals, ints = rows(horizon_us)
+    told = np.zeros((len(series), N_TOLD))
+    for n, (bps, at_us) in enumerate(series):
+        ints[LINK, SAMPLES] += 1
+        update(reals, ints, bps, at_us)
+        ints[LINK, AT] = at_us
+        told[n] = reals[LINK, :N_TOLD]
+    return told
 
 
 def wave(n: int, mean: int = 50 * MBIT) -> list[int]:
@@ -78,7 +121,7 @@ def test_a_forecaster_restored_from_bytes_goes_on_as_if_nothing_had_been(
     kept = msgspec.msgpack.encode(one.state())
     other.restore(msgspec.msgpack.decode(kept, type=ForecasterState))
     assert other.forecast() == one.forecast()
-    at_us = one.state().at_us
+    at_us = one.state().ints[LINK][AT]
     for bps, gap_us in after:
         at_us += gap_us
         one.update(bps, at_us)
@@ -102,62 +145,82 @@ def test_state_is_bounded(series: list[tuple[int, int]]) -> None:
     assert len(msgspec.msgpack.encode(fed(series).state())) < 3000
 
 
-@pytest.mark.parametrize("name", EVERY)
-@given(series=samples)
-def test_every_model_is_finite_and_not_negative(name: str, series: list[tuple[int, int]]) -> None:
-    model, at_us = EVERY[name](), 0
-    for bps, gap_us in series:
+def test_what_is_remembered_has_a_number() -> None:
+    """Another shape of the state, or another meaning of a column, is another layout: `LAYOUT` grows with it."""
+    assert (LAYOUT, N_LINK, N_OUTLOOK, INT_ROW) == (2, 120, 94, 20)
+    assert every_second([1]).state().is_known() and not ForecasterState().is_known()
+
+
+@given(st.lists(st.tuples(rates, gaps_us, st.sampled_from((None, *HORIZONS_US))), min_size=1, max_size=150))
+def test_kernels_and_plain_python_agree_to_the_last_bit(series: list[tuple[int, int, int | None]]) -> None:
+    one, other, at_us = Forecaster(), reference.Forecaster(), 0
+    for bps, gap_us, asked_us in series:
         at_us += gap_us
-        level = model.update(float(bps), at_us)
-        assert math.isfinite(level) and level >= 0.0
+        one.update(bps, at_us)
+        other.update(bps, at_us)
+        for horizon_us in {USUAL_US, asked_us} - {None}:
+            found = one.forecast_over(horizon_us)
+            assert found is not None
+            told = found.low_bps, found.high_bps, found.model, found.weight_ppm, found.outcomes
+            assert told == other.tell(horizon_us)
 
 
-@pytest.mark.parametrize("name", AVERAGES)
-@given(series=st.lists(st.integers(FLOOR_BPS, 10**11), min_size=1, max_size=60))
-def test_averages_stay_within_what_was_seen(name: str, series: list[int]) -> None:
-    model = AVERAGES[name]()
-    levels = [model.update(float(bps), n) for n, bps in enumerate(series)]
-    assert min(series) * (1 - 1e-9) - 1 <= levels[-1] <= max(series) * (1 + 1e-9) + 1
+@given(samples)
+def test_every_model_is_finite_and_not_negative(series: list[tuple[int, int]]) -> None:
+    told = np.array(fed(series).state().reals[LINK][:N_TOLD])
+    assert np.isfinite(told).all() and (told >= 0.0).all()
 
 
-@pytest.mark.parametrize("name", EVERY)
-@given(series=st.lists(st.integers(0, 10**10), min_size=1, max_size=60))
-def test_every_model_goes_on_from_its_state(name: str, series: list[int]) -> None:
-    one, other = EVERY[name](), EVERY[name]()
-    for n, bps in enumerate(series):
-        one.update(float(bps), n * SLOT_US // 3)
-    other.restore(one.state())
-    at_us = len(series) * SLOT_US
-    assert [one.update(5e6, at_us + n) for n in range(3)] == [other.update(5e6, at_us + n) for n in range(3)]
+@given(st.lists(st.integers(int(FLOOR_BPS), 10**11), min_size=1, max_size=90))
+def test_averages_stay_within_what_was_seen(series: list[int]) -> None:
+    told = levels_of([(bps, n) for n, bps in enumerate(series)])[-1]
+    for model in (LAST, SLOW, QUICK, HARMONIC, ROBUST, FLOOR, LEAST):
+        assert min(series) * (1 - 1e-9) - 1 <= told[model] <= max(series) * (1 + 1e-9) + 1, model
+
+
+@given(st.lists(st.integers(0, 10**10), min_size=1, max_size=90))
+def test_the_floor_is_the_lower_decile_of_means_of_five(series: list[int]) -> None:
+    told = levels_of([(bps, n) for n, bps in enumerate(series)])[-1]
+    means = [np.mean(series[max(0, end - 5) : end]) for end in range(1, len(series) + 1)][-60:]
+    assert told[FLOOR] == pytest.approx(sorted(means)[(len(means) - 1) // 10]) and told[LEAST] == min(series[-5:])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e12), st.floats(0, 1e12)), max_size=200))
 def test_a_bands_factors_are_bounded_and_ordered(outcomes: list[tuple[float, float]]) -> None:
-    bands = Bands(2, 0.1, 0.9, 1.1)
-    for level, actual in outcomes:
-        bands.learn((level, level / 3), actual)
-        for low, high, loss in zip(bands.lows, bands.highs, bands.losses, strict=True):
-            assert FACTOR_MIN <= low <= high <= FACTOR_MAX and loss >= 0.0
+    reals, _ = rows()
+    for n, (level, actual) in enumerate(outcomes, 1):
+        reals[USUAL, PENDING : PENDING + len(MODELS)] = [level / (1 + model) for model in range(len(MODELS))]
+        judge(reals, USUAL, PENDING, n, actual)
+        lows, highs, losses = (reals[USUAL, first : first + len(MODELS)] for first in (LOWS, HIGHS, LOSSES))
+        assert (lows >= FACTOR_MIN).all() and (lows <= highs).all() and (highs <= FACTOR_MAX).all()
+        assert (losses >= 0.0).all() and lows[REGRESSION] == 1.0, "which is a quantile already"
 
 
 @given(st.lists(st.integers(1, 100), min_size=1500, max_size=1500))
 @settings(max_examples=10)
 def test_nine_tenths_lie_above_whatever_the_sequence(ratios: list[int]) -> None:
     """The promise of quantile tracking: no assumption on the sequence, as long as no factor reaches its bound."""
-    bands, above = Bands(1, 0.1, 0.9, 1.1), 0
-    for n, ratio in enumerate(ratios):
+    reals, _ = rows()
+    reals[USUAL, PENDING + LAST] = 100.0
+    above = 0
+    for n, ratio in enumerate(ratios, 1):
         actual = ratio * (1.0 + math.sin(n / 100) / 2) + 1
-        above += actual >= bands.lows[0] * 100.0
-        bands.learn((100.0,), actual)
+        above += actual >= reals[USUAL, LOWS + LAST] * 100.0
+        judge(reals, USUAL, PENDING, n, actual)
     assert 0.86 <= above / len(ratios) <= 0.94
 
 
-@given(st.lists(rates, min_size=1, max_size=60), st.floats(0.01, 0.5))
-def test_a_regression_is_never_negative_or_infinite(series: list[int], quantile: float) -> None:
-    regression = QuantileRegression(quantile)
-    for a, b in zip(series, reversed(series), strict=True):
-        regression.learn(float(a), float(b), float(a + b), float(b))
-        low = regression.predict(float(a), float(b), float(a))
+LAGS = (FLOOR, LAST, ROBUST, LEAST)
+
+
+@given(st.lists(st.tuples(*[rates] * 5), min_size=1, max_size=60), st.floats(0.01, 0.5))
+def test_a_regression_is_never_negative_or_infinite(outcomes: list[tuple[int, ...]], quantile: float) -> None:
+    reals, _ = rows(quantile=quantile)
+    for n, (actual, *lags) in enumerate(outcomes, 1):
+        for lag, value in zip(LAGS, lags, strict=True):
+            reals[USUAL, PENDING + lag] = reals[LINK, lag] = value
+        regress(reals, USUAL, PENDING, n, float(actual))
+        low = regression(reals, USUAL)
         assert math.isfinite(low) and low >= 0.0
 
 
@@ -224,7 +287,7 @@ def test_a_clock_that_steps_back_and_negative_rates_do_no_harm() -> None:
     forecaster = every_second([10 * MBIT] * 50)
     forecaster.update(-5, 3)
     forecast = forecaster.forecast()
-    assert forecast is not None and forecast.low_bps <= 10 * MBIT and forecaster.state().at_us == 50 * SECOND
+    assert forecast is not None and forecast.low_bps <= 10 * MBIT and forecaster.state().ints[LINK][AT] == 50 * SECOND
 
 
 def test_rare_samples_of_a_minute_cost_as_many_outcomes_as_a_horizon_holds() -> None:
@@ -233,42 +296,54 @@ def test_rare_samples_of_a_minute_cost_as_many_outcomes_as_a_horizon_holds() -> 
     assert forecast is not None and forecast.outcomes <= 4 * 4
 
 
-def test_the_harmonic_mean_is_that_of_the_newest() -> None:
-    model = Harmonic(3)
-    levels = [model.update(float(bps), 0) for bps in (9 * MBIT, 1 * MBIT, 2 * MBIT, 4 * MBIT)]
-    assert levels[-1] == pytest.approx(3 / (1 / 1 + 1 / 2 + 1 / 4) * MBIT)
-    assert model.update(0.0, 0) == pytest.approx(3 * FLOOR_BPS, rel=0.01), "a stall is as slow as can be told"
+def test_the_harmonic_mean_is_that_of_the_newest_twenty() -> None:
+    told = levels_of([(bps, 0) for bps in [9 * MBIT, *[1 * MBIT, 4 * MBIT] * 10, *[0] * 20]])[:, HARMONIC]
+    assert told[20] == pytest.approx(20 / (10 / 1 + 10 / 4) * MBIT)
+    assert told[-1] == pytest.approx(FLOOR_BPS), "a stall is as slow as can be told"
 
 
 def test_the_season_of_the_day_is_learned_and_seen_coming() -> None:
     """Every day at eight the rate falls to a third; on the fourth day that is forecast before it happens."""
-    model, told = HoltWinters(2 * SLOT_US), {}
-    for step in range(3 * 24 * 6 + 8 * 6):
-        at_us = step * SLOT_US // 6
-        hour = (at_us % DAY_US) // SLOT_US
-        told[step] = model.update(30e6 if 8 <= hour < 20 else 90e6, at_us)
-    assert told[3 * 24 * 6 + 8 * 6 - 1] < 60e6, "an hour ahead of the fall"
+    times = [step * SLOT_US // 6 for step in range(3 * 24 * 6 + 8 * 6)]
+    series = [(30 * MBIT if 8 <= (at_us % DAY_US) // SLOT_US < 20 else 90 * MBIT, at_us) for at_us in times]
+    told = levels_of(series, 2 * SLOT_US)[:, SEASONAL]
+    assert told[-1] < 60e6, "an hour ahead of the fall"
     assert told[3 * 24 * 6 + 4 * 6] == pytest.approx(90e6, rel=0.05), "four hours ahead of it"
     assert told[8 * 6 - 1] == pytest.approx(90e6, rel=0.01), "on the first day nobody can know"
 
 
 def test_a_trend_is_followed_but_not_for_ever() -> None:
-    model = HoltWinters(60 * SECOND)
-    level = 0.0
-    for n in range(200):
-        level = model.update(float(n * MBIT), n * SECOND)
+    level = levels_of([(n * MBIT, n * SECOND) for n in range(200)], 60 * SECOND)[-1, SEASONAL]
     assert 195 * MBIT < level < 2 * 200 * MBIT
     assert level <= RATIO_MAX * 200 * MBIT
 
 
 def test_a_regression_finds_the_lower_decile() -> None:
-    regression, below = QuantileRegression(0.1), 0
-    for n in range(4000):
+    reals, _ = rows()
+    for lag in LAGS:
+        reals[LINK, lag] = reals[USUAL, PENDING + lag] = 100.0
+    below = 0
+    for n in range(1, 4001):
         actual = 50.0 + (n * 7919 % 100)  # 50…149, evenly
-        if n >= 2000:
-            below += actual < regression.predict(100.0, 100.0, 100.0)
-        regression.learn(100.0, 100.0, 100.0, actual)
+        if n > 2000:
+            below += actual < regression(reals, USUAL)
+        regress(reals, USUAL, PENDING, n, actual)
     assert 0.05 <= below / 2000 <= 0.15
+
+
+def test_a_sum_that_wraps_does_no_harm() -> None:
+    """The sum of all rates is kept in 64 bits, and only its differences are looked at."""
+    fast, slow = every_second([RATE_BPS_MAX] * 200), every_second([RATE_BPS_MAX >> 10] * 200)
+    state = fast.state()
+    (at_us, samples, _, *rest), outlook = state.ints
+    near = 2**63 - 1 - RATE_BPS_MAX * 3
+    shifted = (*outlook[:15], *(near - state.ints[LINK][2] + then for then in outlook[15:]))
+    other = Forecaster()
+    other.restore(msgspec.structs.replace(state, ints=((at_us, samples, near, *rest), shifted)))
+    for n in range(200, 400):
+        fast.update(RATE_BPS_MAX, n * SECOND)
+        other.update(RATE_BPS_MAX, n * SECOND)
+    assert other.state().ints[LINK][2] < 0 and other.forecast() == fast.forecast() != slow.forecast()
 
 
 def test_the_models_that_forecast_well_are_listened_to() -> None:

@@ -46,7 +46,7 @@ def test_the_figures_of_a_steady_series() -> None:
     steady = Series("steady", np.arange(400) * SECOND_US, np.full(400, 10**7), 10 * SECOND_US, False)
     figures: Any = measure([steady])
     assert figures["p10_coverage"] == 1.0 and figures["pinball"] < 0.005 and figures["update_us"] > 0
-    assert figures["held_out"] == {"datasets": {}}
+    assert figures["held_out"] == {"datasets": {}, "horizons": {}}
 
 
 def run(data: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +67,10 @@ def test_targets_are_reached_on_recorded_and_generated_traffic(tmp_path: Path) -
             assert found["pinball"] <= 0.85 * min(found["pinball_last"], found["pinball_harmonic"]), name
         assert set(some["datasets"]) == {"mobile_DL", "mobile_UL", "round_trips", "diurnal"}
     assert figures["held_out"]["datasets"]["mobile_DL"]["series"] == 3
+    for seconds in ("5", "15", "30", "60", "120"):
+        for name, found in figures["horizons"][seconds]["datasets"].items():
+            assert 0.85 <= found["p10_coverage"] <= 0.95, (seconds, name)
+            assert found["pinball"] <= 0.85 * min(found["pinball_last"], found["pinball_harmonic"]), (seconds, name)
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from federation.api import SubmitJob
 from federation.wire import HeldShard
 from policies.cost import CostModel, costs
-from policies.forecast.bands import FIRST
-from policies.forecast.forecaster import FORGET_US, Forecaster, ForecasterState
+from policies.forecast.forecaster import Forecaster, ForecasterState
 from policies.forecast.horizons import BOUNDS_US, HORIZONS_US, USUAL_US, horizon_of, nearest, rate_bps
+from policies.kernels.forecast.layout import FORGET_US, HORIZON, USUAL
+from policies.kernels.forecast.outlook import FIRST
 from policies.lower import Lowerer
 from policies.model import Link, Shard, Where
 from tests.master_world import SECOND, group, job, sha
@@ -32,7 +33,8 @@ def noisy(forecaster: Forecaster, n: int, begun_s: int = 0, asked_us: int = 0) -
 
 
 def horizons_of(state: ForecasterState) -> list[int]:
-    return [each.horizon_us for each in state.others]
+    """Beside the usual one."""
+    return [outlook[HORIZON] for outlook in state.ints[USUAL + 1 :]]
 
 
 @given(st.integers(0, 10**9))

@@ -5,13 +5,14 @@ from typing import Any
 import msgspec
 
 from federation import views
-from federation.facts import ForecastKept
+from federation.durable import DurableState, capture, restore
+from federation.facts import Fact, ForecastKept
 from federation.link_track import FORECAST_SAMPLES_MIN
 from federation.rounds import make_snapshot
 from federation.wire import LinkSample, NetReport
-from policies.forecast.bands import FIRST
 from policies.forecast.horizons import USUAL_US
-from policies.forecast.outlook import MODELS
+from policies.kernels.forecast.layout import MODELS
+from policies.kernels.forecast.outlook import FIRST
 from policies.model import Link
 from tests.master_world import SECOND, Fake, World
 
@@ -108,3 +109,40 @@ def test_what_a_forecaster_learned_outlives_the_master() -> None:
     assert before.bandwidth_bps is not None and after.bandwidth_bps is not None
     assert abs(after.bandwidth_bps - before.bandwidth_bps) < MBIT
     assert world.replayed() == world.master.durable()
+
+
+# What the state of a forecaster was before its layout had a number, as far as that matters here.
+EARLIER = {
+    "at_us": 60 * SECOND, "samples": 60, "sum_bps": 9, "most_bps": 9, "levels": (1.0,), "models": ((1.0,), (0.2, 3)),
+    "bands": ((0.9, 1.1, 0.0, 3, 4.0, 0.01),), "pending": (),
+}  # fmt: skip
+
+
+def test_what_an_earlier_build_had_learned_is_learned_anew() -> None:
+    """Its journal is read; the link is planned with as measured until nine forecasts were judged, and is kept again."""
+    world, gateway = a_plant_and_a_cloud()
+    fact = {"type": "forecast_kept", "at_us": 1, "from_site": "cloud", "to_site": "plant", "state": EARLIER}
+    earlier = msgspec.msgpack.decode(msgspec.msgpack.encode(fact), type=Fact)
+    assert isinstance(earlier, ForecastKept) and not earlier.state.is_known()
+    world.facts.append(earlier)
+    world.crash()
+    assert world.master.durable().forecasts == () and world.replayed() == world.master.durable()
+    gateway.connect()
+    world.agents["vm-1"].connect()
+    measure(world, gateway, [24 * MBIT] * 3)
+    young = link(world)
+    assert young.bandwidth_bps == 24 * MBIT and young.forecast_us is None
+    measure(world, gateway, [24 * MBIT] * 60)
+    assert link(world).forecast_us == USUAL_US
+    world.advance(61 * SECOND)
+    ((from_site, to_site, state),) = world.master.durable().forecasts
+    assert (from_site, to_site) == ("cloud", "plant") and state.is_known()
+
+
+def test_a_snapshot_of_an_earlier_build_is_read_without_its_forecasts() -> None:
+    world, _ = a_plant_and_a_cloud()
+    before = world.master.durable()
+    old = msgspec.to_builtins(before) | {"forecasts": [["cloud", "plant", EARLIER]]}
+    core = World(solve=False).master.core
+    restore(core, msgspec.convert(old, DurableState))
+    assert core.network.kept == {} and capture(core) == before

@@ -5,8 +5,7 @@ The seasonal naive method (R. J. Hyndman and G. Athanasopoulos, Forecasting: Pri
 1959. Demand is nothing for most of a day: a season that multiplies a level, as Holt-Winters', can say nothing of it.
 """
 
-from policies.forecast.api import Numbers
-
+Numbers = tuple[int | float, ...]
 SHARE = 0.5  # of the newest day in a slot's peak
 PERIODS = 8  # without an update, after which nothing of before is left to speak of
 
