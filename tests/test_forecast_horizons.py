@@ -44,6 +44,7 @@ def test_a_time_has_the_horizon_that_is_nearest_to_it_by_ratio(time_us: int) -> 
     assert [horizon_of(bound_us) for bound_us in BOUNDS_US] == list(HORIZONS_US[:-1])
 
 
+@pytest.mark.kernel
 def test_what_nobody_asks_for_is_not_learned_and_is_forgotten_after_an_hour() -> None:
     quiet = noisy(Forecaster(), 300)
     assert horizons_of(quiet.state()) == []
