@@ -47,9 +47,8 @@ def test_the_simplex_gets_to_the_optimum_from_any_such_tree(
         return
     check_tree(held, supply.size)
     held._is_planted = True
-    assert held.solve(network._all, network.node_alive, int(arcs.cost.max())) == simplex.OPTIMAL
-    _, _, told, _ = held.read()
-    value, sent_up, sent_down, _ = told.tolist()
+    assert held.solve(network._all, supply, int(arcs.cost.max())) == simplex.OPTIMAL
+    value, sent_up, sent_down = held.told.tolist()
     result = network.solve()
     assert (result.status == "optimal") == (sent_up == sent_down == 0)
     if result.status == "optimal":

@@ -1,4 +1,4 @@
-"""From a tree that changes left to the answer: repair, pivot, put back bounds that bind after all, read.
+"""From a tree that changes left to the answer: repair, pivot, put back bounds that bind after all, add up; and read.
 
 One call a solve: what a small round takes is mostly what is around the pivots.
 """
@@ -7,11 +7,15 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
+from policies.kernels.mincost.columns import OBJECTIVE_SURE
 from policies.kernels.mincost.gate import Flags
-from policies.kernels.mincost.repair import bound_overfull, rebalance
-from policies.kernels.mincost.simplex import CAPPED, OPTIMAL, STATUS, UNBOUNDED, optimise
+from policies.kernels.mincost.incidence import INCIDENCE, Incidence
+from policies.kernels.mincost.repair import bound_overfull, hang, rebalance
+from policies.kernels.mincost.reroute import reroute
+from policies.kernels.mincost.simplex import CAPPED, OPTIMAL, PASSED, STATUS, optimise
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
+    BIG,
     COLUMNS,
     DOWN,
     MOVED,
@@ -25,14 +29,16 @@ from policies.kernels.mincost.tree import (
 )
 
 BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
+RUN = 128  # Arcs that are looked at together: few are full.
+REROUTE_SCANS = 4  # Of all arcs, that other ways may take before the rest is the simplex's.
 TURNS_MAX = 1000  # Solves after a bound was put back; measured: 1, at times 2.
 WANDERED = 1 << 58  # The root's potential moves, though only differences count: from here on it is brought back to 0.
-OBJECTIVE, SENT_UP, SENT_DOWN, OVERFULL = range(4)  # Fields of what is told.
-N_TOLD = 4
+OBJECTIVE, SENT_UP, SENT_DOWN = range(3)  # Fields of what is told.
+N_TOLD = 3
 _INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
 
 
-@kernel(types.float64(COLUMNS, _IDS, _FLAGS, *[_INT] * 3, *[_ROW] * 3))
+@kernel(types.void(COLUMNS, _IDS, _FLAGS, *[_INT] * 3, *[_ROW] * 2))
 def read(
     net: Columns,
     ids: Int32s,
@@ -42,81 +48,108 @@ def read(
     root: int,
     out_flow: Int64s,
     out_potential: Int64s,
-    out_told: Int64s,
-) -> float:
+) -> None:
     """Write each arc's flow (by id) and each node's potential: to the root's, 0 where a node is not alive.
 
-    Told int64[N_TOLD]: the objective, what artificial arcs carry up and down, how many arcs in the tree pass a bound
-    that was dropped. Returns about the sum of |flow x cost|: whether the objective can be trusted to int64. ids: whose
-    arc lies where. Time O(A + N), but of most arcs only the state is looked at.
+    ids: whose arc lies where. Time O(A + N), but of most arcs only the state is looked at.
     """
-    rows, cost = net.rows, net.cost
+    rows = net.rows
     out_flow[:] = 0
-    out_told[:] = 0
-    size = 0.0
     for arc in range(n_arcs):
         if net.state[arc] == UPPER:
-            flow = net.capacity[arc]
-            out_flow[ids[arc]] = flow
-            out_told[OBJECTIVE] += flow * cost[arc]
-            size += abs(float(flow) * float(cost[arc]))
+            out_flow[ids[arc]] = net.capacity[arc]
     base = net.potential[root]
     for node in range(n_nodes):
         out_potential[node] = net.potential[node] - base if alive[node] else 0
         pred = rows[node, PRED]
-        if node == root:
-            continue
-        if pred < 0:
-            if pred == ARTIFICIAL_UP:
-                out_told[SENT_UP] += rows[node, DOWN]
-            else:
-                out_told[SENT_DOWN] += rows[node, UP]
-            continue
-        flow = rows[node, DOWN] if net.tail[pred] == node else rows[node, UP]
-        if flow == 0:
-            continue
-        out_flow[ids[pred]] = flow
-        out_told[OBJECTIVE] += flow * cost[pred]
-        size += abs(float(flow) * float(cost[pred]))
-        if flow > net.bound[pred] and net.capacity[pred] != net.bound[pred]:
-            out_told[OVERFULL] += 1
+        if node != root and pred >= 0:
+            out_flow[ids[pred]] = rows[node, DOWN] if net.tail[pred] == node else rows[node, UP]
+
+
+@kernel(types.float64(COLUMNS, *[_INT] * 3, _ROW, _ROW))
+def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, out_told: Int64s) -> float:
+    """Tell the objective of an optimal tree and what artificial arcs carry up and down, without reading any flow.
+
+    Primal equals dual: the objective is what full arcs save by their reduced costs, less supply x potential. It is of
+    no use where an artificial arc carries something, or where what is returned, a bound of the sum of |terms|, is
+    OBJECTIVE_SURE or more. Time O(A + N), in order.
+    """
+    potential, rows, state = net.potential, net.rows, net.state
+    base, far = potential[root], net.notes[BIG] // 2
+    total, up, down = 0, 0, 0
+    size = 0.0
+    for begin in range(0, n_arcs, RUN):
+        stop = min(begin + RUN, n_arcs)
+        some = False
+        for arc in range(begin, stop):
+            some |= state[arc] == UPPER
+        for arc in range(begin, stop if some else begin):
+            if state[arc] == UPPER:
+                reduced = net.cost[arc] + potential[net.tail[arc]] - potential[net.head[arc]]
+                size += abs(float(net.capacity[arc]) * float(reduced))
+                if size < OBJECTIVE_SURE:
+                    total += net.capacity[arc] * reduced
+    amounts, highest, lowest = 0, base, base
+    for node in range(n_nodes):
+        highest = max(highest, potential[node])
+        lowest = min(lowest, potential[node])
+        amounts += abs(supply[node])
+    size += float(amounts) * float(highest - lowest)
+    if size < OBJECTIVE_SURE:
+        for node in range(n_nodes):
+            total -= supply[node] * (potential[node] - base)
+    if max(highest - base, base - lowest) > far:
+        for node in range(n_nodes):
+            if not -far <= potential[node] - base <= far and rows[node, PRED] < 0:
+                if rows[node, PRED] == ARTIFICIAL_UP:
+                    up += rows[node, DOWN]
+                else:
+                    down += rows[node, UP]
+    out_told[OBJECTIVE] = total
+    out_told[SENT_UP] = up
+    out_told[SENT_DOWN] = down
     return size
 
 
-@kernel(types.float64(COLUMNS, _IDS, _FLAGS, *[_INT] * 6, *[_ROW] * 4))
+@kernel(types.float64(COLUMNS, INCIDENCE, *[_INT] * 6, *[_ROW] * 3))
 def resolve(
     net: Columns,
-    ids: Int32s,
-    alive: Flags,
+    incidence: Incidence,
     n_nodes: int,
     n_arcs: int,
     root: int,
     list_max: int,
     pivots_max: int,
     effort_max: int,
+    supply: Int64s,
     work: Int64s,
-    out_flow: Int64s,
-    out_potential: Int64s,
     out_told: Int64s,
 ) -> float:
-    """Repair the tree, pivot until nothing is violated, no bound that was dropped either, and `read`. work[STATUS] out.
+    """Repair the tree, pivot until nothing is violated, no dropped bound either, and `add_up`. work[STATUS] out.
 
-    A bound once put back stays, so there are at most as many turns as arcs; more than TURNS_MAX is CAPPED. Where the
-    network is unbounded nothing is read.
+    With the arcs' incidence what changed is rerouted first, and dropped bounds are watched as flow comes to pass them.
+    A bound once put back stays, so there are at most as many turns as arcs; more than TURNS_MAX is CAPPED.
     """
     block = max(int(np.sqrt(n_arcs)), BLOCK_MIN)
-    size = 0.0
+    blocked = np.empty(net.excess.shape[0], np.int64)
+    is_warm = incidence.first.shape[0] > 0
     for _ in range(TURNS_MAX):
-        rebalance(net, root)
-        net.notes[MOVED] = 0
+        work[PASSED] = 0
+        n_blocked = rebalance(net, root, is_warm, blocked)
         if net.notes[STALE] or abs(net.potential[root]) > WANDERED:
             refresh(net, root)
-        optimise(net, root, n_arcs, block, list_max, pivots_max, effort_max, work)
-        if work[STATUS] == UNBOUNDED:
-            return size
-        size = read(net, ids, alive, n_nodes, n_arcs, root, out_flow, out_potential, out_told)
-        if work[STATUS] != OPTIMAL or out_told[OVERFULL] == 0:
-            return size
-        bound_overfull(net, n_nodes)
+        if is_warm:
+            reroute(net, incidence, root, blocked, n_blocked, REROUTE_SCANS * n_arcs, work)
+        else:
+            for index in range(n_blocked):
+                hang(net, blocked[index], root)
+        if net.notes[STALE]:
+            refresh(net, root)
+        net.notes[MOVED] = 0
+        optimise(net, root, n_arcs, block, list_max, is_warm, pivots_max, effort_max, work)
+        if work[STATUS] != OPTIMAL:
+            return 0.0
+        if (is_warm and work[PASSED] == 0) or bound_overfull(net, n_nodes) == 0:
+            return add_up(net, n_nodes, n_arcs, root, supply, out_told)
     work[STATUS] = CAPPED
-    return size
+    return 0.0

@@ -13,13 +13,13 @@ _Any = TypeVar("_Any", bound=np.generic)
 
 
 def grown(array: npt.NDArray[_Any], length: int) -> npt.NDArray[_Any]:
-    """`array` or, where it is shorter than `length`, a longer copy: half as much again, so that growth is amortised.
+    """`array` or, where it is shorter than `length`, a longer copy: an eighth more, so that growth is amortised.
 
     What was empty gets what it needs: most networks are solved once.
     """
     if array.shape[0] >= length:
         return array
-    spare = length // 2 if array.shape[0] else 0
+    spare = length // 8 if array.shape[0] else 0
     longer = np.zeros((length + spare, *array.shape[1:]), array.dtype)
     longer[: array.shape[0]] = array
     return longer

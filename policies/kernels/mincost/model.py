@@ -1,7 +1,9 @@
 """What a min-cost-flow solve answers with, and the limits that keep int64 from wrapping."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +25,21 @@ class NetworkError(ValueError):
     """The caller's arrays are not a network: the message names the array, the place and the bound."""
 
 
+class Unread:
+    """Flow and potential that nobody has asked for yet: read when somebody does, or before the network changes."""
+
+    def __init__(self, read: Callable[[], tuple[Int64s, Int64s]]) -> None:
+        self._read: Callable[[], tuple[Int64s, Int64s]] | None = read
+        self._lock = Lock()
+
+    def columns(self) -> tuple[Int64s, Int64s]:
+        with self._lock:  # A result may be looked at in one thread and its network changed in another.
+            if self._read is not None:
+                self._columns = self._read()
+                self._read = None
+        return self._columns
+
+
 @dataclass(frozen=True)
 class Result:
     """A solve's outcome. `flow[arc]` and `potential[node]` follow the network's ids; removed ids hold 0.
@@ -31,6 +48,8 @@ class Result:
     flow[a] > 0. Infeasible: `flow` routes what can be routed, `unrouted` units of supply remain, and `witness` flags
     (1) a set of nodes whose supply exceeds the capacity leaving it. Unbounded: `objective` is None and `witness` flags
     the arcs of a negative cycle without a bound. Capped: the kernel gave up at its pivot limit (never seen; a bug).
+    `flow` and `potential` are written when first asked for, or before the network changes: a round in which nobody asks
+    is spared a pass over all arcs.
     """
 
     status: Status
@@ -41,3 +60,25 @@ class Result:
     unrouted: int = 0
     witness: Int64s | None = None
     work: dict[str, int] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:  # Or every name would pass for one of its own.
+
+        def __getattr__(self, name: str) -> Int64s:
+            """Of a result `read_later`: its columns, once."""
+            unread = self.__dict__.get("_unread")
+            if unread is None or name not in ("flow", "potential"):
+                raise AttributeError(f"{type(self).__name__} has no {name}")
+            self.__dict__["flow"], self.__dict__["potential"] = unread.columns()
+            return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has its own columns."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def read_later(objective: int, kernel: str, work: dict[str, int], unread: Unread) -> Result:
+    """An optimum whose flow and potential are still to be read."""
+    result = object.__new__(Result)
+    told = {"status": "optimal", "objective": objective, "kernel": kernel, "unrouted": 0, "witness": None, "work": work}
+    result.__dict__.update(told, _unread=unread)
+    return result

@@ -7,6 +7,7 @@ or `Priced`, which hear of every change.
 
 from dataclasses import replace
 from typing import NoReturn, cast
+from weakref import ref
 
 import numpy as np
 
@@ -29,7 +30,16 @@ from policies.kernels.mincost.gate import (
 )
 from policies.kernels.mincost.ids import Ids
 from policies.kernels.mincost.merge import PERCENT, PERCENT_TREE, is_worth_merging, merged, unfolded
-from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, POTENTIAL_MAX, UNLIMITED, NetworkError, Result
+from policies.kernels.mincost.model import (
+    FLOW_MAX,
+    NO_BOUND,
+    POTENTIAL_MAX,
+    UNLIMITED,
+    NetworkError,
+    Result,
+    Unread,
+    read_later,
+)
 from policies.kernels.mincost.planted import Arcs, Planted
 from policies.kernels.mincost.priced import OPTIMAL, Priced, priced
 from policies.kernels.mincost.repair import arcs_at
@@ -66,6 +76,7 @@ class FlowNetwork:
         self._nodes, self._arcs = Ids(0), Ids(0)
         self._kernel: Kernel = kernel
         self._held: Planted | Priced | Contracted | None = None
+        self._unread: ref[Unread] | None = None  # Of the last result, while it may still have to be read.
         self._totals = np.zeros(changes.N_TOTALS, np.int64)
         self._tail = self._head = self._cost = self._bound = self._supply = _NONE
         check_range("tail", tails, 0, n_nodes - 1)
@@ -126,6 +137,7 @@ class FlowNetwork:
 
     def set_cost(self, arcs: Integers, values: Integers) -> None:
         """Set costs per unit of flow."""
+        self._read_last()
         ids = column("arcs", arcs)
         new = column("values", values, ids.size)
         if not changes.set_costs(ids, new, *self._arcs.flags, cost_limit(self.n_nodes), self._cost, self._totals):
@@ -136,6 +148,7 @@ class FlowNetwork:
 
     def set_capacity(self, arcs: Integers, values: Integers) -> None:
         """Set capacities, 0 up or UNLIMITED."""
+        self._read_last()
         ids = column("arcs", arcs)
         new = column("values", values, ids.size)
         bounds = np.empty(ids.size, np.int64)
@@ -169,6 +182,7 @@ class FlowNetwork:
 
     def remove_arcs(self, arcs: Integers) -> None:
         """Remove arcs."""
+        self._read_last()
         ids = column("arcs", arcs)
         if not changes.clear_arcs(ids, *self._arcs.flags, self._bound, self._cost, self._totals):
             self._arcs.check("arcs", ids)
@@ -177,6 +191,7 @@ class FlowNetwork:
         self._arcs.take_back(ids)
 
     def _put_supply(self, ids: Int64s, new: Int64s) -> None:
+        self._read_last()
         excess = self._held.net.excess if self._held else _NONE
         if not changes.set_supplies(ids, new, *self._nodes.flags, self._supply, self._totals, excess):
             self._nodes.check("nodes", ids)
@@ -185,6 +200,7 @@ class FlowNetwork:
             self._held.moved.append(ids.copy())
 
     def _enter_nodes(self, supplies: Int64s) -> Int64s:
+        self._read_last()
         most = self.n_nodes + supplies.size
         self._check_count(most, 0)
         if not changes.fit_supplies(supplies, cost_limit(most), self._totals):
@@ -200,6 +216,7 @@ class FlowNetwork:
         return ids
 
     def _enter_arcs(self, tails: Int64s, heads: Int64s, capacities: Int64s, costs: Int64s) -> Int64s:
+        self._read_last()
         self._check_count(0, self.n_arcs + tails.size)
         bounds = np.empty(tails.size, np.int64)
         limit, nodes = cost_limit(self.n_nodes), self._nodes
@@ -224,6 +241,7 @@ class FlowNetwork:
     def solve(self) -> Result:
         """The optimum; after a first solve, from the last one's tree or prices."""
         self._check_balance()
+        self._read_last()
         if not self._nodes.any:
             return Result("optimal", 0, np.zeros(self.n_arcs, np.int64), np.zeros(self.n_nodes, np.int64), "simplex")
         if self._held is None:
@@ -282,25 +300,38 @@ class FlowNetwork:
         if first:
             self._held = self._planted(*self._all())
         held = cast(Planted, self._held)
-        status = held.solve(self._all, self._nodes.alive, int(self._totals[COST_MAX]))
+        status = held.solve(self._all, self._supply[: self.n_nodes], int(self._totals[COST_MAX]))
         if status == simplex.UNBOUNDED:
             return self._unbounded(*self._all())
-        flow, potential, told, cost_size = held.read()
-        value, sent_up, sent_down, _ = told.tolist()
+        value, sent_up, sent_down = held.told.tolist()
         unrouted = max(sent_up, sent_down)
+        if status == simplex.OPTIMAL and not unrouted:
+            result = self._optimum_of(held, value)
+            if first:
+                self._hand_over(*self._all(), result)
+            return result
+        flow, potential = held.read(self._nodes.alive)
         if status == simplex.CAPPED:
             self._held = None
             return Result("capped", None, flow, potential, "simplex", unrouted, None, held.work)
-        if unrouted:
-            cut = potential < -held.big // 2 if sent_up else potential <= held.big // 2
-            witness = (cut & self._nodes.alive).astype(np.int64)
-            return Result("infeasible", None, flow, potential, "simplex", unrouted, witness, held.work)
-        if cost_size >= OBJECTIVE_SURE:
-            value = objective(flow, self._cost[: self.n_arcs])
-        result = Result("optimal", value, flow, potential, "simplex", work=held.work)
-        if first:
-            self._hand_over(*self._all(), result)
-        return result
+        cut = potential < -held.big // 2 if sent_up else potential <= held.big // 2
+        witness = (cut & self._nodes.alive).astype(np.int64)
+        return Result("infeasible", None, flow, potential, "simplex", unrouted, witness, held.work)
+
+    def _optimum_of(self, held: Planted, value: int) -> Result:
+        """The tree's, to be read later."""
+        alive = self._nodes.alive
+        unread = Unread(lambda: held.read(alive))
+        if held.sum_size >= OBJECTIVE_SURE:
+            value = objective(unread.columns()[0], self._cost[: self.n_arcs])
+        self._unread = ref(unread)
+        return read_later(value, "simplex", held.work, unread)
+
+    def _read_last(self) -> None:
+        """Have the last result read, if somebody still has it, before what it would be read from changes."""
+        unread, self._unread = self._unread and self._unread(), None
+        if unread:
+            unread.columns()
 
     def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)

@@ -13,6 +13,7 @@ from policies.kernels.jit import Int64s
 from policies.kernels.mincost import answer, basis, crash, repair, scaling, simplex, tree
 from policies.kernels.mincost.columns import grown, spread
 from policies.kernels.mincost.gate import Flags
+from policies.kernels.mincost.incidence import UNKNOWN, Incidence, enter_some, incidence_of, take_out, with_nodes
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.residual import build
 
@@ -27,8 +28,8 @@ PROBE_PIVOTS_CROWDED = 95  # … or than that where, of the slots, more than …
 CROWDED_PERCENT = 90  # … are wanted.
 NEAR_STEP = 12  # ε begins at that part of the largest cost and is divided by as much …
 NEAR_LAST = 2  # … down to so many units of cost: a phase more costs more than the pivots it spares.
+REROUTE_ARCS_MIN = 5_000  # Below, the simplex is as fast by itself in rounds.
 
-_NONE = np.empty(0, np.int64)
 _WORK = ("status", "pivots", "degenerate_pivots", "arcs_scanned", "nodes_shifted", "cycle_steps")  # As in `simplex`.
 
 
@@ -68,8 +69,10 @@ class Planted:
         self._work = np.zeros(simplex.N_WORK, np.int64)
         self._pushes = self._relabels = 0  # Of scaling that came near.
         self.big = 0  # What artificial arcs cost.
-        self._told = np.zeros(answer.N_TOLD, np.int64)
-        self._is_planted = False
+        self._incidence: Incidence | None = None  # From the first round on.
+        self.told = np.zeros(answer.N_TOLD, np.int64)  # Of the last solve (see `answer`), and
+        self.sum_size = 0.0  # a bound of the sum of the objective's terms.
+        self._is_planted = self._is_solved = False
 
     def _plant(self, alive: Flags, supply: Int64s, bare: bool) -> None:
         """A first tree. Bare: every node under the root by an artificial arc, every bound counts, no cycling; else
@@ -136,6 +139,8 @@ class Planted:
             net = net._replace(**{name: grown(getattr(net, name), n_nodes) for name in names})
             self.net = net
         if n_nodes > first:
+            if self._incidence:
+                self._incidence = with_nodes(self._incidence, n_nodes)
             columns = (net.rows, net.after, net.before, net.potential, net.notes)
             tree.append(*columns, first, n_nodes, self.root)
             self._n_nodes = n_nodes
@@ -152,32 +157,38 @@ class Planted:
             self._n_arcs = n_arcs
         places, sizes = (self._position, self._ids, net.tail, net.head), (net.bound, net.capacity, net.cost)
         repair.join_arcs(ids, *added, *places, *sizes, net.state, before)
+        if self._incidence and not enter_some(self._incidence, net.tail, net.head, self._position, ids):
+            self._incidence = None
 
     def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
         repair.drop_arcs(self.net, self.root, arcs, self._position)
+        if self._incidence:
+            take_out(self._incidence, self.net.tail, self.net.head, self._position, arcs)
 
     # --- solving ------------------------------------------------------------------------------------------------------
 
-    def solve(self, all_columns: All, alive: Flags, cost_max: int) -> int:
-        """Repair the tree, or plant a first one, and run the simplex. Its status, as in `simplex`; `read` tells more.
+    def solve(self, all_columns: All, supply: Int64s, cost_max: int) -> int:
+        """Repair the tree, or plant a first one, and run the simplex. Its status, as in `simplex`; `told` says more.
 
-        alive: by node.
+        supply: by node.
         """
         self._work[: simplex.CURSOR] = 0
         self._raise_big(cost_max)
-        self._flow, self._potential = np.empty(self._n_arcs, np.int64), np.empty(self._n_nodes, np.int64)
         status = simplex.CAPPED
         if self._is_planted:
             self._pushes = self._relabels = 0
-            status = self._run(alive, simplex.LIST_MAX)
+            if self._is_solved and self._incidence is None and self._n_arcs >= REROUTE_ARCS_MIN:
+                alive = all_columns()[0].alive[self._ids[: self._n_arcs]]
+                self._incidence = incidence_of(self.net.tail, self.net.head, alive, self._n_nodes)
+            status = self._run(supply, simplex.LIST_MAX)
             if status == simplex.UNBOUNDED and not np.array_equal(self.net.capacity, self.net.bound):
                 status = simplex.CAPPED  # Changes made a dropped bound matter: take none for granted.
         else:
-            status = self._solve_first(*all_columns(), alive)
+            status = self._solve_first(all_columns()[0], supply)
         if status == simplex.CAPPED:
-            arcs, supply = all_columns()
-            self._plant(arcs.alive, supply, bare=True)
-            status = self._run(alive, 0)
+            self._plant(all_columns()[0].alive, supply, bare=True)
+            status = self._run(supply, 0)
+        self._is_solved = True
         return status
 
     def _raise_big(self, cost_max: int) -> None:
@@ -188,32 +199,32 @@ class Planted:
             self.net.notes[tree.BIG] = self.big
             self.net.notes[tree.STALE] = 1
 
-    def _solve_first(self, arcs: Arcs, supply: Int64s, alive: Flags) -> int:
+    def _solve_first(self, arcs: Arcs, supply: Int64s) -> int:
         """From nothing. CAPPED where only the bare tree is left to try."""
         self._plant(arcs.alive, supply, bare=False)
         if self._n_arcs < NEAR_ARCS_MIN or not is_scheduling(supply) or (arcs.cost < 0).any():
-            return self._run(alive, 0)
-        status = self._run(alive, 0, PROBE * self._n_arcs)
+            return self._run(supply, 0)
+        status = self._run(supply, 0, PROBE * self._n_arcs)
         if status != simplex.CAPPED:
             return status
         crowded = wants_more_than(CROWDED_PERCENT, arcs, supply)
         cheap = (PROBE_PIVOTS_CROWDED if crowded else PROBE_PIVOTS) * self._n_nodes
         if 100 * self._work[simplex.PIVOTS] < cheap:
             self._plant_near(arcs, supply)
-        return self._run(alive, 0)
+        return self._run(supply, 0)
 
-    def _run(self, alive: Flags, list_max: int, effort_max: int = NO_BOUND) -> int:
+    def _run(self, supply: Int64s, list_max: int, effort_max: int = NO_BOUND) -> int:
         pivots_max = 200 * (self._n_arcs + self._n_nodes) + 10_000
         sizes, limits = (self._n_nodes, self._n_arcs, self.root), (list_max, pivots_max, effort_max)
-        out = (self._work, self._flow, self._potential, self._told)
-        self._cost_size = answer.resolve(self.net, self._ids, alive, *sizes, *limits, *out)
+        known = self._incidence if list_max and self._incidence else UNKNOWN
+        self.sum_size = answer.resolve(self.net, known, *sizes, *limits, supply, self._work, self.told)
         return int(self._work[simplex.STATUS])
 
-    def read(self) -> tuple[Int64s, Int64s, Int64s, float]:
-        """Flow by arc, potential by node, what is told (see `answer`), and about the sum of |flow x cost|. Once."""
-        flow, potential = self._flow, self._potential
-        self._flow = self._potential = _NONE
-        return flow, potential, self._told, self._cost_size
+    def read(self, alive: Flags) -> tuple[Int64s, Int64s]:
+        """Flow by arc, potential by node. alive: by node."""
+        flow, potential = np.empty(self._n_arcs, np.int64), np.empty(self._n_nodes, np.int64)
+        answer.read(self.net, self._ids, alive, self._n_nodes, self._n_arcs, self.root, flow, potential)
+        return flow, potential
 
     def cycle(self) -> Int64s:
         """Flags (1) of the arcs on the cycle without a bound that ended the last solve."""

@@ -1,9 +1,10 @@
 """Keep a spanning tree when the network under it changes: the start of a warm solve.
 
 A change leaves the tree and disturbs only the flow balance, kept in `excess`. `rebalance` sends the excess along the
-tree; where an arc's bounds do not allow that, the subtree is cut off and hung under the root by an artificial arc that
-carries the rest, and the simplex drives it out again. Potentials follow each change at once. So what a small change
-costs grows with the ways from what changed to the root and with what lies below it, not with the network.
+tree; where an arc's bounds do not allow that, the rest is rerouted, or the subtree is cut off and hung under the root
+by an artificial arc that carries it, and the simplex drives it out again. Potentials follow each change at once. So
+what a small change costs grows with the ways from what changed to the root and with what lies below it, not with the
+network.
 """
 
 import numpy as np
@@ -56,38 +57,53 @@ def plant(net: Columns, supply: Int64s, root: int) -> None:
             carry(net.rows, node, supply[node])
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64))
-def send_up(net: Columns, node: int, root: int) -> int:
-    """Send a node's excess to its parent; what its arc has no bounds for stays below, the arc being cut. 1 if so."""
+@kernel(types.int64(COLUMNS, types.int64, types.boolean), inline=True)
+def send_up(net: Columns, node: int, bounds: bool) -> int:
+    """Send a node's excess to its parent. 1 where some stays: what its arc has no bounds for, or all by an artificial.
+
+    bounds: one that was dropped and would be passed is put back.
+    """
     rows, capacity = net.rows, net.capacity
     more = net.excess[node]
-    net.excess[node] = 0
     pred = rows[node, PRED]
     if pred < 0:
-        carry(rows, node, more + (rows[node, DOWN] if pred == ARTIFICIAL_UP else -rows[node, UP]))
-        level(net, node, root)
-        return 0
+        net.excess[node] = more + (rows[node, DOWN] if pred == ARTIFICIAL_UP else -rows[node, UP])
+        rows[node, DOWN if pred == ARTIFICIAL_UP else UP] = 0
+        return 1
     points_up = net.tail[pred] == node
     flow = rows[node, DOWN] if points_up else rows[node, UP]
     wanted = flow + more if points_up else flow - more
+    if bounds and capacity[pred] == NO_BOUND and wanted > net.bound[pred]:
+        capacity[pred] = net.bound[pred]
     kept = min(max(wanted, 0), capacity[pred])
     sent = kept - flow if points_up else flow - kept
+    rows[node, UP] = capacity[pred] - kept if points_up else kept
+    rows[node, DOWN] = kept if points_up else capacity[pred] - kept
     net.excess[rows[node, PARENT]] += sent
-    if kept == wanted:
-        rows[node, UP] = capacity[pred] - kept if points_up else kept
-        rows[node, DOWN] = kept if points_up else capacity[pred] - kept
-        return 0
-    net.state[pred] = LOWER if kept == 0 else UPPER
-    cut(net, node, root, more - sent)
-    return 1
+    net.excess[node] = more - sent
+    return 0 if kept == wanted else 1
 
 
-@kernel(types.int64(COLUMNS, types.int64))
-def rebalance(net: Columns, root: int) -> int:
-    """Send all excess up the tree, cutting where a bound is in the way; excess is 0 afterwards.
+@kernel(types.void(COLUMNS, types.int64, types.int64))
+def hang(net: Columns, node: int, root: int) -> None:
+    """Hang a node whose excess can go no further under the root, by an artificial arc that carries it."""
+    surplus, pred = net.excess[node], net.rows[node, PRED]
+    net.excess[node] = 0
+    if pred < 0:
+        carry(net.rows, node, surplus)
+        level(net, node, root)
+        return
+    flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
+    net.state[pred] = LOWER if flow == 0 else UPPER
+    cut(net, node, root, surplus)
 
-    A node sends when all below it that have to have sent: `waits` counts those, and itself. Returns how many subtrees
-    were cut. Time O(N) for a look at each node's excess, O(ways to the root + cuts x depth) for the rest.
+
+@kernel(types.int64(COLUMNS, types.int64, types.boolean, types.int64[::1]))
+def rebalance(net: Columns, root: int, bounds: bool, out_blocked: Int64s) -> int:
+    """Send all excess up the tree; what a bound keeps from going on is left at the nodes blocked. Returns how many.
+
+    A node sends when all below it that have to have sent: `waits` counts those, and itself. Time O(N) for a look at
+    each node's excess, O(ways to the root) for the rest.
     """
     rows, excess = net.rows, net.excess
     n_nodes = excess.shape[0]
@@ -102,18 +118,20 @@ def rebalance(net: Columns, root: int) -> int:
             above = rows[above, PARENT]
         if above != root:
             waits[above] += 1
-    cuts: int = 0
+    blocked: int = 0
     for lowest in range(n_nodes):
         node = lowest
         while waits[node] == 1:
             waits[node] = 0
+            if excess[node] != 0 and send_up(net, node, bounds):
+                out_blocked[blocked] = node
+                blocked += 1
             above = rows[node, PARENT]
-            cuts += send_up(net, node, root)
             if above != root:
                 waits[above] -= 1
                 node = above
     excess[root] = 0
-    return cuts
+    return blocked
 
 
 @kernel(types.int64(COLUMNS, types.int64))

@@ -28,8 +28,8 @@ from policies.kernels.mincost.tree import (
 )
 
 # Fields of `work` int64[N_WORK]. CURSOR is kept from solve to solve: where the block search goes on.
-STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, WALKED, CURSOR, LISTED = range(8)
-N_WORK = 8
+STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, WALKED, CURSOR, LISTED, PASSED = range(9)
+N_WORK = 9
 OPTIMAL, UNBOUNDED, CAPPED = range(3)
 
 # Where pivots move much of the tree, a better entering arc is worth a longer search: the block grows while moving costs
@@ -112,9 +112,22 @@ def find_listed(
     return entering
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64[::1]))
-def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
+@kernel(_INT(COLUMNS, _INT))
+def passes(net: Columns, node: int) -> int:
+    """1 where the node's arc passes a bound that was dropped."""
+    pred = net.rows[node, PRED]
+    if pred < 0:
+        return 0
+    flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
+    past: int = flow > net.bound[pred]
+    return past
+
+
+@kernel(types.int64(COLUMNS, types.int64, types.int64, types.boolean, types.int64[::1]))
+def pivot(net: Columns, root: int, entering: int, bounds: bool, work: Int64s) -> int:
     """Push what fits round the cycle that `entering` closes, and swap it for the arc that blocks. Status out.
+
+    bounds: count arcs that come to pass a bound that was dropped.
 
     Of several blocking arcs the last one leaves, seen from the cycle's top in the direction of the push: this keeps
     every node able to send flow to the root. Time O(cycle + depth + moved subtree).
@@ -156,11 +169,15 @@ def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
         while down != top:
             rows[down, DOWN] -= amount
             rows[down, UP] += amount
+            if bounds:
+                work[PASSED] += passes(net, down)
             down = rows[down, PARENT]
         up = target
         while up != top:
             rows[up, UP] -= amount
             rows[up, DOWN] += amount
+            if bounds:
+                work[PASSED] += passes(net, up)
             up = rows[up, PARENT]
     else:
         work[DEGENERATE] += 1
@@ -182,6 +199,8 @@ def pivot(net: Columns, root: int, entering: int, work: Int64s) -> int:
     else:
         graft(rows, net.after, net.before, node, leaving, parent, top, entering, flow, net.capacity[entering] - flow)
     work[SHIFTED] += shift(net, node, root, reduced)
+    if bounds:
+        work[PASSED] += passes(net, node)
     return OPTIMAL
 
 
@@ -192,13 +211,22 @@ def effort(work: Int64s) -> int:
     return cost
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW))
+@kernel(types.void(COLUMNS, *[_INT] * 4, types.boolean, *[_INT] * 2, _ROW))
 def optimise(
-    net: Columns, root: int, n_arcs: int, block: int, list_max: int, pivots_max: int, effort_max: int, work: Int64s
+    net: Columns,
+    root: int,
+    n_arcs: int,
+    block: int,
+    list_max: int,
+    bounds: bool,
+    pivots_max: int,
+    effort_max: int,
+    work: Int64s,
 ) -> None:
     """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle.
 
-    CAPPED past `pivots_max` or `effort_max`.
+    CAPPED past `pivots_max` or `effort_max`. bounds: count in work[PASSED] how often flow comes to pass a bound that
+    was dropped.
     """
     tail, head, cost, state, potential = net.tail, net.head, net.cost, net.state, net.potential
     listed = np.empty(list_max, np.int64)
@@ -217,7 +245,7 @@ def optimise(
             work[STATUS] = OPTIMAL
             return
         work[PIVOTS] += 1
-        status = pivot(net, root, entering, work)
+        status = pivot(net, root, entering, bounds, work)
         if status != OPTIMAL:
             work[STATUS] = status
             return
