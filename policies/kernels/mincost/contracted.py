@@ -135,6 +135,12 @@ class Contracted:
         }
         return OPTIMAL if status == exchange.FINE else GAVE_UP
 
+    def objective(self) -> tuple[int, float]:
+        """What all flow costs, where no loop earns, and about the sum of |flow x cost|."""
+        total = np.zeros(1, np.int64)
+        size = exchange.add_up(self.net, self.table, total)
+        return int(total[0]), size
+
     def read(self, arcs: Arcs, alive: Flags) -> tuple[Int64s, Int64s, float]:
         """Flow by arc, potential by node, and about the sum of |flow x cost|."""
         flow, potential = np.empty(arcs.tail.size, np.int64), np.empty(alive.size, np.int64)

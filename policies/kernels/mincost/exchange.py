@@ -13,6 +13,7 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
+from policies.kernels.mincost.columns import OBJECTIVE_SURE
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import (
     AT,
@@ -447,6 +448,36 @@ def read(
     size = 0.0
     for arc in range(out_flow.shape[0]):
         size += abs(float(out_flow[arc]) * float(cost[arc]))
+    return size
+
+
+@kernel(types.float64(RESIDUAL, LEAVES, _ROW))
+def add_up(net: Residual, table: Leaves, out_total: Int64s) -> float:
+    """Write what all flow costs, loops aside, into out_total int64[1]. Returns about the sum of |flow x cost|.
+
+    Where that is OBJECTIVE_SURE or more, what is written is of no use.
+
+    Time O(N + entries of the core).
+    """
+    total = 0
+    size = 0.0
+    for node in range(net.first.shape[0]):
+        for at in range(net.first[node], net.stop[node]):
+            arc = net.arc[at]
+            if net.entry[arc] == at:
+                size += abs(float(net.flow[arc]) * float(net.cost[at]))
+                if size < OBJECTIVE_SURE:
+                    total += net.flow[arc] * net.cost[at]
+        chunk = table.chunk[node]
+        stop = chunk * CHUNK + table.filled[node]
+        while chunk >= 0:
+            for place in range(chunk * CHUNK, stop):
+                size += abs(float(table.member[place, HERE]))
+                if size < OBJECTIVE_SURE:
+                    total += table.member[place, HERE]
+            chunk = table.following[chunk]
+            stop = (chunk + 1) * CHUNK
+    out_total[0] = total
     return size
 
 

@@ -5,6 +5,7 @@ keeps the caller's columns; what the last solve left, a tree or a flow with pric
 or `Priced`, which hear of every change.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn, cast
 from weakref import ref
@@ -292,7 +293,12 @@ class FlowNetwork:
         if self._simplex_reason(arcs) is not None or held.solve(arcs, supply, int(self._totals[COST_MAX])) != OPTIMAL:
             self._held = None
             return self._solve_by_simplex()
-        flow, potential, cost_size = held.read(arcs, self._nodes.alive)
+        alive = self._nodes.alive
+        if isinstance(held, Contracted) and not self._totals[EARNS]:
+            value, cost_size = held.objective()
+            if cost_size < OBJECTIVE_SURE:
+                return self._later(value, held, lambda: held.read(arcs, alive)[:2])
+        flow, potential, cost_size = held.read(arcs, alive)
         return self._optimum(flow, potential, cost_size)
 
     def _solve_by_simplex(self) -> Result:
@@ -306,7 +312,7 @@ class FlowNetwork:
         value, sent_up, sent_down = held.told.tolist()
         unrouted = max(sent_up, sent_down)
         if status == simplex.OPTIMAL and not unrouted:
-            result = self._optimum_of(held, value)
+            result = self._planted_optimum(held, value)
             if first:
                 self._hand_over(*self._all(), result)
             return result
@@ -318,14 +324,22 @@ class FlowNetwork:
         witness = (cut & self._nodes.alive).astype(np.int64)
         return Result("infeasible", None, flow, potential, "simplex", unrouted, witness, held.work)
 
-    def _optimum_of(self, held: Planted, value: int) -> Result:
-        """The tree's, to be read later."""
+    def _planted_optimum(self, held: Planted, value: int) -> Result:
         alive = self._nodes.alive
-        unread = Unread(lambda: held.read(alive))
         if held.sum_size >= OBJECTIVE_SURE:
-            value = objective(unread.columns()[0], self._cost[: self.n_arcs])
+            flow, potential = held.read(alive)
+            return Result(
+                "optimal", objective(flow, self._cost[: self.n_arcs]), flow, potential, "simplex", 0, None, held.work
+            )
+        return self._later(value, held, lambda: held.read(alive))
+
+    def _later(
+        self, value: int, held: Planted | Priced | Contracted, read: Callable[[], tuple[Int64s, Int64s]]
+    ) -> Result:
+        """An optimum, to be read later."""
+        unread = Unread(read)
         self._unread = ref(unread)
-        return read_later(value, "simplex", held.work, unread)
+        return read_later(value, held.kernel, held.work, unread)
 
     def _read_last(self) -> None:
         """Have the last result read, if somebody still has it, before what it would be read from changes."""
