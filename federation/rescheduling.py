@@ -10,6 +10,8 @@ Gangs stay where they are: to move one member is to stop them all. Of this term 
 as if it had just been moved.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from federation.agents_book import AgentEntry
@@ -50,17 +52,12 @@ def look(core: Core) -> None:
     core.deadlines.set("reschedule", core.now_us + config.move_look_us)
     if core.recovering or not core.broker_found:
         return
-    loads: dict[tuple[str, str], int] = {}
-    for fetch in fetches:
-        if not fetch.is_moving(core.now_us):
-            continue
-        ends = fetch.from_site, fetch.to_site
-        loads[ends] = loads.get(ends, 0) + 1
+    loads = _Loads(fetch for fetch in fetches if fetch.is_moving(core.now_us))
     _learn_sums(core, fetches)
     _watch_rates(core, fetches, loads)
     for fetch in sorted(fetches, key=lambda fetch: not fetch.tasks):  # what someone waits for first
         if room(book.transfers_us, config.moves_per_minute_max, core.now_us) > 0:
-            _redirect(core, fetch, fetches, loads)
+            _redirect(core, fetch, loads)
     if room(book.tasks_us, config.moves_per_minute_max, core.now_us) <= 0:
         return
     late = _late(core, fetches, loads) + [
@@ -76,7 +73,37 @@ def look(core: Core) -> None:
 # --- transfers -------------------------------------------------------------------------------------------------------
 
 
-def _left_us(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int]) -> int | None:
+class _Loads:
+    """Transfers that move, by the sites between which they do."""
+
+    def __init__(self, fetches: Iterable[RunningFetch]) -> None:
+        self._moving: dict[tuple[str, str], list[RunningFetch]] = {}
+        for fetch in fetches:
+            self._moving.setdefault((fetch.from_site, fetch.to_site), []).append(fetch)
+
+    def count(self, from_site: str, to_site: str) -> int:
+        return len(self._moving.get((from_site, to_site), ()))
+
+    def bytes_until(self, fetch: RunningFetch, from_site: str) -> int:
+        """What moves between the sites until a fetch from there is through, its own bytes and those of others. All get
+        equal parts (processor sharing), so that who has less left takes no more than that from it, and who has more
+        takes as much as it has itself. Time O(transfers there)."""
+        left_bytes = fetch.left_bytes
+        others = self._moving.get((from_site, fetch.to_site), ())
+        return left_bytes + sum(min(other.left_bytes, left_bytes) for other in others if other is not fetch)
+
+    def come_from(self, fetch: RunningFetch, source: str, from_site: str) -> None:
+        """The fetch goes on from another source."""
+        here = self._moving.get((fetch.from_site, fetch.to_site), [])
+        if fetch in here:
+            here.remove(fetch)
+        for other in here:  # It leaves them its part: how slow they were says nothing of what they will be.
+            other.slow_looks = 0
+        fetch.come_from(source, from_site)
+        self._moving.setdefault((from_site, fetch.to_site), []).append(fetch)
+
+
+def _left_us(core: Core, fetch: RunningFetch, loads: _Loads) -> int | None:
     """How long a fetch will still take from where it comes: by its share of what the link is forecast to give, or by
     its own rate where that is far from it for long. None where nobody measured either."""
     share_us, own_us = _share_us(core, fetch, loads), _own_us(fetch)
@@ -85,8 +112,8 @@ def _left_us(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int])
     return own_us
 
 
-def _share_us(core: Core, fetch: RunningFetch, loads: dict[tuple[str, str], int]) -> int | None:
-    n_bytes = fetch.left_bytes * max(1, loads.get((fetch.from_site, fetch.to_site), 0))
+def _share_us(core: Core, fetch: RunningFetch, loads: _Loads) -> int | None:
+    n_bytes = loads.bytes_until(fetch, fetch.from_site)
     bps = core.network.transfer_bps(fetch.source, fetch.agent_id, n_bytes)
     return None if not bps else n_bytes * 8_000_000 // bps
 
@@ -95,10 +122,13 @@ def _own_us(fetch: RunningFetch) -> int | None:
     return None if fetch.rate_bps is None else fetch.left_bytes * 8_000_000 // max(RATE_BPS_MIN, fetch.rate_bps)
 
 
-def _watch_rates(core: Core, fetches: list[RunningFetch], loads: dict[tuple[str, str], int]) -> None:
+def _watch_rates(core: Core, fetches: list[RunningFetch], loads: _Loads) -> None:
     for fetch in fetches:
-        share_us, own_us = _share_us(core, fetch, loads), _own_us(fetch)
-        is_slow = share_us is not None and own_us is not None and own_us > STUCK * share_us
+        n_sharing = max(1, loads.count(fetch.from_site, fetch.to_site))
+        bps = core.network.transfer_bps(fetch.source, fetch.agent_id, fetch.left_bytes * n_sharing)
+        is_slow = False
+        if bps and fetch.rate_bps is not None:
+            is_slow = bps > STUCK * n_sharing * max(RATE_BPS_MIN, fetch.rate_bps)
         fetch.slow_looks = fetch.slow_looks + 1 if is_slow else 0
 
 
@@ -121,7 +151,7 @@ def _learn_sums(core: Core, fetches: list[RunningFetch]) -> None:
             core.network.learn_sum(*pair, sum(rates), core.now_us, is_lower_bound=is_held_up)
 
 
-def _redirect(core: Core, fetch: RunningFetch, fetches: list[RunningFetch], loads: dict[tuple[str, str], int]) -> None:
+def _redirect(core: Core, fetch: RunningFetch, loads: _Loads) -> None:
     """Let it go on from the replica with the best way, if that is better enough."""
     name = f"{fetch.agent_id}/{fetch.shard_id}"
     shard, entry = core.shards.entries.get(fetch.shard_id), core.agents.get(fetch.agent_id)
@@ -133,8 +163,7 @@ def _redirect(core: Core, fetch: RunningFetch, fetches: list[RunningFetch], load
         other = core.agents[agent_id]
         if agent_id in (fetch.agent_id, fetch.source) or not other.enrolled.data_url:
             continue
-        sharing = loads.get((other.site, fetch.to_site), 0) + (other.site != fetch.from_site)
-        n_bytes = fetch.left_bytes * max(1, sharing)
+        n_bytes = loads.bytes_until(fetch, other.site)
         bps = core.network.transfer_bps(agent_id, fetch.agent_id, n_bytes)
         bps = bps or (LAN_BPS if other.site == entry.site else 0)
         if bps:
@@ -144,21 +173,13 @@ def _redirect(core: Core, fetch: RunningFetch, fetches: list[RunningFetch], load
     there_us, agent_id = best
     if left_us * 1000 <= (there_us + core.config.redirect_us) * (1000 + core.config.move_margin_milli):
         return
-    from_site = core.agents[agent_id].site
-    loads[fetch.from_site, fetch.to_site] = loads.get((fetch.from_site, fetch.to_site), 1) - 1
-    loads[from_site, fetch.to_site] = loads.get((from_site, fetch.to_site), 0) + 1
-    for other_fetch in fetches:  # It leaves them its part: how slow they were says nothing of what they will be.
-        if (other_fetch.from_site, other_fetch.to_site) == (fetch.from_site, fetch.to_site):
-            other_fetch.slow_looks = 0
     redirect(core, entry, fetch.shard_id, agent_id)
-    fetch.come_from(agent_id, from_site)
+    loads.come_from(fetch, agent_id, core.agents[agent_id].site)
     core.rescheduling.moved(name, core.rescheduling.transfers_us, core.now_us, core.config.move_hold_us)
     core.count("transfers_redirected")
 
 
-def _late(
-    core: Core, fetches: list[RunningFetch], loads: dict[tuple[str, str], int]
-) -> list[tuple[int, TaskEntry, int]]:
+def _late(core: Core, fetches: list[RunningFetch], loads: _Loads) -> list[tuple[int, TaskEntry, int]]:
     """Tasks whose data comes later than was planned: by how much, and how long it still takes."""
     still_us: dict[str, int] = {}
     for fetch in fetches:

@@ -162,6 +162,52 @@ def test_a_task_whose_data_is_stuck_goes_to_where_the_data_is() -> None:
     assert (task.agent_id, task.attempt, task.n_failed) == ("line", 2, 0), "it failed nowhere"
 
 
+def test_a_transfer_beside_one_that_is_nearly_through_is_not_late() -> None:
+    """It gets half of the link until the other is through, and then all of it: the other's last bytes delay it, and not
+    half of its own."""
+    world = World(MasterConfig(round_every_us=0, move_hold_us=SECOND), policy=Flow())
+    held = [HeldShard(shard_id=sha(n), size_bytes=SIZE, name=f"model-{n}") for n in (1, 2)]
+    depot = world.agent("east", site="east", offer=False, total=resources(0))
+    depot.shards.update({shard.shard_id: shard for shard in held})
+    depot.connect()
+    lab = world.agent("bench", site="lab")
+    line = world.agent("line", site="plant")
+    lab.deaf = line.deaf = True
+    for fake, rate in ((lab, 200), (line, 170)) * 3:
+        ends = {"from_agent": "east", "to_agent": fake.agent_id}
+        sample = LinkSample(**ends, method="transfer", bandwidth_bps=rate * MBIT, bytes=MB)
+        fake.say(NetReport, samples=(sample,))
+    done = {1: 0, 2: 0}
+
+    def submit(n: int, *sites: str) -> None:
+        spec = job(f"tune-{n}", group(reads=(f"model-{n}",), where=Where(sites=sites)))
+        world.ask(SubmitJob(job=spec, submission_id=str(n)))
+        lab.queue(f"tune-{n}/train/0", 1, "staging")
+        lab.flush()
+
+    def progress(seconds: int, **mbit: int) -> None:
+        for _ in range(0, seconds, 2):
+            world.advance(2 * SECOND)
+            for name, rate in mbit.items():
+                done[int(name[1:])] += rate * MBIT // 4
+            fetches = tuple(
+                FetchProgress(shard_id=sha(int(name[1:])), from_agent="east", done_bytes=done[int(name[1:])])
+                for name in mbit
+            )
+            lab.say(NetReport, samples=(), fetches=fetches)
+            for fake in world.agents.values():
+                fake.offer()
+
+    submit(1, "lab")
+    progress(34, n1=200)
+    submit(2, "lab", "plant")
+    task = world.master.core.tasks.tasks["tune-2/train/0"]
+    assert task.agent_id == "bench", "behind the last 150 MB of the other it has its data in 46 s, elsewhere in 47"
+    progress(8, n1=100, n2=100)
+    assert [fact for fact in world.facts if isinstance(fact, TaskStateChanged) and fact.reason == "moved"] == []
+    assert task.agent_id == "bench"
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1, 3, 20, 90, 180]), st.integers(1, 4)), min_size=1, max_size=12))
 def test_whatever_the_link_does_moves_stay_within_hold_and_budget(turns: list[tuple[int, int]]) -> None:

@@ -4,7 +4,7 @@ import msgspec
 
 from policies.conformance import check_plan
 from policies.flow import Flow
-from policies.model import Needs, Release, Resources, Shard, ShardMove, Snapshot, Where
+from policies.model import Needs, Release, Resources, Shard, ShardMove, Snapshot, Transfer, Where
 from tests.policy_worlds import GIB, MB, demand, links, node, snapshot
 
 LINKS = links({("plant", "rack"): 8, ("plant", "shop"): 8, ("rack", "shop"): 800})
@@ -48,6 +48,29 @@ def test_it_goes_to_those_who_will_read_it() -> None:
     readers = demand("d", 3, reads=("s",), where=Where(sites=("shop",)))
     (move,) = moves(snapshot([NODES[0], NODES[1], busy], [readers], [shard()], LINKS))
     assert move.to_agent == "till" and move.saving_us > 0
+
+
+def test_a_copy_waits_behind_what_its_link_is_busy_with_as_the_read_that_it_would_spare() -> None:
+    """One read of what is elsewhere is never spared by a copy over the same link, however long its queue is."""
+    release = Release(in_us=60 * 10**6, needs=Needs(cpu_milli=1000, memory_bytes=GIB))
+    busy = node("till", "shop", free=Resources(memory_bytes=64 * GIB, disk_bytes=GIB), releases=(release,))
+    for left_bytes in (0, 10 * MB, 1000 * MB):
+        under_way = (Transfer(from_site="plant", to_site="shop", left_bytes=left_bytes),)
+        for n_readers, n_copies in ((1, 0), (4, 1)):
+            readers = demand("d", n_readers, reads=("s",), where=Where(sites=("shop",)))
+            world = snapshot([NODES[0], busy], [readers], [shard(replicas_wanted=1)], LINKS, transfers=under_way)
+            assert len(moves(world)) == n_copies, (left_bytes, n_readers)
+
+
+def test_copies_of_one_round_wait_for_each_other() -> None:
+    """Each of ten is worth it alone; what the first ones occupy makes the later ones not."""
+    release = Release(in_us=60 * 10**6, needs=Needs(cpu_milli=1000, memory_bytes=GIB))
+    busy = node("till", "shop", free=Resources(memory_bytes=64 * GIB, disk_bytes=GIB), releases=(release,))
+    shards = [shard(shard_id=f"s{n}", replicas_wanted=1) for n in range(10)]
+    readers = [demand(f"d{n}", 4, reads=(f"s{n}",), where=Where(sites=("shop",))) for n in range(10)]
+    found = moves(snapshot([NODES[0], busy], readers, shards, LINKS))
+    assert 1 <= len(found) < 10
+    assert len(moves(snapshot([NODES[0], busy], readers[-1:], shards[-1:], LINKS))) == 1
 
 
 def test_residency_and_room_close_agents() -> None:
