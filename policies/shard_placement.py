@@ -5,7 +5,8 @@ supplies one copy, which it only sends when that saves more than twice the copyi
 the coming reads at the best replica each would then have; a site takes what its agents' disks hold, and residency
 closes sites. What was ordered is remembered until it has had time to arrive, so nothing is ordered twice. Copies and
 reads alike wait behind what is already on its way over the same link: else a link that work is waiting for would look
-the better for copying the longer they wait.
+the better for copying the longer they wait. Neither counts those of the same round: many reads that crowd a slow link
+are what several copies over a faster one are for.
 
 Cost: at most `SHARDS_MAX` shards a round, O(shards · sites · readers).
 """
@@ -45,12 +46,8 @@ class SitePaths:
         self._links = {(link.from_id, link.to_id): link for link in columns.snapshot.links}
         self._queued: dict[tuple[str, str], int] = {}  # bytes
         for transfer in columns.snapshot.transfers:
-            self.add(transfer.from_site, transfer.to_site, transfer.left_bytes)
-
-    def add(self, from_site: str, to_site: str, size_bytes: int) -> None:
-        """So many more bytes are on their way."""
-        way = (from_site, to_site)
-        self._queued[way] = min(self._queued.get(way, 0) + size_bytes, SIZE_BYTES_MAX)
+            way = transfer.from_site, transfer.to_site
+            self._queued[way] = min(self._queued.get(way, 0) + transfer.left_bytes, SIZE_BYTES_MAX)
 
     def time_us(self, from_site: str, to_site: str, size_bytes: int) -> int:
         model = self._model
@@ -158,9 +155,8 @@ class _Round:
         tail, head, capacity, cost = [], [], [], []
         supply = np.zeros(sink + 1, np.int64)
         ways: list[tuple[int, int]] = []
-        lacks = [self.placer.lacking(self.columns.shards[n]) for n in self.shards]
         for row, n in enumerate(self.shards):
-            lacking = lacks[row]
+            lacking = self.placer.lacking(self.columns.shards[n])
             supply[row] = max(lacking, 1)  # One that lacks none may still be worth a copy nearer to its readers.
             for column, site in enumerate(self.sites):
                 room = len(self._able(n, site))
@@ -186,18 +182,13 @@ class _Round:
         arrays = [np.array(each, np.int64) for each in (tail, head, capacity, cost)]
         result = FlowNetwork(sink + 1, arrays[0], arrays[1], arrays[2], arrays[3], supply).solve()
         assert result.status == "optimal", result.status
-        moves: list[ShardMove] = []
-        for arc, (row, column) in enumerate(ways):
-            if column >= 0 and result.flow[arc]:
-                site = self.sites[column]
-                if lacks[row] > 0 or self._pays(row, site):
-                    moves += self._order(row, site, int(result.flow[arc]))
+        moves = [
+            move
+            for arc, (row, column) in enumerate(ways)
+            if column >= 0 and result.flow[arc]
+            for move in self._order(row, self.sites[column], int(result.flow[arc]))
+        ]
         return tuple(sorted(moves, key=lambda move: (move.shard_id, move.to_agent)))
-
-    def _pays(self, row: int, site: str) -> bool:
-        """Whether a copy nobody asked for is still worth it behind those that were ordered before it in this round:
-        the programme prices each as though it went alone."""
-        return self._place_us(row, site, wanted=False) < self._reading_us(row, None)
 
     def _able(self, n: int, site: str) -> Int64s:
         """Agents of a site that may and can take a replica."""
@@ -224,10 +215,10 @@ class _Round:
         if shard.in_store:
             yield "", ""
 
-    def _source(self, shard: Shard, site: str) -> tuple[int, str, str]:
-        """The time to copy a shard to a site, and from whom and where."""
+    def _source(self, shard: Shard, site: str) -> tuple[int, str]:
+        """The time to copy a shard to a site, and from whom."""
         return min(
-            (self.paths.time_us(from_site, site, shard.size_bytes), agent_id, from_site)
+            (self.paths.time_us(from_site, site, shard.size_bytes), agent_id)
             for agent_id, from_site in self._replica_sites(shard)
         )
 
@@ -256,10 +247,9 @@ class _Round:
     def _order(self, row: int, site: str, count: int) -> list[ShardMove]:
         n = self.shards[row]
         shard = self.columns.shards[n]
+        copy_us, from_agent = self._source(shard, site)
         out: list[ShardMove] = []
         for m in self._takers(n, site)[:count]:
-            copy_us, from_agent, from_site = self._source(shard, site)
-            self.paths.add(from_site, site, shard.size_bytes)
             self.disk[m] -= shard.size_bytes
             move = ShardMove(
                 shard_id=shard.shard_id,

@@ -62,17 +62,6 @@ def test_a_copy_waits_behind_what_its_link_is_busy_with_as_the_read_that_it_woul
             assert len(moves(world)) == n_copies, (left_bytes, n_readers)
 
 
-def test_copies_of_one_round_wait_for_each_other() -> None:
-    """Each of ten is worth it alone; what the first ones occupy makes the later ones not."""
-    release = Release(in_us=60 * 10**6, needs=Needs(cpu_milli=1000, memory_bytes=GIB))
-    busy = node("till", "shop", free=Resources(memory_bytes=64 * GIB, disk_bytes=GIB), releases=(release,))
-    shards = [shard(shard_id=f"s{n}", replicas_wanted=1) for n in range(10)]
-    readers = [demand(f"d{n}", 4, reads=(f"s{n}",), where=Where(sites=("shop",))) for n in range(10)]
-    found = moves(snapshot([NODES[0], busy], readers, shards, LINKS))
-    assert 1 <= len(found) < 10
-    assert len(moves(snapshot([NODES[0], busy], readers[-1:], shards[-1:], LINKS))) == 1
-
-
 def test_residency_and_room_close_agents() -> None:
     assert moves(snapshot(NODES, [], [shard(sites=("plant",))], LINKS)) == []
     tiny = Resources(cpu_milli=1000, disk_bytes=MB)
