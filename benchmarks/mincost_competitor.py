@@ -22,7 +22,10 @@ def by_ortools(columns: dict[str, Any]) -> int | None:
         columns["tail"], columns["head"], np.minimum(columns["capacity"], bound), columns["cost"]
     )
     solver.set_nodes_supplies(np.arange(columns["supply"].size), columns["supply"])
-    return int(solver.optimal_cost()) if solver.solve() == solver.OPTIMAL else None
+    if solver.solve() != solver.OPTIMAL:
+        return None
+    solver.flows(np.arange(columns["tail"].size))  # Ours hands over its flow too.
+    return int(solver.optimal_cost())
 
 
 def by_highs(columns: dict[str, Any]) -> int | None:

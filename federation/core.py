@@ -176,7 +176,7 @@ class Core:
         self._apply[type(fact)](fact)
 
     def persist(self, fact: Fact) -> None:
-        self._apply[type(fact)](fact)
+        self.apply(fact)
         self.out.append(Persist(fact=fact))
 
     def _enrol(self, fact: AgentEnrolled) -> None:

@@ -14,7 +14,7 @@ from policies.kernels.mincost.model import NO_BOUND, UNLIMITED, NetworkError
 from policies.kernels.mincost.network import FlowNetwork
 from policies.kernels.mincost.planted import Arcs
 from tests.test_mincost import Arc, by_networkx, problems
-from tests.test_mincost_warm import change
+from tests.test_mincost_warm import change_and_balance
 
 pytestmark = pytest.mark.kernel
 
@@ -68,15 +68,7 @@ def test_a_corrupted_result_is_caught(
 def test_a_warm_sequence_equals_cold_solves(kernel: Kernel, data: st.DataObject) -> None:
     network = FlowNetwork(1, [], [], [], [], [0], kernel=kernel)
     for _ in range(data.draw(st.integers(1, 8))):
-        for _ in range(data.draw(st.integers(1, 6))):
-            change(network, data)
-        alive = np.flatnonzero(network.node_alive)
-        balance = int(network.supply.sum())
-        if balance and not alive.size:
-            network.add_nodes([-balance])
-        elif balance:
-            node = data.draw(st.sampled_from(alive.tolist()))
-            network.set_supply(node, int(network.supply[node]) - balance)
+        change_and_balance(network, data)
         warm = network.solve()
         columns = (network.tail, network.head, network.capacity, network.cost, network.supply)
         cold = FlowNetwork(network.n_nodes, *columns, kernel="simplex").solve()

@@ -18,7 +18,7 @@ from policies.kernels.mincost.model import UNLIMITED
 from policies.kernels.mincost.network import FlowNetwork
 from policies.kernels.mincost.planted import Planted
 from tests.test_mincost_basis import check_tree
-from tests.test_mincost_warm import change, check_equals_cold, schedule
+from tests.test_mincost_warm import change_and_balance, check_equals_cold, schedule
 
 pytestmark = pytest.mark.kernel
 
@@ -31,15 +31,7 @@ def test_a_rerouted_sequence_equals_cold_solves(data: st.DataObject) -> None:
         network = FlowNetwork(1, [], [], [], [], [0], kernel="simplex")
         network.solve()
         for _ in range(data.draw(st.integers(1, 8))):
-            for _ in range(data.draw(st.integers(1, 6))):
-                change(network, data)
-            alive = np.flatnonzero(network.node_alive)
-            balance = int(network.supply.sum())
-            if balance and not alive.size:
-                network.add_nodes([-balance])
-            elif balance:
-                node = data.draw(st.sampled_from(alive.tolist()))
-                network.set_supply(node, int(network.supply[node]) - balance)
+            change_and_balance(network, data)
             check_equals_cold(network)
             if isinstance(network._held, Planted):
                 check_tree(network._held, network.n_nodes)

@@ -54,20 +54,25 @@ def change(network: FlowNetwork, data: st.DataObject) -> None:
         (network.set_cost if kind == "cost" else network.set_capacity)(chosen, values)
 
 
+def change_and_balance(network: FlowNetwork, data: st.DataObject) -> None:
+    """One round: some changes, after which supplies sum to zero again."""
+    for _ in range(data.draw(st.integers(1, 6))):
+        change(network, data)
+    alive = np.flatnonzero(network.node_alive)
+    balance = int(network.supply.sum())
+    if balance and not alive.size:
+        network.add_nodes([-balance])
+    elif balance:
+        node = data.draw(st.sampled_from(alive.tolist()))
+        network.set_supply(node, int(network.supply[node]) - balance)
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=200)
 def test_a_warm_sequence_equals_cold_solves(data: st.DataObject) -> None:
     network = FlowNetwork(1, [], [], [], [], [0])
     for _ in range(data.draw(st.integers(1, 12))):
-        for _ in range(data.draw(st.integers(1, 6))):
-            change(network, data)
-        alive = np.flatnonzero(network.node_alive)
-        balance = int(network.supply.sum())
-        if balance and not alive.size:
-            network.add_nodes([-balance])
-        elif balance:
-            node = data.draw(st.sampled_from(alive.tolist()))
-            network.set_supply(node, int(network.supply[node]) - balance)
+        change_and_balance(network, data)
         check_equals_cold(network)
 
 
