@@ -63,6 +63,21 @@ def test_what_others_are_held_against_is_of_their_build(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_policies_are_held_against_each_other_where_the_same_code_played_them(tmp_path: Path) -> None:
+    """flow alone is changed and played anew: fifo would do as it did, so it need not be."""
+    store = Store(tmp_path)
+    for nth in range(2):
+        store.add(nth, run_of("fifo", nth, build="old", player="p", values={"makespan": 20.0}))
+        store.add(nth, run_of("flow", nth, build="old", player="p", values={"makespan": 15.0}))
+        store.add(nth, run_of("flow", nth, build="new", player="p", values={"makespan": 10.0}))
+        store.add(nth, run_of("sjf", nth, build="new", player="q", values={"makespan": 5.0}))
+    store.tidy("flow")
+    cells = table_of([run for _, run in store.read()], "flow")["s"]
+    assert cells["fifo"]["makespan"].against == 10.0
+    assert cells["sjf"]["makespan"].against is None, "another player"
+    assert len(store.read()) == 6, "of flow what it does now"
+
+
 def test_code_that_decides_changes_the_digest_and_prose_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ included; then what other code decided than today's (`benchmarks.comparison.stor
 Every scenario gets about the same time, by what its runs took so far: when `--minutes` end, a quick one has all its
 seeds and a long one a few. The page and the table say how many each has, and of which builds they are.
 
-Differences to `--base` (flow) are over the same seeds and builds; one counts where its 95 % interval leaves zero
-out and it is more than 1 %. Exit code 4 when a law was broken in a run.
+Differences to `--base` (flow) are over the same seeds, played by the same code but for the policies' own; one counts
+where its 95 % interval leaves zero out and it is more than 1 %. Exit code 4 when a law was broken in a run.
 """
 
 import argparse
@@ -119,13 +119,13 @@ def _play(
     """Play what is due, each run to the store as it ends. What cannot be played is left out, and said."""
     warm_up()
     until_s = time.monotonic() + given.minutes * 60
-    queue, this = iter(due), build()
+    queue, this, player = iter(due), build(), Code().of_player()
     running: dict[Future[Run], Wanted] = {}
     with ProcessPoolExecutor(given.processes) as pool:
         while True:
             while len(running) < given.processes and time.monotonic() < until_s and (case := next(queue, None)):
                 if f"{case[0].stem} {case[1]}" not in refused:
-                    running[pool.submit(run, *case, codes[case[1]], this)] = case
+                    running[pool.submit(run, *case, codes[case[1]], player, this)] = case
             if not running:
                 return
             for done in wait(running, return_when=FIRST_COMPLETED).done:

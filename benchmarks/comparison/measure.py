@@ -46,7 +46,8 @@ is CPU time of this machine; all else is simulated."""
 
 class Run(Record, frozen=True, kw_only=True):
     """Values by measure, None where there was nothing to measure. `scenario_digest` is of the file's text, `outcome` of
-    all that happened in the run, `code` and `build` say what code decided it (`benchmarks.comparison.store`)."""
+    all that happened in the run; `code`, `player` and `build` say what code decided it (`benchmarks.comparison.store`).
+    """
 
     scenario: str
     scenario_digest: str
@@ -59,6 +60,13 @@ class Run(Record, frozen=True, kw_only=True):
     code: str = ""
     build: str = ""
     outcome: str = ""
+    player: str = ""
+
+    @property
+    def world(self) -> str:
+        """What two policies' runs must share to be held against each other: the code that played them, or the build
+        where that is not known."""
+        return self.player or self.build
 
 
 class _Timed:
@@ -79,8 +87,8 @@ def digest_of(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
-def run(path: Path, policy: str, nth: int, code: str, build: str) -> Run:
-    """The scenario under its own seed (`nth` 0) or one of those after it. `code` and `build` are put down."""
+def run(path: Path, policy: str, nth: int, code: str, player: str, build: str) -> Run:
+    """The scenario under its own seed (`nth` 0) or one of those after it. `code` and after are put down."""
     began_s = time.process_time()
     parameters = parameters_of(path.stem)
     own_seed = read_case(Case(path=str(path), policy=policy, parameters=parameters)).world.seed
@@ -112,4 +120,5 @@ def run(path: Path, policy: str, nth: int, code: str, build: str) -> Run:
         code=code,
         build=build,
         outcome=outcome.digest[:8],
+        player=player,
     )

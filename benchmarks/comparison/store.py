@@ -1,7 +1,8 @@
 """Runs that were made, kept as text: one file a scenario, one line a run, appended as runs end.
 
-A run names the build it was played on (`build`) and the digest of the code that decided it (`Code`), so runs
-of many builds stand together and one can tell which are of today's code.
+A run names the build it was played on (`build`), the digest of the code that decided it and of the part of it that is
+the same under every policy (`Code`), so runs of many builds stand together and one can tell which are of today's code,
+and which were played in the same world.
 """
 
 import ast
@@ -41,6 +42,7 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
     cpu_s: float
     values: tuple[float | None, ...]
     broken_laws: tuple[str, ...] = ()
+    player: str = ""
 
 
 class Store:
@@ -72,19 +74,19 @@ class Store:
             file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + _line(nth, run))
 
     def tidy(self, base: str) -> None:
-        """Each file anew, sorted: the newest run of each key, and those of `base` that others of their build are still
+        """Each file anew, sorted: the newest run of each key, and those of `base` that others of their world are still
         held against."""
         by_scenario: dict[str, dict[tuple[Key, str], Run]] = {}
         runs = self.read()
         newest = dict(runs)
         for key, run in runs:
             is_held_against = key[1] == base and any(
-                each.build == run.build and other[0] == key[0] and other[2] == key[2] for other, each in newest.items()
+                each.world == run.world and other[0] == key[0] and other[2] == key[2] for other, each in newest.items()
             )
             if newest[key] is run or is_held_against:
                 kept = by_scenario.setdefault(key[0], {})
-                kept.pop((key, run.build), None)
-                kept[key, run.build] = run
+                kept.pop((key, run.world), None)
+                kept[key, run.world] = run
         for scenario, kept in by_scenario.items():
             path = self._folder / f"{scenario}.jsonl"
             fresh = path.with_suffix(".new")
@@ -106,6 +108,7 @@ def _line(nth: int, run: Run) -> bytes:
         cpu_s=_short(run.cpu_s) or 0.0,
         values=tuple(_short(run.values.get(measure.name)) for measure in MEASURES),
         broken_laws=run.broken_laws,
+        player=run.player,
     )
     return msgspec.json.encode(row) + b"\n"
 
@@ -123,6 +126,7 @@ def _run(scenario: str, row: _Row) -> Run:
         code=row.code,
         build=row.build,
         outcome=row.outcome,
+        player=row.player,
     )
 
 
@@ -158,6 +162,10 @@ class Code:
         files that these name. Comments and docstrings do not count."""
         module = registry.entry(name).module
         return self.digest((module, _PLAYER), {*OURS, module.partition(".")[0]})
+
+    def of_player(self) -> str:
+        """What plays every policy alike: scenarios, master, agents, and what of `policies` these share."""
+        return self.digest((_PLAYER,), set(OURS))
 
     def digest(self, modules: Iterable[str], packages: set[str]) -> str:
         """Of these modules and of all that they import from `packages`."""

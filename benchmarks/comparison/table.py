@@ -45,7 +45,7 @@ def table_of(runs: Iterable[Run], base: str) -> Table:
     for run in sorted(runs, key=lambda run: (run.scenario, run.policy != base, run.policy, run.seed)):
         by.setdefault(run.scenario, {}).setdefault(run.policy, {})[run.seed] = run
         if run.policy == base:
-            bases[run.scenario, run.seed, run.build] = run
+            bases[run.scenario, run.seed, run.world] = run
     return {
         scenario: {
             policy: {
@@ -66,7 +66,7 @@ def _cell(name: str, own: list[Run], newest: dict[int, Run], bases: dict[tuple[s
     pairs = [
         (mine, theirs)
         for run in own
-        if (base := bases.get((run.scenario, run.seed, run.build))) is not None
+        if (base := bases.get((run.scenario, run.seed, run.world))) is not None
         and (mine := run.values.get(name)) is not None and (theirs := base.values.get(name)) is not None
         and (name.startswith("decision") or _is_like(theirs, newest[run.seed].values.get(name)))
     ]  # fmt: skip
