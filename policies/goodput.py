@@ -1,9 +1,10 @@
 """Goodput: elastic training gets as many workers as make all jobs together learn fastest (Pollux, Qiao et al., 2021).
 
 How fast a job learns with so many workers is `policies/goodput_model.py`'s, fitted to its measured steps. A job's
-speedup is its goodput ÷ that of an equal share of the cluster; chosen are the workers of all jobs at once that make the
-harmonic mean of the speedups largest (the paper's fairness −1), by a mixed integer programme solved with HiGHS: one
-choice a job, within what is free and what the jobs hold. Changing a job that runs costs it half a minute of its age.
+speedup is its goodput ÷ that of an equal share of the cluster, or of all it may use where that is less; chosen are the
+workers of all jobs at once that make the harmonic mean of the speedups largest (the paper's fairness −1), by a mixed
+integer programme solved with HiGHS: one choice a job, within what is free and what the jobs hold. Changing a job that
+runs costs it half a minute of its age.
 
 A job grows by tasks that wait and shrinks by ending some (`Plan.evictions`): the framework in it must cope with that.
 Whoever is started is told the batch that goes with the plan. Work that is not elastic goes first, in order of priority,
@@ -197,14 +198,16 @@ def solve(costs: list[list[float]], uses: list[list[list[int]]], capacity: list[
 def _options(books: Round, job: Job, capacity: list[int], n_jobs: int) -> list[tuple[int, float]]:
     """(workers, what that costs the job): 1 ÷ speedup, weighted by priority. None of it first."""
     elastic = job.elastic
-    most = min(
-        [elastic.workers_max, *(have // need for have, need in zip(capacity, _amounts(job.needs), strict=True) if need)]
+    room = min(
+        (have // need for have, need in zip(capacity, _amounts(job.needs), strict=True) if need),
+        default=elastic.workers_max * n_jobs,
     )
     available = len(job.running) + sum(books.remaining[c] for c in job.classes)
     least = max(1, elastic.workers_min)
-    most = min(most, available, max(least, _tried(job) * 2))
+    most = min(elastic.workers_max, room, available, max(least, _tried(job) * 2))
     weight = 2.0 ** (job.priority / 10)
-    fair = max(least, min(elastic.workers_max, most // max(1, n_jobs)))
+    # The share is the cluster's: neither what the job could use beyond it nor what is known of it makes it smaller.
+    fair = max(least, min(elastic.workers_max, room // n_jobs))
     share = goodput(elastic, fair, _agents(books, job.needs, fair)).per_s
     counts = range(least, most + 1)
     speedups = [goodput(elastic, k, _agents(books, job.needs, k)).per_s / max(share, 1e-12) for k in counts]

@@ -101,6 +101,14 @@ def test_equal_jobs_share_equally() -> None:
     assert workers_of(GoodputPolicy().plan(world)) == {"a": 4, "b": 4}
 
 
+def test_a_speedup_is_over_an_equal_share_of_the_cluster_whatever_a_job_may_use() -> None:
+    """Pollux, section 4.1: one J-th of the cluster is every job's share, 4 of 16; jobs alike then get it, though two of
+    them could use more."""
+    most = {"a": 4, "b": 4, "c": 16, "d": 16}
+    asks = [demand(name, 16, elastic=elastic(group_id=name, workers_max=n)) for name, n in most.items()]
+    assert workers_of(GoodputPolicy().plan(snapshot([node("n1", "s", cpu=16)], asks))) == dict.fromkeys(most, 4)
+
+
 def test_who_learns_more_from_workers_gets_more_of_them() -> None:
     stuck = measured(Speed(0.05, 0.002, local=0.5, local_per_worker=0.2, apart=0.5, apart_per_worker=0.2), CELLS)
     world = snapshot(
