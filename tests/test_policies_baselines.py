@@ -206,6 +206,51 @@ def test_las_puts_what_attained_much_behind_until_it_waited_long() -> None:
     assert order(16 * HOUR_US) == {"sunk": {"n": 1}}
 
 
+def test_las_counts_what_all_of_a_gang_held() -> None:
+    """Tiresias: attained service is a job's GPUs times its time. Four cores for twenty minutes are past one hour."""
+    now_us = HOUR_US // 3
+
+    def ended(n_members: int) -> list[str]:
+        gang = [running(f"g{n}", gang_id="g", cpu_milli=1000) for n in range(n_members)]
+        world = snapshot([busy("a", *gang, cpu=n_members)], [demand("fresh", oldest_us=now_us)], now_us=now_us)
+        return [e.task_id for e in plan_of("las", world).evictions]
+
+    assert ended(2) == [] and ended(4) == ["g0"], "the others end with it"
+    waiting = [
+        demand("g", 4, gang=Gang(gang_id="g", size=4), attained_us=now_us, oldest_us=0),
+        demand("single", 4, attained_us=now_us, oldest_us=SECOND_US),
+    ]
+    assert placed("las", snapshot([node("n", "x", cpu=4)], waiting, now_us=2 * now_us)) == {"single": {"n": 4}}
+
+
+def test_las_makes_room_for_a_whole_gang_or_for_none_of_it() -> None:
+    now_us = 10 * HOUR_US
+    gang = demand("g", 2, gang=Gang(gang_id="g", size=2), oldest_us=now_us)
+    sunk, young = running("sunk"), running("young", since_us=now_us - SECOND_US)
+    world = snapshot([busy("a", sunk), busy("b", running("too"))], [gang], now_us=now_us)
+    assert [e.task_id for e in plan_of("las", world).evictions] == ["sunk", "too"]
+    plan = plan_of("las", snapshot([busy("a", sunk), busy("b", young)], [gang], now_us=now_us))
+    assert not plan.evictions and Reason.GANG in reasons(plan, "g")
+
+
+def test_las_lets_what_was_promoted_attain_the_threshold_anew() -> None:
+    """Tiresias sets the attained service of a starving job back to nothing: else the next that comes would end it."""
+    policy, now_us, attained_us = load("las"), 100 * HOUR_US, 2 * HOUR_US
+
+    def ended(ran_us: int) -> list[str]:
+        task = running("starved", since_us=now_us, attained_us=attained_us)
+        at_us = now_us + ran_us
+        world = snapshot([busy("a", task)], [demand("fresh", oldest_us=at_us)], now_us=at_us)
+        plan = policy.plan(world)
+        check_plan(world, plan)
+        return [e.task_id for e in plan.evictions]
+
+    assert ended(SECOND_US) == ["starved"], "it was not promoted: there was room"
+    starved = demand("d", attained_us=attained_us, oldest_us=now_us - 8 * attained_us)
+    assert where(policy.plan(snapshot([node("a", "x")], [starved], now_us=now_us))) == {"d": {"a": 1}}
+    assert ended(SECOND_US) == [] == ended(HOUR_US - 1) and ended(HOUR_US) == ["starved"]
+
+
 # --- deadline and sjf ------------------------------------------------------------------------------------------------
 
 
