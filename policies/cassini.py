@@ -5,9 +5,10 @@ links they would share (`policies/cassini_circle.py`), takes the best, and gives
 under which that holds (Rajasekaran, Ghobadi and Akella, NSDI 2024). Workers find the shift in their environment.
 
 Who takes part: gangs whose communication declares `iteration`, spread over several sites; running ones keep the shift
-they were launched with. The links are pairs of sites with their measured bandwidth; two that carry the same jobs
-count as one. A candidate whose jobs and links form a loop is discarded, for no shift would suit all of its links; when
-all are, the host's own plan is taken, without shifts. A candidate must place as many tasks as the host's own plan.
+they were launched with. The links are pairs of sites with their measured bandwidth; of those that carry the same jobs
+the narrowest counts. A candidate whose jobs and links form a loop is discarded, for no shift would suit all of its
+links; when all are, the host's own plan is taken, without shifts. A candidate must place as many tasks as the host's
+own plan.
 """
 
 from collections.abc import Callable
@@ -88,18 +89,17 @@ def judge(snapshot: Snapshot, plan: Plan) -> Judged:
     """How well the jobs of a plan and those that run fit the links they would share."""
     links = Links(snapshot.links)
     jobs = {job.name: job for job in (*_running(snapshot, links), *_placed(snapshot, plan, links))}
-    shared: dict[tuple[str, ...], int] = {}  # the jobs of a link → its capacity
+    shared: dict[tuple[str, ...], tuple[int, tuple[str, str]]] = {}  # jobs → the narrowest link that all of them share
     for pair in sorted({pair for job in jobs.values() for pair in job.pairs}):
         names = tuple(name for name in sorted(jobs) if pair in jobs[name].traffic)
         if len(names) > 1:
-            capacity_bps = slowest_bps((pair,), links)
-            shared[names] = min(shared.get(names, capacity_bps), capacity_bps)
+            link = slowest_bps((pair,), links), pair
+            shared[names] = min(shared.get(names, link), link)
     new = [name for name in sorted(jobs) if jobs[name].shift_us is None]
     if not any(name in new for names in shared for name in names):
         return Judged(1.0, dict.fromkeys(new, 0))
     scores, per_link = [], []
-    for names, capacity_bps in shared.items():
-        pair = next(pair for pair in jobs[names[0]].pairs if all(pair in jobs[name].traffic for name in names))
+    for names, (capacity_bps, pair) in shared.items():
         best = fit([jobs[n].traffic[pair] for n in names], capacity_bps, [jobs[n].shift_us for n in names])
         scores.append(best.score)
         per_link.append(dict(zip(names, best.shifts_us, strict=True)))

@@ -12,6 +12,7 @@ from policies.cassini import Cassini, judge
 from policies.cassini_circle import Traffic, fit, one_shift_each
 from policies.fifo import Fifo
 from policies.flow import Flow
+from policies.least_loaded import LeastLoaded
 from policies.model import Communication, Demand, Gang, Node, Running, Tuning
 from tests.master_world import World, group, job, needs, resources
 from tests.policy_worlds import demand, links, node, snapshot, where
@@ -119,6 +120,16 @@ def test_jobs_of_one_link_are_scored_and_shifted() -> None:
     plan = Cassini(Fifo).plan(world)
     assert judge(world, plan).score == 1.0, "alone on its link"
     assert [(tuning.demand_id, tuning.shift_us) for tuning in plan.tunings] == [("a", 0)]
+
+
+def test_of_links_that_carry_the_same_jobs_the_narrowest_counts_with_what_it_carries() -> None:
+    """Two rings over three sites, 60 % of each step: 0.8 on the narrow link, whatever the wide ones could carry."""
+    wide = links({("north", "south"): 10_000, ("north", "west"): 10_000, ("south", "west"): 1000})
+    nodes = [node(at, at, cpu=2) for at in ("north", "south", "west")]
+    world = snapshot(nodes, [gang("one", 3), gang("two", 3)], link=wide)
+    host = LeastLoaded().plan(world)
+    assert where(host) == {name: {"north": 1, "south": 1, "west": 1} for name in ("one", "two")}
+    assert judge(world, host).score == pytest.approx(0.8)
 
 
 def test_the_candidate_whose_jobs_fit_best_is_taken() -> None:
