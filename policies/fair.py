@@ -5,8 +5,14 @@ al., NSDI 2011). What is free goes, a little at a time, to the role with the lea
 nest, and fairness holds among the children of each ("ml/vision" competes within "ml"). Within a role: priority, then
 age.
 
-"A little" is one task, or as many as fit in a thousandth of the cluster: shares are even to that grain. Nothing running
-is taken away: a role above its share only gets nothing new.
+"A little" is one task, or as many as fit in a thousandth of the cluster: shares are even to that grain. A gang is one
+piece. What cannot start is passed over and holds nobody up. Nothing running is taken away: a role above its share only
+gets nothing new.
+
+A role that has children counts for all that they hold together, as in Mesos. Where they hold unlike kinds, the one that
+wants a kind of which they have little stands behind others of which the parent holds much: the rescaling of
+hierarchical DRF (Bhattacharya et al., SoCC 2013) would mend that, and would let each new child, which holds nothing
+yet, claim all that comes free in its parent's name.
 """
 
 from collections import deque
@@ -69,11 +75,18 @@ class _Filling:
             demand = self.books.demands[c]
             share_ppm = dominant_share_ppm(amount_of(demand.needs), self.whole)
             weight = self._role(path).weight
+            # Members of a gang start together, and may need unlike amounts.
+            members = self.books.members(demand.gang.gang_id) if demand.gang is not None else [c]
+            before = [self.books.remaining[member] for member in members]
             placed = self.books.serve(c, max(1, GRAIN_PPM * weight // max(1, share_ppm)))
             if not placed or not self.books.remaining[c]:
                 queue.popleft()
+            given = total(
+                amount_of(self.books.demands[member].needs, had - self.books.remaining[member])
+                for member, had in zip(members, before, strict=True)
+            )
             for each in role_chain(path):
-                self.held[each] = add(self.held[each], amount_of(demand.needs, placed))
+                self.held[each] = add(self.held[each], given)
 
     def _role(self, path: str) -> Role:
         return self.roles.get(path) or Role(path=path)

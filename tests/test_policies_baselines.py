@@ -89,6 +89,47 @@ def test_fair_shares_hold_at_each_level_of_the_hierarchy() -> None:
     assert by_role(plan) == {"ml/a": 2, "ml/b": 2, "web": 4}
 
 
+def test_fair_passes_over_what_nobody_can_run_and_keeps_the_weights() -> None:
+    demands = [demand("big", 3, cpu_milli=99_000, role="a", priority=90), demand("a", 20, role="a")]
+    demands.append(demand("b", 20, role="b"))
+    roles = (Role(path="a", weight=3), Role(path="b"))
+    plan = plan_of("fair", snapshot([node("n", "x", cpu=8)], demands, roles=roles))
+    assert by_role(plan) == {"a": 6, "b": 2} and Reason.CPU in reasons(plan, "big")
+
+
+def test_fair_counts_each_member_of_a_gang_for_what_it_takes() -> None:
+    """A server of six cores and two workers of one: eight, so both roles end with twelve of the twenty-four."""
+    gang = Gang(gang_id="g", size=3)
+    demands = [
+        demand("a-server", 1, cpu_milli=6000, role="a", gang=gang, priority=9),
+        demand("a-workers", 2, role="a", gang=gang, priority=9),
+        demand("a-singles", 20, role="a"),
+        demand("b", 20, role="b"),
+    ]
+    plan = plan_of("fair", snapshot([node("n", "x", cpu=24)], demands))
+    assert by_role(plan) == {"a-server": 1, "a-workers": 2, "a-singles": 4, "b": 12}
+
+
+def test_fair_among_unlike_kinds_counts_a_parent_for_all_that_its_children_hold() -> None:
+    """As Mesos' roles do, and unlike hierarchical DRF: one GPU is free, "one" holds half of them and no processors,
+    "two/gpu" four tenths, and its sibling all processors."""
+    gpus = tuple(Gpu(uuid=f"g{n}") for n in range(10))
+    total = Resources(cpu_milli=10_000, memory_bytes=GIB, gpus=gpus)
+    held = {
+        "one": Amount(gpus=5),
+        "two": Amount(cpu_milli=10_000, gpus=4),
+        "two/cpu": Amount(cpu_milli=10_000),
+        "two/gpu": Amount(gpus=4),
+    }
+    demands = [demand(path, 5, role=path, needs=Needs(gpu=GpuNeed())) for path in ("one", "two/gpu")]
+    world = snapshot(
+        [node("n", "x", total=total, free=Resources(memory_bytes=GIB, gpus=gpus[:1]))],
+        demands,
+        roles=tuple(Role(path=path, allocated=amount) for path, amount in held.items()),
+    )
+    assert by_role(plan_of("fair", world)) == {"one": 1}
+
+
 def test_fair_gives_what_one_role_cannot_use_to_the_others() -> None:
     demands = [demand("a", 1, role="a"), demand("b", 20, role="b")]
     assert by_role(plan_of("fair", snapshot([node("n", "x", cpu=8)], demands))) == {"a": 1, "b": 7}
