@@ -5,7 +5,8 @@ shard, queueing for capacity that comes later, running on that hardware, answeri
 weight grows with priority, with the wait and near a deadline, so nothing starves. A task may be planned to wait for a
 busy agent when that is cheaper than any free one. docs/policies.md has the terms, docs/architecture.md the network.
 
-A round: lower → costs → (slots → flow → pack) until everything that was given capacity has it → explain → shards.
+A round: lower → costs → (slots → flow → sequence → pack) until everything that was given capacity has it → explain →
+shards.
 """
 
 import numpy as np
@@ -21,6 +22,7 @@ from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s, Lowerer
 from policies.model import Blocker, Candidate, CostTerms, Miss, Placement, Plan, Reason, Refusal, Relocation, Snapshot
 from policies.packing import pack
 from policies.resources import role_chain
+from policies.sequence import in_sequence
 from policies.serving import decide, with_additions, with_services
 from policies.shard_placement import ShardPlacer
 from policies.slots import count_slots, shapes
@@ -197,10 +199,11 @@ class _Round:
             open=self.open,
             going_us=self.going_us[active],
         )
-        flows = solve(Targets(columns, self.costs, slots, offered), self._quotas(active))
+        targets = Targets(columns, self.costs, slots, offered)
+        flows = solve(targets, self._quotas(active))
         if self.objective is None:
             self.objective, self.kernel = flows.objective, flows.kernel
-        return flows
+        return in_sequence(flows, targets)
 
     def _service_us(self, active: Int64s, free: Bools) -> Int64s:
         """How long capacity of each group stays taken: the mean over the classes that like the group best, else the
