@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.comparison.measure import MEASURES, Run
+from benchmarks.comparison.measure import MEASURES, Run, run
 from benchmarks.comparison.store import Code, Store
 from benchmarks.comparison.table import table_of
 from policies import registry
 
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
 VALUES = st.none() | st.integers(-999_999, 999_999).map(lambda each: each / 1000)
 
 
@@ -106,3 +107,7 @@ def test_every_policy_of_one_module_has_one_code() -> None:
     gavel, makespan, flow, fifo = map(Code().of_policy, ("gavel", "gavel-makespan", "flow", "fifo"))
     assert gavel == makespan
     assert len({gavel, flow, fifo}) == 3
+
+
+def test_a_service_is_not_a_task_that_did_not_finish() -> None:
+    assert run(SCENARIOS / "swinging-link.yaml", "random", 0, "c", "p", "b").values["unfinished"] == 0

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.comparison.smaller import parameters_of
+from federation.facts import JobAccepted
+from federation.states import TaskState
 from policies import registry
 from policies.api import Policy
 from policies.model import Plan, Record, Snapshot
 from scenarios.expect import Metric
 from scenarios.metrics import Metrics, quantile
-from scenarios.player import play
+from scenarios.player import Outcome, play
 from scenarios.records import Records
 from scenarios.runs import Case, read_case
 
@@ -95,12 +97,11 @@ def run(path: Path, policy: str, nth: int, code: str, player: str, build: str) -
     world = read_case(Case(path=str(path), policy=policy, seed=own_seed + nth, parameters=parameters)).world
     timed = _Timed(registry.load(policy))
     outcome = play(world, timed, policy)
-    metrics = Metrics(Records(outcome))
+    records = Records(outcome)
+    metrics = Metrics(records)
     timed.rounds_ms.sort()
-    total = metrics.value(Metric(measure="tasks.total")) or 0.0
-    finished = metrics.value(Metric(measure="tasks.finished")) or 0.0
     values: dict[str, float | None] = {
-        "unfinished": 100 * (1 - finished / total) if total else None,
+        "unfinished": _unfinished(outcome, records),
         "decision_p50": quantile(timed.rounds_ms, 0.5),
         "decision_p99": quantile(timed.rounds_ms, 0.99),
     }
@@ -122,3 +123,23 @@ def run(path: Path, policy: str, nth: int, code: str, player: str, build: str) -
         outcome=outcome.digest[:8],
         player=player,
     )
+
+
+def _unfinished(outcome: Outcome, records: Records) -> float | None:
+    """Of the tasks that end by themselves, in per cent; None where there are only services."""
+    services = {
+        (fact.job_id, group.name)
+        for fact in outcome.facts
+        if isinstance(fact, JobAccepted)
+        for group in fact.job.tasks
+        if group.service
+    }
+    tasks = [
+        task
+        for job_id, job in records.jobs.items()
+        for name, group in job.groups.items()
+        if (job_id, name) not in services
+        for task in group
+    ]
+    open_ = sum(task.state is not TaskState.FINISHED for task in tasks)
+    return 100 * open_ / len(tasks) if tasks else None
