@@ -14,7 +14,6 @@ import psutil
 import pytest
 from agent_live import AgentProcess, DeskMaster
 from agent_world import World, launch
-from test_agent_executor import ESCAPE
 
 from agents.config import AgentConfig, read_config
 from agents.driver import agent_folder
@@ -38,6 +37,7 @@ from federation.wire import (
 )
 from federation.wire import Fetch as WireFetch
 from policies.model import Needs
+from tests.executor_world import ESCAPE
 from tests.live_world import KINDS, broker_of
 
 pytestmark = pytest.mark.live

@@ -13,7 +13,7 @@ from policies.flow import Flow
 from policies.model import Amount
 from tests.market_world import MarketWorld, cpus
 from tests.master_world import GIB, SECOND, resources
-from tests.test_mesos_stories import join, market, scalars
+from tests.mesos_market import join, market, scalars
 
 QUARTER = p.LeastOffer(cpu_milli=1000, memory_bytes=GIB)
 

@@ -10,8 +10,8 @@ import pytest
 
 from federation.api import SetAgentMode
 from federation.master import Master
+from tests.mesos_market import BODIES, Client, Served, join, launch, market, scalars, task
 from tests.mesos_world import Wire, subscribe
-from tests.test_mesos_stories import BODIES, Client, Served, join, launch, market, scalars, task
 
 MUTANTS = 24  # of each call
 KINDS = sorted({"SUBSCRIBE", "TEARDOWN", *BODIES})

@@ -1,161 +1,15 @@
 """The rules of the market through the scheduler endpoint: the real core behind real sockets, time as the test says."""
 
 import asyncio
-import base64
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 
-from federation.api import Answer, SetAgentMode, SetRole, SubmitJob
-from federation.commands import Command, Emit
-from federation.config import MasterConfig
-from federation.events import FrameworkCalled, StreamClosed
-from federation.market.protocol import Call
-from federation.streams import FrameworkStreams
+from federation.api import SetAgentMode, SetRole, SubmitJob
 from federation.wire import CommandBatch, HeldShard, Kill, LinkSample, NetReport
-from policies.flow import Flow
 from policies.model import Amount
-from tests.market_world import MarketWorld
 from tests.master_world import GIB, SECOND, group, job, resources, sha
-from tests.mesos_world import Wire, serving, subscribe
-
-UUID = base64.b64encode(bytes(16)).decode()
-
-
-class Served(MarketWorld):
-    """A world whose frameworks come over HTTP."""
-
-    def __init__(self, **config: Any) -> None:
-        self.streams = FrameworkStreams(self._gone)
-        self._waiting: dict[str, asyncio.Future[Answer]] = {}
-        self._n_calls = 0
-        super().__init__(MasterConfig(**{"round_every_us": 0, "allocate_every_us": 0, **config}), policy=Flow())
-
-    def handle(self, event: Any) -> list[Command]:
-        commands = super().handle(event)
-        for command in commands:
-            if isinstance(command, Emit):
-                self.streams.emit(command)
-        for request_id in [key for key in self._waiting if key in self.replies]:
-            self._waiting.pop(request_id).set_result(self.replies[request_id])
-        return commands
-
-    async def call(self, call: Call, framework_id: str, stream_id: str, principal: str = "") -> Answer:
-        self._n_calls += 1
-        request_id = f"http-{self._n_calls}"
-        self._waiting[request_id] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting[request_id]
-        self.handle(
-            FrameworkCalled(
-                request_id=request_id, framework_id=framework_id, stream_id=stream_id, principal=principal, call=call
-            )
-        )
-        return await waiting
-
-    def _gone(self, framework_id: str, stream_id: str) -> None:
-        self.handle(StreamClosed(framework_id=framework_id, stream_id=stream_id))
-
-    def gauges(self) -> dict[str, int]:
-        return {}
-
-    def counters(self) -> dict[str, int]:
-        return {}
-
-
-def _id(value: str) -> dict[str, str]:
-    return {"value": value}
-
-
-def scalars(cpus: float = 1, mem: float = 64, **fields: Any) -> list[dict[str, Any]]:
-    amounts = {"cpus": cpus, "mem": mem}
-    return [{"name": name, "type": "SCALAR", "scalar": {"value": value}} | fields for name, value in amounts.items()]
-
-
-def task(task_id: str, resources: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
-    command = {"shell": False, "value": "sleep", "arguments": ["sleep", "9"]}
-    return {
-        "name": task_id, "task_id": _id(task_id), "agent_id": _id("gw-1"), "resources": resources or scalars(),
-        "command": command, **fields,
-    }  # fmt: skip
-
-
-def launch(*tasks: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "LAUNCH", "launch": {"task_infos": list(tasks)}}
-
-
-class Client:
-    def __init__(self, world: Served, port: int, stream: Wire, calls: Wire, framework_id: str) -> None:
-        self.world, self.port, self.stream, self.calls, self.framework_id = world, port, stream, calls, framework_id
-        self._passed: list[dict[str, Any]] = []  # heard, and not asked for yet
-
-    async def until(self, kind: str, wanted: Callable[[dict[str, Any]], bool] = lambda event: True) -> dict[str, Any]:
-        for event in self._passed:
-            if event["type"] == kind and wanted(event):
-                self._passed.remove(event)
-                return event
-        while True:
-            event = await self.stream.event()
-            if event["type"] == kind and wanted(event):
-                return event
-            self._passed.append(event)
-
-    async def call(self, kind: str, body: Any = None, **headers: str) -> int:
-        tree = {"framework_id": _id(self.framework_id), "type": kind} | ({} if body is None else {kind.lower(): body})
-        headers.setdefault("Mesos_Stream_Id", self.stream.headers["mesos-stream-id"])
-        return (await self.calls.ask(tree, **headers))[0]
-
-    async def offer(self) -> dict[str, Any]:
-        (offer,) = (await self.until("OFFERS"))["offers"]["offers"]
-        return dict(offer)
-
-    async def accept(self, offer: dict[str, Any], *operations: dict[str, Any]) -> None:
-        await self.accept_all([offer], *operations)
-
-    async def accept_all(self, offers: list[dict[str, Any]], *operations: dict[str, Any]) -> None:
-        ids = [offer["id"] for offer in offers]
-        body = {"offer_ids": ids, "operations": list(operations), "filters": {"refuse_seconds": 0}}
-        assert await self.call("ACCEPT", body) == 202
-
-    async def status(self, task_id: str, state: str) -> dict[str, Any]:
-        while True:
-            event = await self.until("UPDATE", lambda e: e["update"]["status"]["task_id"] == _id(task_id))
-            status: dict[str, Any] = event["update"]["status"]
-            if "uuid" in status:
-                body = {name: status[name] for name in ("agent_id", "task_id", "uuid")}
-                assert await self.call("ACKNOWLEDGE", body) == 202
-            if status["state"] == state:
-                return status
-
-    async def operation(self, operation_id: str) -> str:
-        wanted = _id(operation_id)
-        event = await self.until(
-            "UPDATE_OPERATION_STATUS", lambda e: e["update_operation_status"]["status"]["operation_id"] == wanted
-        )
-        status = event["update_operation_status"]["status"]
-        if "uuid" in status:
-            body = {"operation_id": wanted, "uuid": status["uuid"]["value"], "agent_id": status["agent_id"]}
-            assert await self.call("ACKNOWLEDGE_OPERATION_STATUS", body) == 202
-        return str(status["state"])
-
-
-@contextlib.asynccontextmanager
-async def market(**config: Any) -> AsyncIterator[tuple[Served, int]]:
-    world = Served(**config)
-    async with serving(world) as port:
-        yield world, port
-
-
-async def join(world: Served, port: int, name: str = "mesos", **fields: Any) -> Client:
-    fields.setdefault("capabilities", [{"type": "PARTITION_AWARE"}, {"type": "RESERVATION_REFINEMENT"}])
-    fields.setdefault("failover_timeout", 60)
-    stream = await Wire.open(port)
-    await stream.send(subscribe(name, **fields))
-    assert await stream.head() == 200, await stream.body()
-    event = await stream.event()
-    return Client(world, port, stream, await Wire.open(port), event["subscribed"]["framework_id"]["value"])
-
+from tests.mesos_market import ACKNOWLEDGEMENTS, BODIES, UUID, Client, id_of, join, launch, market, scalars, task
+from tests.mesos_world import Wire, subscribe
 
 # --- the life of a task ----------------------------------------------------------------------------------------------
 
@@ -168,7 +22,7 @@ async def test_a_task_from_offer_to_acknowledged_end() -> None:
         await client.status("t1", "TASK_RUNNING")
         agent.end("@" + client.framework_id + "/t1")
         assert (await client.status("t1", "TASK_FINISHED"))["source"] == "SOURCE_EXECUTOR"
-        assert await client.call("RECONCILE", {"tasks": [{"task_id": _id("t1"), "agent_id": _id("gw-1")}]}) == 202
+        assert await client.call("RECONCILE", {"tasks": [{"task_id": id_of("t1"), "agent_id": id_of("gw-1")}]}) == 202
         assert (await client.status("t1", "TASK_GONE"))["reason"] == "REASON_RECONCILIATION"
 
 
@@ -177,8 +31,8 @@ async def test_what_cannot_be_served_is_an_error_of_its_own_and_the_rest_runs() 
         world.agent()
         client = await join(world, port)
         docker = task("docker", container={"type": "DOCKER", "docker": {"image": "busybox"}})
-        elsewhere = task("elsewhere") | {"agent_id": _id("gw-9")}
-        grow = {"type": "GROW_VOLUME", "id": _id("grow"), "grow_volume": {}}
+        elsewhere = task("elsewhere") | {"agent_id": id_of("gw-9")}
+        grow = {"type": "GROW_VOLUME", "id": id_of("grow"), "grow_volume": {}}
         await client.accept(await client.offer(), launch(docker, task("plain"), elsewhere), grow)
         refused = await client.status("docker", "TASK_ERROR")
         assert refused["reason"] == "REASON_TASK_INVALID" and "no containers" in refused["message"]
@@ -196,8 +50,8 @@ async def test_a_kill_may_bring_its_own_grace_and_a_second_one_a_shorter() -> No
         await client.accept(await client.offer(), launch(task("t", kill_policy=policy)))
         await client.status("t", "TASK_RUNNING")
         agent.deaf = True  # It takes its time.
-        assert await client.call("KILL", {"task_id": _id("t")}) == 202
-        at_once = {"task_id": _id("t"), "kill_policy": {"grace_period": {"nanoseconds": 0}}}
+        assert await client.call("KILL", {"task_id": id_of("t")}) == 202
+        at_once = {"task_id": id_of("t"), "kill_policy": {"grace_period": {"nanoseconds": 0}}}
         assert await client.call("KILL", at_once) == 202
         batches = [message for message in agent.heard if isinstance(message, CommandBatch)]
         kills = [command for batch in batches for command in batch.commands if isinstance(command, Kill)]
@@ -208,12 +62,12 @@ async def test_shutdown_ends_an_executors_tasks_and_a_message_is_taken() -> None
     async with market() as (world, port):
         world.agent()
         client = await join(world, port)
-        executor = {"type": "DEFAULT", "executor_id": _id("e1")}
+        executor = {"type": "DEFAULT", "executor_id": id_of("e1")}
         await client.accept(await client.offer(), launch(task("in", executor=executor), task("out")))
         await client.status("in", "TASK_RUNNING")
-        message = {"agent_id": _id("gw-1"), "executor_id": _id("e1"), "data": UUID}
+        message = {"agent_id": id_of("gw-1"), "executor_id": id_of("e1"), "data": UUID}
         assert await client.call("MESSAGE", message) == 202
-        assert await client.call("SHUTDOWN", {"executor_id": _id("e1"), "agent_id": _id("gw-1")}) == 202
+        assert await client.call("SHUTDOWN", {"executor_id": id_of("e1"), "agent_id": id_of("gw-1")}) == 202
         await client.status("in", "TASK_KILLED")
         core = world.master.core
         assert core.market.frameworks[client.framework_id].tasks["out"].is_open
@@ -224,7 +78,7 @@ async def test_a_launch_group_is_all_or_none() -> None:
     async with market() as (world, port):
         world.agent()
         client = await join(world, port)
-        executor = {"type": "DEFAULT", "executor_id": _id("e")}
+        executor = {"type": "DEFAULT", "executor_id": id_of("e")}
         tasks = [task("big", scalars(9)), task("small")]
         together = {"type": "LAUNCH_GROUP", "launch_group": {"executor": executor, "task_group": {"tasks": tasks}}}
         await client.accept(await client.offer(), together)
@@ -232,7 +86,7 @@ async def test_a_launch_group_is_all_or_none() -> None:
         tasks[0] = task("big", scalars(2))
         await client.accept(await client.offer(), together)
         await client.status("small", "TASK_RUNNING")
-        assert await client.call("KILL", {"task_id": _id("big")}) == 202
+        assert await client.call("KILL", {"task_id": id_of("big")}) == 202
         await client.status("small", "TASK_KILLED")
 
 
@@ -247,7 +101,7 @@ async def test_reserve_launch_and_unreserve() -> None:
             "type": "DYNAMIC", "role": "ml", "principal": "me", "labels": {"labels": [{"key": "for", "value": "x"}]},
         }  # fmt: skip
         reserved = scalars(2, 128, reservations=[reservation])
-        reserve = {"type": "RESERVE", "id": _id("r1"), "reserve": {"resources": reserved}}
+        reserve = {"type": "RESERVE", "id": id_of("r1"), "reserve": {"resources": reserved}}
         await client.accept(
             await client.offer(), reserve, launch(task("t1", scalars(2, 64, reservations=[reservation])))
         )
@@ -261,11 +115,11 @@ async def test_reserve_launch_and_unreserve() -> None:
         mine = [r for r in offers[-1]["resources"] if r.get("reservations")]
         assert {r["name"]: r["scalar"]["value"] for r in mine}["cpus"] == 2
         assert mine[0]["reservations"] == [reservation]
-        unreserve = {"type": "UNRESERVE", "id": _id("u1"), "unreserve": {"resources": reserved}}
+        unreserve = {"type": "UNRESERVE", "id": id_of("u1"), "unreserve": {"resources": reserved}}
         await client.accept_all(offers, unreserve)  # What t1 left of the reservation was offered before its end.
         assert await client.operation("u1") == "OPERATION_FINISHED"
         assert not world.master.core.agents["gw-1"].holdings.pools
-        assert await client.call("RECONCILE_OPERATIONS", {"operations": [{"operation_id": _id("u1")}]}) == 202
+        assert await client.call("RECONCILE_OPERATIONS", {"operations": [{"operation_id": id_of("u1")}]}) == 202
         assert await client.operation("u1") == "OPERATION_UNKNOWN", "acknowledged is forgotten"
 
 
@@ -278,17 +132,17 @@ async def test_create_and_destroy_replicas_of_shards() -> None:
         holder.flush()
         client = await join(world, port)
         offers = (await client.until("OFFERS"))["offers"]["offers"]
-        offer = next(each for each in offers if each["agent_id"] == _id("gw-1"))
+        offer = next(each for each in offers if each["agent_id"] == id_of("gw-1"))
         persistence = {"disk": {"persistence": {"id": shard.shard_id}}}
         volume = {"name": "disk", "type": "SCALAR", "scalar": {"value": 0}} | persistence
-        create = {"type": "CREATE", "id": _id("c1"), "create": {"volumes": [volume]}}
+        create = {"type": "CREATE", "id": id_of("c1"), "create": {"volumes": [volume]}}
         await client.accept(offer, create)
         if shard.shard_id not in other.shards:
             other.shards[shard.shard_id] = shard
             other.queue_shard(shard, "held")
             other.flush()
         assert await client.operation("c1") == "OPERATION_FINISHED"
-        destroy = {"type": "DESTROY", "id": _id("d1"), "destroy": {"volumes": [volume]}}
+        destroy = {"type": "DESTROY", "id": id_of("d1"), "destroy": {"volumes": [volume]}}
         await client.accept(await client.offer(), destroy)
         assert await client.operation("d1") in ("OPERATION_FINISHED", "OPERATION_FAILED")
 
@@ -317,10 +171,10 @@ async def test_gpu_nodes_go_only_to_who_wants_gpus() -> None:
         world.agent("vm-1", total=resources(gpus=["a", "b"]))
         plain = await join(world, port, "plain")
         world.agent("gw-1")
-        assert (await plain.offer())["agent_id"] == _id("gw-1")
+        assert (await plain.offer())["agent_id"] == id_of("gw-1")
         gpus = await join(world, port, "gpus", capabilities=[{"type": "GPU_RESOURCES"}])
         offer = await gpus.offer()
-        assert offer["agent_id"] == _id("vm-1")
+        assert offer["agent_id"] == id_of("vm-1")
         assert next(r["scalar"]["value"] for r in offer["resources"] if r["name"] == "gpus") == 2
 
 
@@ -332,7 +186,7 @@ async def test_a_hoarders_offers_time_out_and_others_get_them() -> None:
         world.advance(31 * SECOND)
         rescinded = await hoarder.until("RESCIND")
         assert rescinded["rescind"]["offer_id"] == offer["id"]
-        assert (await other.offer())["agent_id"] == _id("gw-1")
+        assert (await other.offer())["agent_id"] == id_of("gw-1")
         await hoarder.accept(offer, launch(task("late")))
         assert (await hoarder.status("late", "TASK_DROPPED"))["reason"] == "REASON_INVALID_OFFERS"
 
@@ -367,7 +221,7 @@ async def test_a_drain_asks_back_and_its_end_takes_the_question_back() -> None:
         await client.status("t1", "TASK_RUNNING")
         world.ask(SetAgentMode(agent_id="gw-1", mode="draining"))
         (asked,) = (await client.until("INVERSE_OFFERS"))["inverse_offers"]["inverse_offers"]
-        assert asked["agent_id"] == _id("gw-1") and asked["unavailability"]["start"]["nanoseconds"] > 0
+        assert asked["agent_id"] == id_of("gw-1") and asked["unavailability"]["start"]["nanoseconds"] > 0
         assert asked["offerflow"]["reason"] == "drain"
         answer = {"inverse_offer_ids": [asked["id"]], "filters": {"refuse_seconds": 10}}
         assert await client.call("DECLINE_INVERSE_OFFERS", answer) == 202
@@ -396,12 +250,12 @@ async def test_a_congested_link_asks_back_what_runs_at_its_end() -> None:
         offers = (await client.until("OFFERS"))["offers"]["offers"]
         busy.deaf = True  # What it is to fetch stays under way.
         volume = {"name": "disk", "type": "SCALAR", "scalar": {"value": 0}, "disk": {"persistence": {"id": sha(7)}}}
-        create = {"type": "CREATE", "id": _id("c1"), "create": {"volumes": [volume]}}
-        offer = next(each for each in offers if each["agent_id"] == _id("gw-1"))
+        create = {"type": "CREATE", "id": id_of("c1"), "create": {"volumes": [volume]}}
+        offer = next(each for each in offers if each["agent_id"] == id_of("gw-1"))
         await client.accept(offer, launch(task("t1")), create)
         world.advance(11 * SECOND)
         (asked,) = (await client.until("INVERSE_OFFERS"))["inverse_offers"]["inverse_offers"]
-        assert asked["agent_id"] == _id("gw-1") and asked["offerflow"]["reason"] == "congestion"
+        assert asked["agent_id"] == id_of("gw-1") and asked["offerflow"]["reason"] == "congestion"
         link = asked["offerflow"]["link"]
         assert (link["from_id"], link["to_id"]) == ("site:site-gw-2", "site:site-gw-1")
         assert await client.call("ACCEPT_INVERSE_OFFERS", {"inverse_offer_ids": [asked["id"]]}) == 202
@@ -419,14 +273,14 @@ async def test_a_framework_fails_over_in_time_and_is_over_when_it_does_not() -> 
         world._gone(client.framework_id, client.stream.headers["mesos-stream-id"])
         world.advance(59 * SECOND)
         assert await client.call("REVIVE") == 403, "not subscribed"
-        again = await join(world, port, id=_id(client.framework_id))
+        again = await join(world, port, id=id_of(client.framework_id))
         assert again.framework_id == client.framework_id
         assert await again.call("RECONCILE", {"tasks": []}) == 202
         await again.status("t1", "TASK_RUNNING")
         world._gone(again.framework_id, again.stream.headers["mesos-stream-id"])
         world.advance(61 * SECOND)
         wire = await Wire.open(port)
-        await wire.send(subscribe(id=_id(client.framework_id)))
+        await wire.send(subscribe(id=id_of(client.framework_id)))
         assert await wire.head() == 403 and b"removed" in await wire.body()
         assert not world.agents["gw-1"].running
 
@@ -460,25 +314,6 @@ async def test_a_pending_job_and_a_framework_share_the_agent() -> None:
 
 # --- bad input, call by call -----------------------------------------------------------------------------------------
 
-BODIES: dict[str, Any] = {
-    "ACCEPT": {"offer_ids": [_id("o")], "operations": [launch(task("t"))]},
-    "DECLINE": {"offer_ids": [_id("o")]},
-    "ACCEPT_INVERSE_OFFERS": {"inverse_offer_ids": [_id("o")]},
-    "DECLINE_INVERSE_OFFERS": {"inverse_offer_ids": [_id("o")]},
-    "REVIVE": {"roles": ["default"]},
-    "SUPPRESS": {"roles": ["default"]},
-    "KILL": {"task_id": _id("t")},
-    "SHUTDOWN": {"executor_id": _id("e"), "agent_id": _id("a")},
-    "ACKNOWLEDGE": {"agent_id": _id("a"), "task_id": _id("t"), "uuid": UUID},
-    "ACKNOWLEDGE_OPERATION_STATUS": {"operation_id": _id("o"), "uuid": UUID},
-    "RECONCILE": {"tasks": [{"task_id": _id("t")}]},
-    "RECONCILE_OPERATIONS": {"operations": [{"operation_id": _id("o")}]},
-    "MESSAGE": {"agent_id": _id("a"), "executor_id": _id("e"), "data": UUID},
-    "REQUEST": {"requests": [{"resources": scalars()}]},
-    "UPDATE_FRAMEWORK": {"framework_info": {"user": "me", "name": "n"}},
-}
-ACKNOWLEDGEMENTS = ("ACKNOWLEDGE", "ACKNOWLEDGE_OPERATION_STATUS")
-
 
 @pytest.mark.parametrize("kind", sorted(BODIES))
 async def test_every_call_survives_bad_input(kind: str) -> None:
@@ -502,7 +337,7 @@ async def test_every_call_survives_bad_input(kind: str) -> None:
         assert await client.call(kind, 7) == 400 and await client.call(kind, [7]) == 400
         for field in body:
             assert await client.call(kind, body | {field: {"value": [{}]}}) == 400, f"malformed {field}"
-        huge = {"framework_id": _id(client.framework_id), "type": kind, kind.lower(): body, "pad": "x" * 5_000_000}
+        huge = {"framework_id": id_of(client.framework_id), "type": kind, kind.lower(): body, "pad": "x" * 5_000_000}
         calls, client.calls = client.calls, await Wire.open(port)
         assert (await client.calls.ask(huge, Mesos_Stream_Id="s"))[0] == 413
         client.calls = calls

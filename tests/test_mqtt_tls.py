@@ -19,8 +19,8 @@ from federation.config import LiveConfig
 from federation.errors import ConfigError
 from federation.mqtt_access import advice, make_tls, open_access, refuse_password
 from federation.mqtt_parts import shown_url
+from tests.mqtt_world import Peer, mosquitto_with
 from tests.test_kill9 import job as ledger_job
-from tests.test_mqtt import Peer, mosquitto_with
 from tests.test_up import started, wait_finished
 from tests.tls_world import OPENSSL, Authority
 

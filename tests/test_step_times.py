@@ -8,7 +8,6 @@ import pytest
 from agent_world import SECOND_US, TOTAL
 from agent_world import World as AgentWorld
 from master_world import SECOND, World, group, job, needs, resources
-from test_agent_executor import Bench, bench, python, shell
 
 from agents.events import Measured, Started, StepsTold, TaskEnded, TaskStarted
 from agents.training.steps import NoiseScale, StepTimer
@@ -18,6 +17,7 @@ from federation.wire import NetReport, Steps, TaskSteps
 from policies.goodput import GoodputPolicy, as_measured
 from policies.goodput_model import Speed, fit
 from policies.model import Elastic, GroupSteps, StepTime
+from tests.executor_world import Bench, bench, python, shell
 
 __all__ = ["bench"]  # the fixture
 
