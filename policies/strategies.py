@@ -8,6 +8,7 @@ def test_my_policy(snapshot): check_policy(MyPolicy, [snapshot])
 ```
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from policies.model import (
@@ -129,22 +130,7 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
         hardware=draw(st.sampled_from(_HARDWARE)),
         speed_milli=draw(st.sampled_from((250, 1000, 1013, 4000))),
         price_microusd_per_cpu_hour=draw(st.sampled_from((0, 0, 100_000))),
-        releases=tuple(
-            sorted(
-                draw(
-                    st.lists(
-                        st.builds(
-                            Release,
-                            in_us=st.integers(0, 10**7),
-                            needs=st.builds(Needs, cpu_milli=st.sampled_from((500, 2000)), memory_bytes=st.just(GIB)),
-                            count=st.integers(1, 3),
-                        ),
-                        max_size=2,
-                    )
-                ),
-                key=lambda release: release.in_us,
-            )
-        ),
+        releases=tuple(sorted(draw(_releases(st)), key=lambda release: release.in_us)),
         running=sharing
         + tuple(
             Running(
@@ -156,12 +142,22 @@ def _node(draw: "DrawFn", st: Any, n: int) -> Node:
                 gang_id=draw(st.sampled_from(("", "", "running-gang"))),
                 attained_us=draw(st.sampled_from((0, 10**9))),
                 ending=draw(st.booleans()),
-                communication=draw(st.none() | _talk(st)),
+                communication=draw(_talk(st)),
                 elastic=draw(_elastic(st, f"elastic-{m}")),
             )
             for m in range(draw(st.integers(0, 3)))
         ),
     )
+
+
+# A strategy is made once: making one costs more than drawing from it.
+
+
+@cache
+def _releases(st: Any) -> Any:
+    needs = st.builds(Needs, cpu_milli=st.sampled_from((500, 2000)), memory_bytes=st.just(GIB))
+    release = st.builds(Release, in_us=st.integers(0, 10**7), needs=needs, count=st.integers(1, 3))
+    return st.lists(release, max_size=2)
 
 
 def _sharing(draw: "DrawFn", st: Any, n: int, free: Resources) -> tuple[tuple[Running, ...], Resources]:
@@ -200,22 +196,8 @@ def _shard(draw: "DrawFn", st: Any, n: int, agent_ids: list[str]) -> Shard:
 
 
 def _demand(draw: "DrawFn", st: Any, n: int, shard_ids: list[str], agent_ids: list[str]) -> Demand:
-    gpu = draw(
-        st.none()
-        | st.builds(
-            GpuNeed,
-            count=st.integers(1, 2),
-            model=st.sampled_from((None, "a100")),
-            memory_bytes=st.sampled_from((0, 40 * GIB)),
-        )
-        | st.builds(
-            GpuNeed,
-            milli=st.sampled_from((250, 400, 600)),
-            model=st.sampled_from((None, "a100")),
-            memory_bytes=st.sampled_from((0, 0, 30 * GIB)),
-        )
-    )
-    links = draw(st.lists(_link_need(st), max_size=1))
+    gpu = draw(_gpu_need(st))
+    links = draw(_link_needs(st))
     gang_id = draw(st.sampled_from((None, None, None, "gang-a", "gang-b")))
     return Demand(
         demand_id=f"demand-{n}",
@@ -230,34 +212,39 @@ def _demand(draw: "DrawFn", st: Any, n: int, shard_ids: list[str], agent_ids: li
         count=draw(st.integers(1, 12)),
         oldest_us=NOW_US - draw(st.integers(0, 10**9)),
         priority=draw(st.sampled_from((0, 50, 50, 100))),
-        where=draw(_where(st, agent_ids)),
+        where=draw(_where(st, tuple(agent_ids))),
         reads=tuple(sorted(draw(st.sets(st.sampled_from(shard_ids), max_size=2)))) if shard_ids else (),
         profile=draw(st.sampled_from(("", "train"))),
         run_us=draw(st.integers(1, 10**7)),
         deadline_us=draw(st.none() | st.integers(NOW_US - 10**6, NOW_US + 10**8)),
-        latency=tuple(
-            draw(
-                st.lists(
-                    st.builds(
-                        LatencyTarget,
-                        site=st.sampled_from((*SITES, "mall")),
-                        rtt_us=st.integers(0, 10**5),
-                        weight=st.integers(0, 100),
-                    ),
-                    max_size=1,
-                )
-            )
-        ),
-        gang=None if gang_id is None else Gang(gang_id=gang_id, size=4, communication=draw(st.none() | _talk(st))),
+        latency=tuple(draw(_latency(st))),
+        gang=None if gang_id is None else Gang(gang_id=gang_id, size=4, communication=draw(_talk(st))),
         attained_us=draw(st.sampled_from((0, 0, 1 << 33))),
         elastic=None if gang_id is not None else draw(_elastic(st, f"elastic-{n}")),
     )
 
 
+@cache
+def _gpu_need(st: Any) -> Any:
+    model = st.sampled_from((None, "a100"))
+    whole = st.builds(GpuNeed, count=st.integers(1, 2), model=model, memory_bytes=st.sampled_from((0, 40 * GIB)))
+    share = st.builds(
+        GpuNeed, milli=st.sampled_from((250, 400, 600)), model=model, memory_bytes=st.sampled_from((0, 0, 30 * GIB))
+    )
+    return st.none() | whole | share
+
+
+@cache
+def _latency(st: Any) -> Any:
+    site, rtt_us = st.sampled_from((*SITES, "mall")), st.integers(0, 10**5)
+    return st.lists(st.builds(LatencyTarget, site=site, rtt_us=rtt_us, weight=st.integers(0, 100)), max_size=1)
+
+
+@cache
 def _talk(st: Any) -> Any:
-    """What the workers of a gang say to each other, and what the plan may do about it."""
+    """What the workers of a gang say to each other, if anything, and what the plan may do about it."""
     savings = ("site_aggregation", "rack_aggregation", "fp16", "powersgd", "local_steps")
-    return st.builds(
+    return st.none() | st.builds(
         Communication,
         pattern=st.sampled_from(("allreduce", "parameter_server", "all_to_all")),
         bytes_per_step=st.sampled_from((10**4, 10**7)),
@@ -270,6 +257,7 @@ def _talk(st: Any) -> Any:
     )
 
 
+@cache
 def _elastic(st: Any, group_id: str) -> Any:
     """Mostly none."""
     steps = (StepTime(workers=1, batch=64, step_us=200_000), StepTime(workers=2, batch=128, step_us=230_000))
@@ -286,16 +274,19 @@ def _elastic(st: Any, group_id: str) -> Any:
     return st.one_of(st.none(), st.none(), st.none(), job)
 
 
-def _link_need(st: Any) -> Any:
-    return st.builds(
+@cache
+def _link_needs(st: Any) -> Any:
+    need = st.builds(
         LinkNeed,
         site=st.sampled_from((*SITES, "mall")),
         rtt_us_max=st.none() | st.sampled_from((5_000, 50_000)),
         bandwidth_bps_min=st.none() | st.sampled_from((10**6, 10**8)),
     )
+    return st.lists(need, max_size=1)
 
 
-def _where(st: Any, agent_ids: list[str]) -> Any:
+@cache
+def _where(st: Any, agent_ids: tuple[str, ...]) -> Any:
     agents = st.lists(st.sampled_from(agent_ids), max_size=2, unique=True) if agent_ids else st.just([])
     anywhere = st.just(Where())
     return anywhere | st.builds(
@@ -325,9 +316,18 @@ def _links(draw: "DrawFn", st: Any, agent_ids: list[str]) -> tuple[Link, ...]:
     )
 
 
+@cache
+def _quota(st: Any) -> Any:
+    return st.none() | st.builds(Amount, cpu_milli=st.sampled_from((0, 4000, 8000)), gpus=st.sampled_from((0, 0, 1)))
+
+
+@cache
+def _allocated(st: Any) -> Any:
+    return st.builds(Amount, cpu_milli=st.sampled_from((0, 0, 3000, 9000)))
+
+
 def _roles(draw: "DrawFn", st: Any) -> tuple[Role, ...]:
-    quota = st.none() | st.builds(Amount, cpu_milli=st.sampled_from((0, 4000, 8000)), gpus=st.sampled_from((0, 0, 1)))
-    allocated = st.builds(Amount, cpu_milli=st.sampled_from((0, 0, 3000, 9000)))
+    quota, allocated = _quota(st), _allocated(st)
     return tuple(
         Role(path=path, quota=draw(quota), allocated=draw(allocated)) for path in _ROLES if draw(st.booleans())
     )

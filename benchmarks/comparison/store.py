@@ -155,6 +155,7 @@ class Code:
 
     def __init__(self) -> None:
         self._trees: dict[str, ast.Module] = {}
+        self._imports: dict[str, set[str]] = {}
         self._meanings: dict[str, bytes] = {}
 
     def of_policy(self, name: str) -> str:
@@ -181,7 +182,9 @@ class Code:
             name = queue.pop()
             if name not in found and name.partition(".")[0] in packages and _source(name) is not None:
                 found.add(name)
-                queue += _imports(self._tree(name))
+                if name not in self._imports:
+                    self._imports[name] = _imports(self._tree(name))
+                queue += self._imports[name]
         return found
 
     def _tree(self, name: str) -> ast.Module:
