@@ -34,6 +34,15 @@ class _Offer:
     victims: tuple[Running, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Victims:
+    """A task, or all of a gang that run on one agent; `lost_us` is of the whole gang, once."""
+
+    standing: Standing
+    lost_us: int
+    tasks: tuple[Running, ...]
+
+
 class Preemption:
     """The evictions of one round. `standing(task)` is what a running task counts for, or None where it may not be
     ended for the class that asks."""
@@ -96,40 +105,49 @@ class Preemption:
         needs, free = books.demands[c].needs, self._free(n)
         if fits(needs, free):
             return _Offer((), 0, n, ())
-        rated = [
-            (rank, self._lost_us(task, node), task)
-            for task in node.running
-            if not self._is_ending(task) and (rank := standing(task)) is not None
-        ]
-        rated.sort(key=lambda each: (each[0], each[1], each[2].task_id))
-        chosen: list[tuple[Standing, int, Running]] = []
-        for each in rated:
+        chosen: list[_Victims] = []
+        for each in self._victims(node, standing):
             chosen.append(each)
-            free = _freed(free, each[2], node)
+            free = _all_freed(free, each.tasks, node)
             if fits(needs, free):
                 break
         else:
             return None
-        for each in sorted(chosen, key=lambda each: (each[0], each[1]), reverse=True):
+        for each in sorted(chosen, key=lambda each: (each.standing, each.lost_us), reverse=True):
             others = self._free(n)
             for other in chosen:
                 if other is not each:
-                    others = _freed(others, other[2], node)
+                    others = _all_freed(others, other.tasks, node)
             if fits(needs, others):
                 chosen.remove(each)
-        return _Offer(
-            max(each[0] for each in chosen), sum(each[1] for each in chosen), n, tuple(each[2] for each in chosen)
-        )
+        worst, lost_us = max(each.standing for each in chosen), sum(each.lost_us for each in chosen)
+        return _Offer(worst, lost_us, n, tuple(task for each in chosen for task in each.tasks))
+
+    def _victims(self, node: Node, standing: Callable[[Running], Standing | None]) -> list[_Victims]:
+        """Who may be ended on an agent, who counts least and loses least first. Those of a gang end together."""
+        together: dict[tuple[str, str], list[Running]] = {}
+        for task in node.running:
+            if not self._is_ending(task):
+                together.setdefault((task.gang_id, "" if task.gang_id else task.task_id), []).append(task)
+        out: list[_Victims] = []
+        for tasks in together.values():
+            ranks = [rank for task in tasks if (rank := standing(task)) is not None]
+            if ranks:
+                out.append(_Victims(max(ranks), self._lost_us(tasks[0], node), tuple(tasks)))
+        return sorted(out, key=lambda each: (each.standing, each.lost_us, each.tasks[0].task_id))
 
     def _accept(self, c: int, offer: _Offer) -> None:
         books, node = self._books, self._books.nodes[offer.node]
         demand, free = books.demands[c], self._free(offer.node)
+        named: set[str] = set()
         for task in offer.victims:
             free = _freed(free, task, node)
             self._ended.add(task.task_id)
-            books.evictions.append(
-                Eviction(task_id=task.task_id, agent_id=node.agent_id, for_demand_id=demand.demand_id)
-            )
+            if task.gang_id not in named:  # The others of a gang end with the one that is named.
+                books.evictions.append(
+                    Eviction(task_id=task.task_id, agent_id=node.agent_id, for_demand_id=demand.demand_id)
+                )
+            named |= {task.gang_id} - {""}
         left = take_copies(demand.needs, free, 1)
         # What is free there already is kept for it: less important work must not take it meanwhile.
         k = int(books.columns.needs_of[c])
@@ -184,6 +202,12 @@ class Preemption:
 
 def _kinds(free: Resources) -> Int64s:
     return np.array([free.cpu_milli, free.memory_bytes, free.disk_bytes], np.int64)
+
+
+def _all_freed(free: Resources, tasks: tuple[Running, ...], node: Node) -> Resources:
+    for task in tasks:
+        free = _freed(free, task, node)
+    return free
 
 
 def _freed(free: Resources, task: Running, node: Node) -> Resources:

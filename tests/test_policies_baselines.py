@@ -184,6 +184,21 @@ def test_a_gang_is_dearer_to_end_than_a_single_task() -> None:
     assert [e.task_id for e in plan.evictions] == ["single"]
 
 
+def test_a_gang_on_one_agent_is_lost_once_and_ends_as_one() -> None:
+    """Two of a gang, 60 s on half the agent each, lose 60 s; a task of 70 s on all of its agent loses more."""
+    now_us = 60 * SECOND_US
+    gang = [running(f"g{n}", gang_id="g") for n in range(2)]
+    single = running("single", cpu_milli=2000, since_us=-10 * SECOND_US)
+    nodes = [busy("a", *gang, cpu=2), busy("b", single, cpu=2)]
+    plan = plan_of("priority", snapshot(nodes, [demand("d", cpu_milli=2000, priority=90)], now_us=now_us))
+    assert [e.task_id for e in plan.evictions] == ["g0"]
+    both = [demand("d", 2, priority=90), demand("e", priority=80)]
+    plan = plan_of("priority", snapshot(nodes, both, now_us=now_us))
+    assert [(e.task_id, e.for_demand_id) for e in plan.evictions] == [("g0", "d"), ("single", "e")], (
+        "its mate's is free"
+    )
+
+
 def test_priority_makes_room_for_a_whole_gang_or_for_none_of_it() -> None:
     gang = demand("g", 3, gang=Gang(gang_id="g", size=3), priority=90)
     free, vip = node("free", "x"), busy("vip", running("keeps", priority=90))
