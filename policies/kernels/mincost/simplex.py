@@ -5,6 +5,8 @@ leaving rule that keeps the tree strongly feasible and so cannot cycle; Király,
 minimum-cost flow algorithms (2012), for block search. Measurements: docs/kernels.md.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import types
 
@@ -41,10 +43,11 @@ BLOCK_GROWTH_MAX = 16
 # entering then, and each would have to wait for the cursor to come round. In a cold solve the list only ages.
 LIST_MAX = 256
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
-_STATES = types.int8[::1]
+_ROWS, _STATES = types.int64[:, ::1], types.int8[::1]
+_FIVE: Any = types.UniTuple(_INT, 5)  # type: ignore[no-untyped-call]
 
 
-@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _INT, _INT, _ROW, _ROW))
+@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _INT, _INT, _ROW, _ROW), inline=True)
 def find_entering(
     tail: Int32s,
     head: Int32s,
@@ -69,28 +72,31 @@ def find_entering(
     entering: int = -1
     scanned = 0
     n_listed = work[LISTED]
-    while scanned < n_arcs:
+    least = 0  # What is less is listed, or better than all before.
+    while scanned < n_arcs and entering < 0:
         stop = min(cursor + block, n_arcs, cursor + n_arcs - scanned)
-        for arc in range(cursor, stop):
-            violation = state[arc] * (cost[arc] + potential[tail[arc]] - potential[head[arc]])
-            if violation < 0:
+        # Slices counted from 0 and ids without a sign: numba else makes sure of each index that it is not negative.
+        tails, heads, costs, states = tail[cursor:stop], head[cursor:stop], cost[cursor:stop], state[cursor:stop]
+        for index in range(stop - cursor):
+            reduced = costs[index] + potential[np.uint32(tails[index])] - potential[np.uint32(heads[index])]
+            violation = states[index] * reduced
+            if violation < least:
                 if n_listed < listed.shape[0]:
-                    listed[n_listed] = arc
+                    listed[n_listed] = cursor + index
                     n_listed += 1
                 if violation < best:
                     best = violation
-                    entering = arc
+                    entering = cursor + index
+                least = 0 if n_listed < listed.shape[0] else best
         scanned += stop - cursor
         cursor = stop if stop < n_arcs else 0
-        if entering >= 0:
-            break
     work[CURSOR] = cursor
     work[SCANNED] += scanned
     work[LISTED] = n_listed
     return entering
 
 
-@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _ROW, _ROW))
+@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _ROW, _ROW), inline=True)
 def find_listed(
     tail: Int32s, head: Int32s, cost: Int64s, state: Int8s, potential: Int64s, listed: Int64s, work: Int64s
 ) -> int:
@@ -112,7 +118,7 @@ def find_listed(
     return entering
 
 
-@kernel(_INT(COLUMNS, _INT))
+@kernel(_INT(COLUMNS, _INT), inline=True)
 def passes(net: Columns, node: int) -> int:
     """1 where the node's arc passes a bound that was dropped."""
     pred = net.rows[node, PRED]
@@ -123,27 +129,18 @@ def passes(net: Columns, node: int) -> int:
     return past
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64, types.boolean, types.int64[::1]))
-def pivot(net: Columns, root: int, entering: int, bounds: bool, work: Int64s) -> int:
-    """Push what fits round the cycle that `entering` closes, and swap it for the arc that blocks. Status out.
+@kernel(_FIVE(_ROWS, *[_INT] * 3), inline=True)
+def blocking(rows: Int64s, source: int, target: int, room: int) -> tuple[int, int, int, int, int]:
+    """What fits round the cycle that an arc source → target with that much room closes, and what blocks.
 
-    bounds: count arcs that come to pass a bound that was dropped.
-
-    Of several blocking arcs the last one leaves, seen from the cycle's top in the direction of the push: this keeps
-    every node able to send flow to the root. Time O(cycle + depth + moved subtree).
+    Returns the amount, the node whose arc blocks (-1: the entering arc itself), 1 where that lies on the source's side,
+    the cycle's top, and its steps. Of several blocking arcs it is the last one, seen from the top in the direction of
+    the push: this keeps every node able to send flow to the root. Time O(cycle).
     """
-    rows, tail, head, state = net.rows, net.tail, net.head, net.state
-    if state[entering] == LOWER:
-        source = tail[entering]
-        target = head[entering]
-    else:
-        source = head[entering]
-        target = tail[entering]
-    amount = net.capacity[entering]
-    leaving = -1
-    source_side = False
-    down = source
-    up = target
+    amount = room
+    leaving: int = -1
+    source_side = 0
+    down, up = source, target
     steps = 0
     while down != up:
         steps += 1
@@ -151,60 +148,65 @@ def pivot(net: Columns, root: int, entering: int, bounds: bool, work: Int64s) ->
             if rows[down, DOWN] < amount:
                 amount = rows[down, DOWN]
                 leaving = down
-                source_side = True
+                source_side = 1
             down = rows[down, PARENT]
         else:
             if rows[up, UP] <= amount:
                 amount = rows[up, UP]
                 leaving = up
-                source_side = False
+                source_side = 0
             up = rows[up, PARENT]
-    if amount >= OPEN:
-        work[CURSOR] = entering
-        return UNBOUNDED
-    work[WALKED] += steps
-    top = down
-    if amount > 0:
-        down = source
-        while down != top:
-            rows[down, DOWN] -= amount
-            rows[down, UP] += amount
-            if bounds:
-                work[PASSED] += passes(net, down)
-            down = rows[down, PARENT]
-        up = target
-        while up != top:
-            rows[up, UP] -= amount
-            rows[up, DOWN] += amount
-            if bounds:
-                work[PASSED] += passes(net, up)
-            up = rows[up, PARENT]
-    else:
-        work[DEGENERATE] += 1
-    if leaving < 0:
-        state[entering] = -state[entering]
-        return OPTIMAL
+    return amount, leaving, source_side, down, steps
+
+
+@kernel(types.void(COLUMNS, *[_INT] * 4, types.boolean, _ROW), inline=True)
+def push(net: Columns, source: int, target: int, top: int, amount: int, bounds: bool, work: Int64s) -> None:
+    """Send so much round that cycle. bounds: count arcs that come to pass a bound that was dropped."""
+    rows = net.rows
+    passed = 0
+    down = source
+    while down != top:
+        rows[down, DOWN] -= amount
+        rows[down, UP] += amount
+        if bounds:
+            passed += passes(net, down)
+        down = rows[down, PARENT]
+    up = target
+    while up != top:
+        rows[up, UP] -= amount
+        rows[up, DOWN] += amount
+        if bounds:
+            passed += passes(net, up)
+        up = rows[up, PARENT]
+    work[PASSED] += passed
+
+
+@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW), inline=True)
+def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side: int, top: int, work: Int64s) -> None:
+    """Put `entering`, on which so much was sent, in the place of the arc of `leaving`. Time O(depth + moved subtree).
+
+    side: as `blocking` has it.
+    """
+    rows, tail, head, state, capacity = net.rows, net.tail, net.head, net.state, net.capacity
     old = rows[leaving, PRED]
     if old >= 0:
         old_flow = rows[leaving, DOWN] if tail[old] == leaving else rows[leaving, UP]
         state[old] = LOWER if old_flow == 0 else UPPER
-    flow = amount if state[entering] == LOWER else net.capacity[entering] - amount
+    flow = amount if state[entering] == LOWER else capacity[entering] - amount
+    forth = (state[entering] == LOWER) == (side == 1)  # The moved subtree is the tail's.
     state[entering] = TREE
-    node = source if source_side else target
-    parent = target if source_side else source
+    node = tail[entering] if forth else head[entering]
+    parent = head[entering] if forth else tail[entering]
     reduced = net.cost[entering] + net.potential[tail[entering]] - net.potential[head[entering]]
-    if tail[entering] == node:
-        graft(rows, net.after, net.before, node, leaving, parent, top, entering, net.capacity[entering] - flow, flow)
+    up, down = flow, capacity[entering] - flow
+    if forth:
+        up, down = down, up
         reduced = -reduced
-    else:
-        graft(rows, net.after, net.before, node, leaving, parent, top, entering, flow, net.capacity[entering] - flow)
+    graft(rows, net.after, net.before, node, leaving, parent, top, entering, up, down)
     work[SHIFTED] += shift(net, node, root, reduced)
-    if bounds:
-        work[PASSED] += passes(net, node)
-    return OPTIMAL
 
 
-@kernel(_INT(_ROW))
+@kernel(_INT(_ROW), inline=True)
 def effort(work: Int64s) -> int:
     """What pivots have cost so far, in arcs scanned."""
     cost: int = work[SCANNED] + MOVE_COST * (work[SHIFTED] + work[WALKED])
@@ -228,7 +230,7 @@ def optimise(
     CAPPED past `pivots_max` or `effort_max`. bounds: count in work[PASSED] how often flow comes to pass a bound that
     was dropped.
     """
-    tail, head, cost, state, potential = net.tail, net.head, net.cost, net.state, net.potential
+    tail, head, cost, state, potential, rows = net.tail, net.head, net.cost, net.state, net.potential, net.rows
     listed = np.empty(list_max, np.int64)
     work[LISTED] = 0
     work[STATUS] = CAPPED
@@ -245,10 +247,24 @@ def optimise(
             work[STATUS] = OPTIMAL
             return
         work[PIVOTS] += 1
-        status = pivot(net, root, entering, bounds, work)
-        if status != OPTIMAL:
-            work[STATUS] = status
+        forth = state[entering] == LOWER
+        source = tail[entering] if forth else head[entering]
+        target = head[entering] if forth else tail[entering]
+        amount, leaving, side, top, steps = blocking(rows, source, target, net.capacity[entering])
+        if amount >= OPEN:
+            work[CURSOR] = entering
+            work[STATUS] = UNBOUNDED
             return
+        work[WALKED] += steps
+        work[DEGENERATE] += amount == 0
+        if amount > 0:
+            push(net, source, target, top, amount, bounds, work)
+        if leaving < 0:
+            state[entering] = -state[entering]
+        else:
+            swap(net, root, entering, amount, leaving, side, top, work)
+            if bounds:
+                work[PASSED] += passes(net, source if side == 1 else target)
         if count % REVIEW == REVIEW - 1:
             moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST
             scanning = work[SCANNED] - scanned

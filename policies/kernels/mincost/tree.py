@@ -60,7 +60,7 @@ COLUMNS: Any = types.NamedTuple(  # type: ignore[no-untyped-call]
 )
 
 
-@kernel(types.void(_ROWS, _ROW, _ROW, *[types.int64] * 7))
+@kernel(types.void(_ROWS, _ROW, _ROW, *[types.int64] * 7), inline=True)
 def graft(
     rows: Int64s,
     after: Int64s,
@@ -162,24 +162,26 @@ def graft(
         above = rows[above, PARENT]
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64))
+@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64), inline=True)
 def shift(net: Columns, top: int, root: int, change: int) -> int:
     """Raise the potentials at and below `top` by `change` over all others. Returns how many moved: the smaller side.
 
     Only differences count, so where most nodes are below, the others are lowered instead; that moves the root's own
     potential, which is kept from wandering off.
     """
-    potential, after = net.potential, net.after
-    count: int = net.rows[top, SIZE]
-    node = top
+    potential, after, rows = net.potential, net.after, net.rows
+    count: int = rows[top, SIZE]
+    everyone, last = rows[root, SIZE], rows[top, LAST]
     lowered = potential[root] - change
-    if 2 * count > net.rows[root, SIZE] and -POTENTIAL_MAX < lowered < POTENTIAL_MAX:
-        node = after[net.rows[top, LAST]]
-        count = net.rows[root, SIZE] - count
+    first = top
+    if 2 * count > everyone and -POTENTIAL_MAX < lowered < POTENTIAL_MAX:
+        first = after[last]
+        count = everyone - count
         change = -change
+    node = np.uint64(first)
     for _ in range(count):
         potential[node] += change
-        node = after[node]
+        node = np.uint64(after[node])
     return count
 
 
