@@ -12,6 +12,7 @@ from policies import strategies
 from policies.cli import app
 from policies.conformance import CLAUSES, check_policy
 from policies.model import Reason, Snapshot
+from policies.registry import names
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -19,13 +20,23 @@ DOCS = Path(__file__).parents[1] / "docs"
 def example() -> dict[str, Any]:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "policies.md").read_text(), re.DOTALL)
     assert len(blocks) == 4
-    names: dict[str, Any] = {}
-    exec(compile("\n".join(blocks), "docs/policies.md", "exec"), names)
-    return names
+    given: dict[str, Any] = {}
+    exec(compile("\n".join(blocks), "docs/policies.md", "exec"), given)
+    return given
 
 
 def test_the_example_runs_as_printed() -> None:
     assert example()["FastestFirst"]
+
+
+def test_each_policy_has_its_source_and_tests_that_exist() -> None:
+    section = (DOCS / "policies.md").read_text().split("### Each policy and its source")[1].split("\n#")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    described = [name for row in rows for name in re.findall(r"`([a-z-]+)`", row[0])]
+    assert sorted(described) == list(names())
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    told = [name for row in rows for name in re.findall(r"`(test_\w+)`", row[-1])]
+    assert len(told) >= len(rows) and [name for name in told if f"def {name}(" not in tests] == []
 
 
 def plain(snapshot: Snapshot) -> bool:
