@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from policies.cost import time_left_us
 from policies.flow_network import Flows, Share
 from policies.lower import Int64s
 from policies.targets import Targets
@@ -27,6 +28,7 @@ class _Party:
     tasks: int  # that keep theirs
     size: int  # slots of a task
     weight: int
+    slack_us: int  # how long they can wait and still meet their deadline where they are
     moved: list[Share] = field(default_factory=list)
 
     def move(self, group: int, tasks: int, wait_us: int) -> None:
@@ -55,16 +57,17 @@ class _Candidate:
 def in_sequence(flows: Flows, targets: Targets) -> Flows:
     """The flow, but in each group those first that hold up the others least for their weight.
 
-    Gangs, and what is placed already, keep their turn. Cost: O(L·G) array work for L shares that wait.
+    Gangs, services and what is placed already keep their turn. Cost: O(L·G) array work for L shares that wait.
     """
     now, later = _parties(flows.now, targets), _parties(flows.later, targets)
     starting: dict[tuple[int, int], list[_Party]] = {}
     for party in now:
-        if targets.offered.may_wait[party.share.a]:
+        if targets.offered.may_wait[party.share.a] and not _is_service(party.share, targets):
             starting.setdefault((party.share.group, int(targets.resource[party.share.a])), []).append(party)
-    if not starting or not later:
+    ending = [party for party in later if not _is_service(party.share, targets)]
+    if not starting or not ending:
         return flows
-    waiting = _Waiting(later, targets)
+    waiting = _Waiting(ending, targets)
     for (group, resource), parties in sorted(starting.items(), key=lambda item: item[0]):
         waiting.exchange(parties, group, resource)
     if not any(party.moved for party in now):
@@ -72,12 +75,26 @@ def in_sequence(flows: Flows, targets: Targets) -> Flows:
     return replace(flows, now=_shares(now, later), later=_shares(later, now))
 
 
+def _is_service(share: Share, targets: Targets) -> bool:
+    return targets.columns.snapshot.demands[int(targets.offered.classes[share.a])].is_service
+
+
 def _parties(shares: Iterable[Share], targets: Targets) -> list[_Party]:
-    sizes, weights = targets.size, targets.weight
-    return [
-        _Party(share, share.slots // int(sizes[share.a]), int(sizes[share.a]), int(weights[share.a]))
-        for share in shares
-    ]
+    snapshot, classes = targets.columns.snapshot, targets.offered.classes
+    found: list[_Party] = []
+    for share in shares:
+        size = int(targets.size[share.a])
+        left_us = time_left_us(snapshot.demands[int(classes[share.a])], snapshot.now_us)
+        found.append(
+            _Party(
+                share=share,
+                tasks=share.slots // size,
+                size=size,
+                weight=int(targets.weight[share.a]),
+                slack_us=left_us - int(targets.total_us[share.a, share.group]),
+            )
+        )
+    return found
 
 
 def _shares(own: list[_Party], others: list[_Party]) -> tuple[Share, ...]:
@@ -139,7 +156,7 @@ def _turn(last: _Party, candidates: list[_Candidate]) -> tuple[int, list[tuple[_
             displaced = -(-size // last.size)
             free = displaced * last.size if displaced <= last.tasks else 0
         count = min(free // size, each.tasks())
-        if not count:
+        if not count or each.held_us > last.slack_us:
             continue
         more = count * size * each.party.weight * each.saved_us
         longer_us = max(held_us, each.held_us)

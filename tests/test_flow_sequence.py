@@ -59,6 +59,20 @@ def test_weight_counts_as_much_as_time() -> None:
     assert where(plan(nodes, {"urgent": 30, "short": 3}, None, **urgent)) == {"short": {"vm": 1}}
 
 
+def test_nobody_waits_past_its_deadline_for_another() -> None:
+    for left_s, first in ((40, "short"), (36, "long")):
+        rest = {"long": {"deadline_us": 10**9 + left_s * 1_000_000}, "short": {"priority": 20}}
+        found = plan([busy("vm", cores=8, free=4, in_s=20)], {"long": 34, "short": 3}, {"long": FOUR}, **rest)
+        assert list(where(found)) == [first]
+
+
+def test_services_keep_their_turn() -> None:
+    """They answer clients, and do not end: neither is what they hold up told by how long they run."""
+    service = {"long": {"is_service": True}}
+    found = plan([busy("vm", cores=8, free=4, in_s=20)], {"long": 34, "short": 3}, {"long": FOUR}, **service)
+    assert list(where(found)) == ["long"]
+
+
 def test_gangs_keep_their_turn() -> None:
     together = {"long": {"gang": Gang(gang_id="g", size=1)}}
     found = plan([busy("vm", cores=8, free=4, in_s=20)], {"long": 34, "short": 3}, {"long": FOUR}, **together)
