@@ -1,8 +1,8 @@
 """Packing by fragmentation gradient descent (FGD, Weng et al., USENIX ATC 2023): keep GPUs usable for what is to come.
 
-Each task goes where free GPU capacity that typical tasks can use shrinks least; typical is what waits and what runs
-now. So work without GPUs stays off agents whose GPUs would be cut off from CPU and memory by it. Ties go by best fit,
-then by id; order is first in, first out. Links and the place of data count only as hard constraints.
+Each task goes where free GPU capacity that typical tasks can use shrinks least; typical is what waits, and what runs of
+the same needs. So work without GPUs stays off agents whose GPUs would be cut off from CPU and memory by it. Ties go by
+best fit, then by id; order is first in, first out. Links and the place of data count only as hard constraints.
 
 Work in thousandths of a GPU, and of GPUs that agents share the one on which the gradient is least is named in the plan.
 The measure counts GPU memory as it counts thousandths, which the paper does not: a GPU whose memory is gone is lost to
