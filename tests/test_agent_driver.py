@@ -386,14 +386,29 @@ async def test_two_agents_on_one_folder_are_one_too_many(site: Site) -> None:
         ('site = "s"', "agent_id is missing; set it there or give --id"),
         ('agent_id = "A!"\nsite = "s"', "agent_id: "),
         ('agent_id = "a"\nsite = "s"\ndata_port = "80"', "data_port: Expected `int`, got `str`"),
-        ('agent_id = "a"\nsite = "s"\nbroker = "http://x"', "broker: 'http://x' is not a broker"),
-        ('agent_id = "a"\nsite = "s"\ntoken_file = "/nowhere"', "token_file /nowhere cannot be read"),
         ("agent_id = ", "is not TOML"),
     ],
 )
-def test_a_wrong_configuration_ends_with_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_configuration_is_told_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "agent.toml"
-    path.write_text(f'{text}\ndata_dir = "{tmp_path}"\n')
+    path.write_text(f"{text}\n")
+    with pytest.raises(ConfigError) as told:
+        read_config(path, {})
+    assert says in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("brokr", "unknown key 'brokr'; did you mean 'broker'?"),
+        ("broker", "broker: '/nowhere' is not a broker"),
+        ("token_file", "token_file /nowhere cannot be read"),
+    ],
+)
+def test_a_wrong_configuration_ends_the_command_and_the_agent_itself(tmp_path: Path, key: str, says: str) -> None:
+    """What is wrong in the file, and what only the agent can find."""
+    path = tmp_path / "agent.toml"
+    path.write_text(f'agent_id = "a"\nsite = "s"\n{key} = "/nowhere"\ndata_dir = "{tmp_path}"\n')
     done = subprocess.run(
         [sys.executable, "-c", "from agents.cli import app; app()", "run", "--config", str(path)],
         capture_output=True,

@@ -16,18 +16,7 @@ import pytest
 from federation.errors import StorageError
 from federation.journal import Journal
 from policies.model import Record
-
-
-class Put(Record, frozen=True, kw_only=True, tag="put"):
-    key: str
-    value: int = 0
-
-
-class Removed(Record, frozen=True, kw_only=True, tag="removed"):
-    key: str
-
-
-Fact = Put | Removed
+from tests.journal_world import Fact, Put, Removed
 
 
 def open_journal(path: Path, history: int = 0) -> Journal[Fact]:
@@ -280,7 +269,7 @@ async def test_use_after_close_is_an_error(tmp_path: Path) -> None:
 WRITER = """
 import asyncio, sys
 from federation.journal import Journal
-from tests.test_journal import Fact, Put
+from tests.journal_world import Fact, Put
 async def main():
     journal = Journal.open(sys.argv[1], Fact)
     n = journal.recover().last_seq

@@ -52,6 +52,9 @@ if [ ! -f $stamp ] || [ "$(cat $stamp)" != "$wanted" ]; then
     printf '%s' "$wanted" >$stamp
 fi
 
+# --- bytecode, which a container may forbid Python to write: each process of the demo and the tests would compile anew
+$venv/bin/python -m compileall -q federation agents policies scenarios offerflow benchmarks
+
 # --- kernels, compiled now and never inside a placement round
 $venv/bin/python -m policies.kernels.cache
 say "ready: $($venv/bin/offerflow --version)"
