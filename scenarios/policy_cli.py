@@ -7,6 +7,7 @@ import typer
 
 app = typer.Typer()
 
+EXIT_NOT_FOUND = 3  # as in docs/cli.md
 EXIT_LAW = 4  # as in `offerflow scenario run`
 
 
@@ -30,9 +31,16 @@ def compare(
     from rich.table import Table
 
     from federation.units import about_bytes
+    from policies import registry
     from policies.kernels.cache import warm_up
     from scenarios.comparison import Row, run
 
+    for name in policies:
+        try:
+            registry.load(name)
+        except ValueError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(EXIT_NOT_FOUND) from None
     warm_up()
     rows: list[Row] = [run(path, name, seeds) for path in scenario for name in policies]
     if output == "json":

@@ -16,6 +16,7 @@ from policies.kit.benching import worlds
 from policies.kit.checking import check
 from policies.model import Demand, Link, Node, Plan, Snapshot
 from policies.terms import Forecast, WeightedTerm
+from scenarios.policy_cli import app as comparing
 from tests.policy_worlds import demand, node, snapshot
 
 runner = CliRunner()
@@ -107,3 +108,9 @@ def test_a_term_sees_the_agents_own_site_though_no_demand_asks_for_it() -> None:
     assert [(p.agent_id, p.terms.extra_us) for p in plan.placements] == [("n2", 0)], "what is below zero counts as 0"
     assert plan.placements[0].alternatives[0].terms.extra_us == 5 * 10**6, "the weight is in thousandths"
     assert sorted(site for site, _, _ in seen) == ["a", "b"] and {run_us for _, _, run_us in seen} == {2_000_000}
+
+
+def test_comparing_a_policy_that_nobody_registered_says_which_there_are() -> None:
+    done = runner.invoke(comparing, ["sjff", "fifo", "--scenario", "quickstart"])
+    assert done.exit_code == 3 and "Traceback" not in done.output
+    assert "no policy is called 'sjff'" in done.output and "sjf" in done.output
