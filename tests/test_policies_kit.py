@@ -111,6 +111,6 @@ def test_a_term_sees_the_agents_own_site_though_no_demand_asks_for_it() -> None:
 
 
 def test_comparing_a_policy_that_nobody_registered_says_which_there_are() -> None:
-    done = runner.invoke(comparing, ["sjff", "fifo", "--scenario", "quickstart"])
+    done = runner.invoke(comparing, ["compare", "sjff", "fifo", "--scenario", "quickstart"])
     assert done.exit_code == 3 and "Traceback" not in done.output
     assert "no policy is called 'sjff'" in done.output and "sjf" in done.output
