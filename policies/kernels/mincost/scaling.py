@@ -78,10 +78,10 @@ def update_prices(
             open_excess -= excess[node]
         here = price[node]
         scanned += stop[node] - first[node]
-        for at in range(first[node], stop[node]):
+        for at in range(np.uint64(first[node]), np.uint64(stop[node])):
             if left[at] >= total[at]:
                 continue  # No room from there to here.
-            other = to[at]
+            other = np.uint32(to[at])
             known = rank[other]
             if known <= level:
                 continue
@@ -118,36 +118,39 @@ def update_prices(
     return lowest > -PRICE_MAX
 
 
-@kernel(types.boolean(RESIDUAL, _INT, _INT, _INT, _ROW, _ROW))
+@kernel(types.boolean(RESIDUAL, _INT, _INT, _INT, _ROW, _ROW), inline=True)
 def relabel(net: Residual, scale: int, epsilon: int, node: int, current: Int64s, work: Int64s) -> bool:
     """Lower the node's price, from which nothing can leave, by ε or until something can; false when nothing ever can.
 
     ε is always right, and where an entry can pass then, those behind it need no look: hubs have thousands of them.
     `current` becomes an entry before which none can pass. Time O(degree).
     """
-    price, left, to, cost = net.price, net.left, net.to, net.cost
-    begin, stop = net.first[node], net.stop[node]
-    sure = price[node] - epsilon
+    price, begin, stop = net.price, net.first[node], net.stop[node]
+    left, to, cost = net.left[begin:stop], net.to[begin:stop], net.cost[begin:stop]
+    here = price[node]
+    sure = here - epsilon
     best = NEVER
+    count = 0
+    while count < stop - begin and best <= sure:
+        if left[count] > 0:
+            best = max(best, price[np.uint32(to[count])] - cost[count] * scale)
+        count += 1
+    where = begin
+    if best > sure:
+        count -= 1
+        here = sure
+        where += count
+    elif best != NEVER:
+        here = best - epsilon
+    price[node] = here
+    current[node] = where
     work[RELABELS] += 1
-    for at in range(begin, stop):
-        if left[at] > 0:
-            level = price[to[at]] - cost[at] * scale
-            if level > sure:
-                price[node] = sure
-                current[node] = at
-                work[SCANNED] += at - begin
-                return True
-            best = max(best, level)
-    work[SCANNED] += stop - begin
-    if best == NEVER:
-        return False
-    price[node] = best - epsilon
-    current[node] = begin
-    return True
+    work[SCANNED] += count
+    ever: bool = best != NEVER
+    return ever
 
 
-@kernel(_INT(_ROW, _ROW, _IDS, _ROW, *[_INT] * 4))
+@kernel(_INT(_ROW, _ROW, _IDS, _ROW, *[_INT] * 4), inline=True)
 def passable(
     left: Int64s, cost: Int64s, to: Int32s, price: Int64s, scale: int, here: int, begin: int, stop: int
 ) -> int:
@@ -155,9 +158,9 @@ def passable(
 
     It takes columns rather than the network: handing all of that over costs more than the search.
     """
-    for at in range(begin, stop):
-        if left[at] > 0 and cost[at] * scale + here - price[to[at]] < 0:
-            return at
+    for at in range(np.uint64(begin), np.uint64(stop)):
+        if left[at] > 0 and cost[at] * scale + here - price[np.uint32(to[at])] < 0:
+            return int(np.int64(at))
     return stop
 
 
@@ -170,10 +173,10 @@ def fill_violated(net: Residual, scale: int, out_total: Int64s) -> None:
     price, excess, to, cost, left, sister = net.price, net.excess, net.to, net.cost, net.left, net.sister
     for node in range(price.shape[0]):
         here = price[node]
-        for at in range(net.first[node], net.stop[node]):
+        for at in range(np.uint64(net.first[node]), np.uint64(net.stop[node])):
             room = left[at]
-            out_total[at] = room + left[sister[at]]
-            if room > 0 and cost[at] * scale + here - price[to[at]] < 0:
+            out_total[at] = room + left[np.uint32(sister[at])]
+            if room > 0 and cost[at] * scale + here - price[np.uint32(to[at])] < 0:
                 left[at] = 0
                 left[sister[at]] += room
                 excess[node] -= room
