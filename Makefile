@@ -16,7 +16,7 @@ demo: setup  ## real ML tasks placed by measured links, flow against fifo
 # that can be ended whole needs); what they say is shown after it.
 test: setup check  ## everything that must hold
 	@said=$$(mktemp); trap 'rm -f "$$said"; kill -- -$$kernels 2>/dev/null' EXIT; trap 'exit 130' HUP INT TERM; \
-	  setsid nice sh -c '(echo 10 >/proc/self/autogroup) 2>/dev/null; exec "$$@"' sh \
+	  setsid nice -n 5 sh -c '(echo 5 >/proc/self/autogroup) 2>/dev/null; exec "$$@"' sh \
 	    $(MAKE) -o setup --no-print-directory kernels >"$$said" 2>&1 & kernels=$$!; \
 	  $(MAKE) -o setup --no-print-directory unit; unit_failed=$$?; \
 	  wait $$kernels; kernels_failed=$$?; \
