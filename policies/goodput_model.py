@@ -101,6 +101,9 @@ def fit(steps: tuple[StepTime, ...]) -> Speed:
         bounds[2:4], start[2:4] = [(0.0, 0.0)] * 2, 0.0
     if not _measured(steps, several=True):
         bounds[4:6], start[4:6] = [(0.0, 0.0)] * 2, 0.0
+    for n, several in ((3, False), (5, True)):
+        if not any(step.workers > 2 and (step.agents > 1) == several for step in steps):
+            bounds[n], start[n] = (0.0, 0.0), 0.0  # Two workers say nothing of what each further one costs.
     if len({step.batch / step.workers for step in steps}) == 1:
         bounds[0], start[0] = (0.0, 0.0), 0.0  # One size says nothing of what does not depend on it.
         start[1] *= 2

@@ -44,6 +44,8 @@ def test_the_fit_foretells_steps_that_were_not_measured() -> None:
 def test_what_was_never_measured_costs_nothing() -> None:
     alone = fit(measured(TRUE, CELLS[:2]))
     assert alone.step_s(4, 2, 400) == pytest.approx(alone.step_s(1, 1, 100)), "as fast as one with its share"
+    pair = fit(measured(TRUE, [*CELLS[:2], (2, 1, 128), (2, 1, 512)]))
+    assert (pair.local_per_worker, pair.apart, pair.apart_per_worker) == (0, 0, 0), "nor what a third worker would add"
     assert goodput(elastic(steps=()), 4, 1).per_s == pytest.approx(4 * goodput(elastic(steps=()), 1, 1).per_s, rel=0.1)
 
 
