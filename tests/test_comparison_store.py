@@ -45,6 +45,15 @@ def test_the_newest_line_of_a_run_counts_and_half_a_line_does_not(tmp_path: Path
     assert len(file.read_text().splitlines()) == 2
 
 
+def test_a_run_made_before_a_measure_has_no_value_of_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(0, run_of())
+    file = tmp_path / "s.jsonl"
+    file.write_text(file.read_text().replace(",1.5]", "]"))
+    ((_, run),) = store.read()
+    assert [run.values[measure.name] for measure in MEASURES] == [*[1.5] * (len(MEASURES) - 1), None]
+
+
 def test_what_others_are_held_against_is_of_their_build(tmp_path: Path) -> None:
     """flow is played anew on a newer build, and changes at two of three seeds: that is no difference of policies."""
     store = Store(tmp_path)

@@ -41,9 +41,10 @@ MEASURES = (
     Measure("dollars", "Cost", "$", Metric(measure="cost")),
     Measure("decision_p50", "Deciding, median round", "ms", None),
     Measure("decision_p99", "Deciding, p99 round", "ms", None),
+    Measure("request_miss", "Requests of clients missed", "%", Metric(measure="request_miss"), 100.0),
 )
-"""Completion is from a task's arrival to its end, of tasks that finished: read it beside those that did not. Deciding
-is CPU time of this machine; all else is simulated."""
+"""New ones come last: runs made before have none of them. Completion is from a task's arrival to its end, of tasks that
+finished: read it beside those that did not. Deciding is CPU time of this machine; all else is simulated."""
 
 
 class Run(Record, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
 class Store:
     """A folder of runs, older ones of the same (scenario, policy, seed number) before newer ones.
 
-    Lines of another set of measures, and a last line that a stop cut off, are left out: they are played again.
+    A last line that a stop cut off is left out, and played again. What was not yet a measure has no value.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,8 +63,7 @@ class Store:
                     row = self._row.decode(line)
                 except msgspec.DecodeError:
                     continue
-                if len(row.values) == len(MEASURES):
-                    found.append(((path.stem, row.policy, row.nth), _run(path.stem, row)))
+                found.append(((path.stem, row.policy, row.nth), _run(path.stem, row)))
         return found
 
     def add(self, nth: int, run: Run) -> None:
@@ -114,12 +113,14 @@ def _line(nth: int, run: Run) -> bytes:
 
 
 def _run(scenario: str, row: _Row) -> Run:
+    values: dict[str, float | None] = {measure.name: None for measure in MEASURES}
+    values.update(zip(values, row.values, strict=False))
     return Run(
         scenario=scenario,
         scenario_digest=row.scenario_digest,
         policy=row.policy,
         seed=row.seed,
-        values={measure.name: value for measure, value in zip(MEASURES, row.values, strict=True)},
+        values=values,
         rounds=row.rounds,
         broken_laws=row.broken_laws,
         cpu_s=row.cpu_s,
