@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.comparison.smaller import parameters_of
+from benchmarks.comparison.smaller import COMPARED, compared_parameters_of
 from federation.facts import JobAccepted
 from federation.states import TaskState
 from policies import registry
@@ -48,9 +48,8 @@ finished: read it beside those that did not. Deciding is CPU time of this machin
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """Values by measure, None where there was nothing to measure. `scenario_digest` is of the file's text, `outcome` of
-    all that happened in the run; `code`, `player` and `build` say what code decided it (`benchmarks.comparison.store`).
-    """
+    """Values by measure, None where there was nothing to measure. `scenario_digest` is `digest_of` its file, `outcome`
+    of all that happened; `code`, `player` and `build` say what code decided it (`benchmarks.comparison.store`)."""
 
     scenario: str
     scenario_digest: str
@@ -87,13 +86,15 @@ class _Timed:
 
 
 def digest_of(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    """Of the scenario's text, and of the size at which it is compared where that is not its tests'."""
+    size = repr(sorted(COMPARED[path.stem].items())) if path.stem in COMPARED else ""
+    return hashlib.blake2b(path.read_bytes() + size.encode(), digest_size=8).hexdigest()
 
 
 def run(path: Path, policy: str, nth: int, code: str, player: str, build: str) -> Run:
     """The scenario under its own seed (`nth` 0) or one of those after it. `code` and after are put down."""
     began_s = time.process_time()
-    parameters = parameters_of(path.stem)
+    parameters = compared_parameters_of(path.stem)
     own_seed = read_case(Case(path=str(path), policy=policy, parameters=parameters)).world.seed
     world = read_case(Case(path=str(path), policy=policy, seed=own_seed + nth, parameters=parameters)).world
     timed = _Timed(registry.load(policy))
