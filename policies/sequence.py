@@ -59,6 +59,8 @@ def in_sequence(flows: Flows, targets: Targets) -> Flows:
 
     Gangs, services and what is placed already keep their turn. Cost: O(L·G) array work for L shares that wait.
     """
+    if not flows.now or not flows.later:
+        return flows
     now, later = _parties(flows.now, targets), _parties(flows.later, targets)
     starting: dict[tuple[int, int], list[_Party]] = {}
     for party in now:

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from policies.cli import EXIT_NOT_FOUND
+
 app = typer.Typer()
 
-EXIT_NOT_FOUND = 3  # as in docs/cli.md
 EXIT_LAW = 4  # as in `offerflow scenario run`
 
 
