@@ -228,7 +228,7 @@ def refine(net: Residual, scale: int, epsilon: int, relabels_max: int, work: Int
                 current[over] = passable(left, cost, to, price, scale, price[over], current[over], stop[over])
                 if current[over] == stop[over]:
                     if not relabel(net, scale, epsilon, over, current, work):
-                        return STUCK
+                        price[over] = cost[at] * scale + price[node]  # Nothing leaves it yet: any lower price is right.
                     if cost[at] * scale + price[node] - price[over] >= 0:
                         continue
             amount = min(excess[node], left[at])
