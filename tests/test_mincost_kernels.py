@@ -168,7 +168,7 @@ def test_scaling_takes_over_where_paths_take_too_long(slots: int, monkeypatch: p
     monkeypatch.setattr(contracted, "SCANS_WARM", 0)
     rng = np.random.default_rng(slots)
     network = tasks(rng, 800, 100, slots, "auto")
-    monkeypatch.setattr(dispatch, "_SIMPLEX_ARCS_MAX", 0)
+    monkeypatch.setattr(dispatch, "_FULL_PERCENT", 1000)
     kernels = []
     for _ in range(4):
         result = network.solve()

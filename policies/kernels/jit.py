@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 Int64s = npt.NDArray[np.int64]
+Index = np.uint64  # Around what cannot be negative: numba else looks at each index whether it counts from the end.
 
 _config: Any = numba.config  # Its attributes are made at run time.
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -6,7 +6,7 @@ One call a solve: what a small round takes is mostly what is around the pivots.
 import numpy as np
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.columns import OBJECTIVE_SURE
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import INCIDENCE, Incidence
@@ -38,32 +38,28 @@ N_TOLD = 3
 _INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
 
 
-@kernel(types.void(COLUMNS, _IDS, _FLAGS, *[_INT] * 3, *[_ROW] * 2))
-def read(
-    net: Columns,
-    ids: Int32s,
-    alive: Flags,
-    n_nodes: int,
-    n_arcs: int,
-    root: int,
-    out_flow: Int64s,
-    out_potential: Int64s,
-) -> None:
-    """Write each arc's flow (by id) and each node's potential: to the root's, 0 where a node is not alive.
-
-    ids: whose arc lies where. Time O(A + N), but of most arcs only the state is looked at.
-    """
-    rows = net.rows
+@kernel(types.void(COLUMNS, _IDS, *[_INT] * 3, _ROW))
+def read_flow(net: Columns, ids: Int32s, n_nodes: int, n_arcs: int, root: int, out_flow: Int64s) -> None:
+    """Write each arc's flow, by id. ids: whose arc lies where. Time O(A + N); of most arcs only the state is read."""
+    rows, state, capacity, tail = net.rows, net.state, net.capacity, net.tail
     out_flow[:] = 0
     for arc in range(n_arcs):
-        if net.state[arc] == UPPER:
-            out_flow[ids[arc]] = net.capacity[arc]
-    base = net.potential[root]
+        if state[arc] == UPPER:
+            out_flow[Index(ids[arc])] = capacity[arc]
     for node in range(n_nodes):
-        out_potential[node] = net.potential[node] - base if alive[node] else 0
         pred = rows[node, PRED]
         if node != root and pred >= 0:
-            out_flow[ids[pred]] = rows[node, DOWN] if net.tail[pred] == node else rows[node, UP]
+            flow = rows[node, DOWN] if tail[pred] == node else rows[node, UP]
+            out_flow[Index(ids[pred])] = flow
+
+
+@kernel(types.void(COLUMNS, _FLAGS, _INT, _INT, _ROW))
+def read_potential(net: Columns, alive: Flags, n_nodes: int, root: int, out_potential: Int64s) -> None:
+    """Write each node's potential: to the root's, 0 where a node is not alive. Time O(N)."""
+    potential = net.potential
+    base = potential[root]
+    for node in range(n_nodes):
+        out_potential[node] = potential[node] - base if alive[node] else 0
 
 
 @kernel(types.float64(COLUMNS, *[_INT] * 3, _ROW, _ROW))
@@ -74,30 +70,30 @@ def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, o
     no use where an artificial arc carries something, or where what is returned, a bound of the sum of |terms|, is
     OBJECTIVE_SURE or more. Time O(A + N), in order.
     """
-    potential, rows, state = net.potential, net.rows, net.state
+    potential, rows, state, tail, head = net.potential, net.rows, net.state, net.tail, net.head
+    cost, capacity = net.cost, net.capacity
     base, far = potential[root], net.notes[BIG] // 2
     total, up, down = 0, 0, 0
     size = 0.0
     for begin in range(0, n_arcs, RUN):
         stop = min(begin + RUN, n_arcs)
-        some = False
-        for arc in range(begin, stop):
-            some |= state[arc] == UPPER
-        for arc in range(begin, stop if some else begin):
+        states = state[begin:stop]
+        some = 0
+        for index in range(stop - begin):
+            some += states[index] == UPPER
+        for arc in range(begin, stop if some > 0 else begin):
             if state[arc] == UPPER:
-                reduced = net.cost[arc] + potential[net.tail[arc]] - potential[net.head[arc]]
-                size += abs(float(net.capacity[arc]) * float(reduced))
-                if size < OBJECTIVE_SURE:
-                    total += net.capacity[arc] * reduced
+                reduced = cost[arc] + potential[Index(tail[arc])] - potential[Index(head[arc])]
+                size += abs(float(capacity[arc]) * float(reduced))
+                total += capacity[arc] * reduced if size < OBJECTIVE_SURE else 0
     amounts, highest, lowest = 0, base, base
     for node in range(n_nodes):
         highest = max(highest, potential[node])
         lowest = min(lowest, potential[node])
         amounts += abs(supply[node])
     size += float(amounts) * float(highest - lowest)
-    if size < OBJECTIVE_SURE:
-        for node in range(n_nodes):
-            total -= supply[node] * (potential[node] - base)
+    for node in range(n_nodes if size < OBJECTIVE_SURE else 0):
+        total -= supply[node] * (potential[node] - base)
     if max(highest - base, base - lowest) > far:
         for node in range(n_nodes):
             if not -far <= potential[node] - base <= far and rows[node, PRED] < 0:

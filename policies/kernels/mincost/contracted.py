@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import exchange, leaves, patch
+from policies.kernels.mincost import exchange, leaves, patch, placement
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import Leaves
 from policies.kernels.mincost.planted import Added, All, Arcs
@@ -138,14 +138,26 @@ class Contracted:
     def objective(self) -> tuple[int, float]:
         """What all flow costs, where no loop earns, and about the sum of |flow x cost|."""
         total = np.zeros(1, np.int64)
-        size = exchange.add_up(self.net, self.table, total)
+        size = placement.add_up(self.net, self.table, total)
         return int(total[0]), size
+
+    def read_flow(self, n_arcs: int) -> Int64s:
+        """Flow by arc, where no loop earns."""
+        flow = np.empty(n_arcs, np.int64)
+        placement.read_flow(self.net, self.table, flow)
+        return flow
+
+    def read_potential(self, alive: Flags, solved: bool = True) -> Int64s:
+        """Potential by node; `solved`: nothing changed since."""
+        potential = np.empty(alive.size, np.int64)
+        placement.read_potential(self.net, self.table, alive, solved, potential)
+        return potential
 
     def read(self, arcs: Arcs, alive: Flags) -> tuple[Int64s, Int64s, float]:
         """Flow by arc, potential by node, and about the sum of |flow x cost|."""
-        flow, potential = np.empty(arcs.tail.size, np.int64), np.empty(alive.size, np.int64)
-        size = exchange.read(self.net, self.table, alive, arcs.bound, arcs.cost, flow, potential)
-        return flow, potential, size
+        flow = self.read_flow(arcs.tail.size)
+        size = placement.fill_loops(self.net, self.table, arcs.bound, arcs.cost, flow)
+        return flow, self.read_potential(alive, solved=False), size
 
     def _mended(self, arcs: Arcs, supply: Int64s) -> Int64s | None:
         """Mend what changed. Returns the leaves that have to go somewhere; None where prices cannot be mended."""
@@ -172,12 +184,9 @@ class Contracted:
 
     def _give_up_leaves(self) -> Int64s:
         """Note the flow by arc and each node's price; until the next solve only they are kept. Returns the flow."""
-        n_arcs = self.table.of_arc.size
-        self.flow, potential = np.empty(n_arcs, np.int64), np.empty(self.net.price.size, np.int64)
-        nothing = np.zeros(n_arcs, np.int64)
-        alive = np.ones(potential.size, np.bool_)
-        exchange.read(self.net, self.table, alive, nothing, nothing, self.flow, potential)
-        self.net = self.net._replace(price=potential)
+        self.flow = self.read_flow(self.table.of_arc.size)
+        alive = np.ones(self.net.price.size, np.bool_)
+        self.net = self.net._replace(price=self.read_potential(alive, solved=False))
         return self.flow
 
     def _build(self, arcs: Arcs, supply: Int64s, flow: Int64s, price: Int64s) -> None:

@@ -21,7 +21,6 @@ KERNELS: tuple[Kernel, ...] = ("auto", "simplex", "exchange", "scaling")
 _ARCS_MIN = 2_000  # Below, the simplex needs no longer than the others take to set up.
 _LUMPED = 2  # A network whose tasks were lumped: less than one source in so many sends one unit.
 _FULL_PERCENT = 100  # Of the slots: more is wanted than there is.
-_SIMPLEX_ARCS_MAX = 250_000  # 1,000 agents: simplex 1.0 to 4 times faster when full; 5,000: 2.8 times slower.
 _SOURCES_SPARSE = 16  # A source in that many nodes or more.
 _FEW_PLACES = 2  # For each task, and
 _MANY_OTHERS = (
@@ -60,9 +59,7 @@ def first_kernel(wanted: Kernel, supply: Int64s, arcs: Arcs) -> Kernel:
 def hands_over(supply: Int64s, arcs: Arcs) -> bool:
     """True where the simplex finds the first optimum sooner, though prices are better for the rounds that follow.
 
-    A network of moderate size whose bounded ways into the consumer are nearly all wanted: paths get long there, and
-    scaling repays its phases only in larger networks. Time O(A).
+    More is wanted than the bounded ways into the consumer let pass: searches pass through everything then, each again.
+    Time O(A).
     """
-    if arcs.bound.size > _SIMPLEX_ARCS_MAX:
-        return False
     return wants_more_than(_FULL_PERCENT, arcs, supply)

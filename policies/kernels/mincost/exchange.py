@@ -12,9 +12,7 @@ so it takes no label of its own. Prices change only where a search has been.
 import numpy as np
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.columns import OBJECTIVE_SURE
-from policies.kernels.mincost.gate import Flags
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.leaves import (
     AT,
     BEGIN,
@@ -28,6 +26,8 @@ from policies.kernels.mincost.leaves import (
     TO,
     Leaves,
     best_slot,
+    fetch_chunk,
+    fetch_slots,
     leave,
     settle,
 )
@@ -51,71 +51,73 @@ NEAR_MAX = 16  # Nodes that are looked at for a way that costs nothing more.
 _INT, _ROW, _GRID, _FLAGS = types.int64, types.int64[::1], types.int64[:, ::1], types.boolean[::1]
 
 
-@kernel(types.void(_ROW, _ROW, _ROW, _INT))
-def rise(heap: Int64s, place: Int64s, distance: Int64s, at: int) -> None:
-    node = heap[at]
-    key = distance[node]
-    while at > 0:
-        above = (at - 1) >> 1
-        other = heap[above]
-        if distance[other] <= key:
-            break
-        heap[at] = other
-        place[other] = at
-        at = above
-    heap[at] = node
-    place[node] = at
+@kernel(types.void(_GRID, _INT), inline=True)
+def rise(scratch: Int64s, place: int) -> None:
+    """Let the node at that place of the heap rise to where it belongs."""
+    node = scratch[HEAP, Index(place)]
+    key = scratch[DISTANCE, Index(node)]
+    rises = place > 0
+    while rises:
+        above = (place - 1) >> 1
+        other = scratch[HEAP, Index(above)]
+        rises = scratch[DISTANCE, Index(other)] > key
+        if rises:
+            scratch[HEAP, Index(place)] = other
+            scratch[PLACE, Index(other)] = place
+            place = above
+            rises = place > 0
+    scratch[HEAP, Index(place)] = node
+    scratch[PLACE, Index(node)] = place
 
 
-@kernel(types.int64(_ROW, _ROW, _ROW, _INT))
-def pop(heap: Int64s, place: Int64s, distance: Int64s, n_heap: int) -> int:
+@kernel(_INT(_GRID, _INT), inline=True)
+def pop(scratch: Int64s, n_heap: int) -> int:
     """Take the nearest node off the heap of `n_heap`; return it. Its place becomes -1."""
-    top: int = heap[0]
-    place[top] = -1
-    n_heap -= 1
-    if n_heap == 0:
-        return top
-    node = heap[n_heap]
-    key = distance[node]
-    at = 0
-    while True:
-        below = 2 * at + 1
-        if below >= n_heap:
-            break
-        if below + 1 < n_heap and distance[heap[below + 1]] < distance[heap[below]]:
+    top: int = scratch[HEAP, 0]
+    last = n_heap - 1
+    node = scratch[HEAP, Index(last)]
+    key = scratch[DISTANCE, Index(node)]
+    place, below = 0, 1
+    sinks = below < last
+    while sinks:
+        other = scratch[HEAP, Index(below)]
+        beside = scratch[HEAP, Index(below + 1)] if below + 1 < last else other
+        if scratch[DISTANCE, Index(beside)] < scratch[DISTANCE, Index(other)]:
             below += 1
-        if distance[heap[below]] >= key:
-            break
-        heap[at] = heap[below]
-        place[heap[at]] = at
-        at = below
-    heap[at] = node
-    place[node] = at
+            other = beside
+        sinks = scratch[DISTANCE, Index(other)] < key
+        if sinks:
+            scratch[HEAP, Index(place)] = other
+            scratch[PLACE, Index(other)] = place
+            place = below
+            below = 2 * place + 1
+            sinks = below < last
+    scratch[HEAP, Index(place)] = node
+    scratch[PLACE, Index(node)] = place
+    scratch[PLACE, Index(top)] = -1
     return top
 
 
-@kernel(types.void(_GRID, _ROW, *[_INT] * 5))
+@kernel(types.void(_GRID, _ROW, *[_INT] * 5), inline=True)
 def label(scratch: Int64s, count: Int64s, node: int, distance: int, origin: int, leaf: int, slot: int) -> None:
     """Note a shorter way to the node. Those no farther than the level wait first in, first out: ways stay short."""
-    known = scratch[DISTANCE, node]
-    scratch[DISTANCE, node] = distance
-    scratch[FROM, node] = origin
-    scratch[LEAF, node] = leaf
-    scratch[SLOT, node] = slot
-    if known < OPEN:
-        rise(scratch[HEAP], scratch[PLACE], scratch[DISTANCE], scratch[PLACE, node])
-        return
-    scratch[SEEN, count[N_SEEN]] = node
-    count[N_SEEN] += 1
-    if distance == count[LEVEL]:
-        scratch[PLATEAU, count[Q_END]] = node
-        count[Q_END] += 1
-    else:
-        at = count[N_HEAP]
-        scratch[HEAP, at] = node
-        scratch[PLACE, node] = at
-        count[N_HEAP] += 1
-        rise(scratch[HEAP], scratch[PLACE], scratch[DISTANCE], at)
+    at = Index(node)
+    known, place = scratch[DISTANCE, at], scratch[PLACE, at]
+    scratch[FROM, at] = origin
+    scratch[LEAF, at] = leaf
+    scratch[SLOT, at] = slot
+    scratch[DISTANCE, at] = distance
+    is_new = known == OPEN
+    waits = distance == count[LEVEL]
+    if is_new:
+        scratch[SEEN, Index(count[N_SEEN])] = node
+        place = count[Q_END] if waits else count[N_HEAP]
+        scratch[PLATEAU if waits else HEAP, Index(place)] = node
+    count[N_SEEN] += is_new
+    count[Q_END] += is_new & waits
+    count[N_HEAP] += is_new & (not waits)
+    if not (is_new & waits):
+        rise(scratch, place)
 
 
 @kernel(_INT(RESIDUAL, LEAVES, *[_INT] * 3, _GRID, _ROW, _ROW))
@@ -135,7 +137,9 @@ def grow(
     or the hub, are in FOUND. With wanted = 1 it is the nearest one, and what lies beyond it is not looked at.
     """
     price, excess, to, cost = net.price, net.excess, net.to, net.cost
+    first, shut, entry, arc_of = net.first, net.shut, net.entry, net.arc
     row, slot_of, member = table.row, table.slot, table.member
+    chunk_of, filled, following = table.chunk, table.filled, table.following
     distance = scratch[DISTANCE]
     count[:] = 0
     nearest = OPEN
@@ -162,20 +166,19 @@ def grow(
         elif begin < end:  # The other places of a root leaf; most searches have ended before.
             scanned += end - begin
             for slot in range(begin, end):
-                other = slot_of[slot, TO]
-                new = here + slot_of[slot, COST] - price[other]
-                if new < distance[other] and new < nearest:
+                other = slot_of[Index(slot), TO]
+                new = here + slot_of[Index(slot), COST] - price[Index(other)]
+                if new < distance[Index(other)] and new < nearest:
                     label(scratch, count, other, new, -1, root, slot)
-                    if other == hub or excess[other] < 0:
-                        if wanted == 1:
-                            nearest = new
-                            target = other
+                    if wanted == 1 and (other == hub or excess[Index(other)] < 0):
+                        nearest = new
+                        target = other
             begin = end
             continue
         elif count[N_HEAP] > 0:
             if distance[scratch[HEAP, 0]] >= nearest:
                 break
-            node = pop(scratch[HEAP], scratch[PLACE], distance, count[N_HEAP])
+            node = pop(scratch, count[N_HEAP])
             count[N_HEAP] -= 1
             count[LEVEL] = distance[node]
         else:
@@ -194,33 +197,42 @@ def grow(
         if level >= nearest:
             break
         base = level + price[node]
-        scanned += net.shut[node] - net.first[node]
-        for at in range(net.first[node], net.shut[node]):
-            other = to[at]
-            new = base + cost[at] - price[other]
-            if new < distance[other] and new < nearest:
-                arc = net.arc[at]
-                label(scratch, count, other, new, node, -1, 2 * arc + (net.entry[arc] == at))
-                if wanted == 1 and (other == hub or excess[other] < 0):
+        scanned += shut[node] - first[node]
+        for at in range(first[node], shut[node]):
+            other = to[Index(at)]
+            new = base + cost[Index(at)] - price[Index(other)]
+            if new < distance[Index(other)] and new < nearest:
+                arc = arc_of[Index(at)]
+                label(scratch, count, other, new, node, -1, 2 * arc + (entry[Index(arc)] == at))
+                if wanted == 1 and (other == hub or excess[Index(other)] < 0):
                     nearest = new
                     target = other
         if level >= nearest:
             break
-        chunk = table.chunk[node]
-        stop = chunk * CHUNK + table.filled[node]
+        # What is looked at next, most likely.
+        following_node = scratch[HEAP, 0] if count[N_HEAP] > 0 else node
+        if count[Q_BEGIN] < count[Q_END]:
+            following_node = scratch[PLATEAU, count[Q_BEGIN]]
+        fetch_chunk(member, chunk_of[following_node])
+        chunk = chunk_of[node]
+        stop = chunk * CHUNK + filled[node]
         while chunk >= 0:
+            fetch_slots(member, slot_of, chunk * CHUNK, stop)
+            fetch_chunk(member, following[chunk])
             for place in range(chunk * CHUNK, stop):
-                moved = base - member[place, HERE]
-                scanned += member[place, END] - member[place, BEGIN]
-                for slot in range(member[place, BEGIN], member[place, END]):
-                    other = slot_of[slot, TO]
-                    new = moved + slot_of[slot, COST] - price[other]
-                    if new < distance[other] and new < nearest:
-                        label(scratch, count, other, new, node, member[place, MEMBER], slot)
-                        if wanted == 1 and (other == hub or excess[other] < 0):
+                each, leaf = Index(place), member[Index(place), MEMBER]
+                moved = base - member[each, HERE]
+                first_slot, last_slot = member[each, BEGIN], member[each, END]
+                scanned += last_slot - first_slot
+                for slot in range(first_slot, last_slot):
+                    other = slot_of[Index(slot), TO]
+                    new = moved + slot_of[Index(slot), COST] - price[Index(other)]
+                    if new < distance[Index(other)] and new < nearest:
+                        label(scratch, count, other, new, node, leaf, slot)
+                        if wanted == 1 and (other == hub or excess[Index(other)] < 0):
                             nearest = new
                             target = other
-            chunk = table.following[chunk]
+            chunk = following[chunk]
             stop = (chunk + 1) * CHUNK
     far = count[LEVEL]
     if wanted == 1:
@@ -240,107 +252,116 @@ def grow(
     return found
 
 
-@kernel(types.boolean(_GRID, _ROW, *[_INT] * 5))
+@kernel(types.boolean(_GRID, _ROW, *[_INT] * 5), inline=True)
 def meet(scratch: Int64s, count: Int64s, node: int, distance: int, origin: int, leaf: int, slot: int) -> bool:
     """In a search that stays near: note a way to the node. True where it costs nothing more and is the first such.
 
     A node that was met before at a distance is not gone on from: `grow` comes to most such only after all the others.
     """
-    known = scratch[DISTANCE, node]
-    if known == 0 or (distance > 0 and known < OPEN):
-        return False
-    scratch[DISTANCE, node] = distance
-    if known == OPEN:
-        scratch[SEEN, count[N_SEEN]] = node
-        count[N_SEEN] += 1
-    if distance > 0:
-        return False
-    scratch[FROM, node] = origin
-    scratch[LEAF, node] = leaf
-    scratch[SLOT, node] = slot
-    if known == OPEN:
-        scratch[PLATEAU, count[Q_END]] = node
-        count[Q_END] += 1
-    return True
+    at = Index(node)
+    known = scratch[DISTANCE, at]
+    is_new = known == OPEN
+    is_first: bool = (distance == 0) & (known != 0)
+    n_seen, end = Index(count[N_SEEN]), Index(count[Q_END])
+    if is_new:
+        scratch[SEEN, n_seen] = node
+    if is_first:
+        scratch[FROM, at] = origin
+        scratch[LEAF, at] = leaf
+        scratch[SLOT, at] = slot
+    if is_first & is_new:
+        scratch[PLATEAU, end] = node
+    scratch[DISTANCE, at] = distance if is_first | is_new else known
+    count[N_SEEN] += is_new
+    count[Q_END] += is_first & is_new
+    return is_first
 
 
-@kernel(_INT(RESIDUAL, LEAVES, _INT, _INT, _GRID, _ROW, _ROW))
+@kernel(_INT(RESIDUAL, LEAVES, _INT, _INT, _GRID, _ROW, _ROW), inline=True)
 def near(net: Residual, table: Leaves, leaf: int, hub: int, scratch: Int64s, count: Int64s, work: Int64s) -> int:
     """Search for a leaf that is nowhere along what costs no more than its best place, so that no price changes.
 
     In a slack network most leaves have such a way, and what lies farther needs neither label nor heap. Returns a node
     that lacks, or the hub, as near as what `grow` would find (nearly always that, by the same way); -1: none so near.
     """
-    price, excess, to, cost = net.price, net.excess, net.to, net.cost
-    slot_of, member = table.slot, table.member
+    price, excess, to, cost, first, shut = net.price, net.excess, net.to, net.cost, net.first, net.shut
+    arc_of, entry, slot_of, member = net.arc, net.entry, table.slot, table.member
+    chunk_of, filled, following = table.chunk, table.filled, table.following
     best = best_slot(table, leaf, price)
     found: int = -1
-    count[:] = 0
+    count[N_SEEN] = 0
+    count[Q_END] = 0
+    begin = 0
+    scanned = 0
     if best >= 0:
         meet(scratch, count, slot_of[best, TO], 0, -1, leaf, best)
-    scanned = 0
-    while found < 0 and count[Q_BEGIN] < min(count[Q_END], NEAR_MAX):
-        node = scratch[PLATEAU, count[Q_BEGIN]]
-        count[Q_BEGIN] += 1
-        if node == hub or excess[node] < 0:
+    while found < 0 and begin < min(count[Q_END], NEAR_MAX):
+        node = scratch[PLATEAU, Index(begin)]
+        begin += 1
+        base = price[Index(node)]
+        at, stop = first[Index(node)], shut[Index(node)]
+        chunk = chunk_of[Index(node)]
+        if node == hub or excess[Index(node)] < 0:
             found = node
-            break
-        base = price[node]
-        scanned += net.shut[node] - net.first[node]
-        for at in range(net.first[node], net.shut[node]):
-            other, way = to[at], 0
-            distance = base + cost[at] - price[other]
-            if distance == 0:
-                arc = net.arc[at]
-                way = 2 * arc + (net.entry[arc] == at)
-            if meet(scratch, count, other, distance, node, -1, way) and (other == hub or excess[other] < 0):
+            stop = at
+            chunk = -1
+        while at < stop and found < 0:
+            other, arc = to[Index(at)], arc_of[Index(at)]
+            distance = base + cost[Index(at)] - price[Index(other)]
+            way = 2 * arc + (entry[Index(arc)] == at)
+            met = meet(scratch, count, other, distance, node, -1, way)
+            if met and (other == hub or excess[Index(other)] < 0):
                 found = other
-                break
-        chunk = table.chunk[node] if found < 0 else -1
-        stop = chunk * CHUNK + table.filled[node]
+            scanned += 1
+            at += 1
+        place = chunk * CHUNK
+        end = place + filled[Index(node)]
         while chunk >= 0 and found < 0:
-            for place in range(chunk * CHUNK, stop):
-                moved = base - member[place, HERE]
-                scanned += member[place, END] - member[place, BEGIN]
-                for slot in range(member[place, BEGIN], member[place, END]):
-                    other = slot_of[slot, TO]
-                    distance = moved + slot_of[slot, COST] - price[other]
-                    met = meet(scratch, count, other, distance, node, member[place, MEMBER], slot)
-                    if met and found < 0 and (other == hub or excess[other] < 0):
-                        found = other
-            chunk = table.following[chunk]
-            stop = (chunk + 1) * CHUNK
+            here = Index(place)
+            moved = base - member[here, HERE]
+            slot, last = member[here, BEGIN], member[here, END]
+            scanned += last - slot
+            while slot < last and found < 0:
+                other = slot_of[Index(slot), TO]
+                distance = moved + slot_of[Index(slot), COST] - price[Index(other)]
+                met = meet(scratch, count, other, distance, node, member[here, MEMBER], slot)
+                if met and (other == hub or excess[Index(other)] < 0):
+                    found = other
+                slot += 1
+            place += 1
+            if place == end:
+                chunk = following[Index(chunk)]
+                place = chunk * CHUNK
+                end = place + CHUNK
     for index in range(count[N_SEEN]):
-        scratch[DISTANCE, scratch[SEEN, index]] = OPEN
+        scratch[DISTANCE, Index(scratch[SEEN, Index(index)])] = OPEN
     work[SEARCHES] += found >= 0
     work[SETTLED] += count[Q_END]
     work[SCANNED] += scanned
     return found
 
 
-@kernel(_INT(RESIDUAL, LEAVES, _INT, _INT, _GRID, _ROW))
+@kernel(_INT(RESIDUAL, LEAVES, _INT, _INT, _GRID, _ROW), inline=True)
 def augment(net: Residual, table: Leaves, target: int, hub: int, scratch: Int64s, work: Int64s) -> int:
     """Send what fits along the way found to `target`. Returns how much: 0 where an earlier way took what it needs."""
-    row, excess = table.row, net.excess
+    row, excess, slot_of = table.row, net.excess, table.slot
+    entry, left, sister = net.entry, net.left, net.sister
     amount: int = OPEN if target == hub else -excess[target]
     root = node = target
-    while node >= 0 and amount > 0:
+    while node >= 0:
         leaf, slot, origin = scratch[LEAF, node], scratch[SLOT, node], scratch[FROM, node]
         root = node
         if leaf >= 0:
-            amount = min(amount, 1)
             at = row[leaf, AT]
-            if (table.slot[at, TO] if at >= 0 else -1) != origin:
-                amount = 0
+            is_there = (slot_of[at, TO] if at >= 0 else -1) == origin
+            amount = min(amount, 1) if is_there else 0
             root = leaf
         elif slot >= 0:
-            forth = net.entry[slot >> 1]
-            amount = min(amount, net.left[forth if slot & 1 else net.sister[forth]])
-        node = origin
+            forth = entry[slot >> 1]
+            amount = min(amount, left[forth if slot & 1 else sister[forth]])
+        node = origin if amount > 0 else -1
     amount = min(amount, excess[root])
-    if amount <= 0:
-        return 0
-    node = target
+    node = target if amount > 0 else -1
     while node >= 0:
         leaf, slot = scratch[LEAF, node], scratch[SLOT, node]
         if leaf >= 0:
@@ -348,12 +369,13 @@ def augment(net: Residual, table: Leaves, target: int, hub: int, scratch: Int64s
                 leave(table, leaf)
             settle(table, leaf, slot)
         elif slot >= 0:
-            forth = net.entry[slot >> 1]
-            send(net, forth if slot & 1 else net.sister[forth], amount)
+            forth = entry[slot >> 1]
+            send(net, forth if slot & 1 else sister[forth], amount)
         node = scratch[FROM, node]
+    amount = max(amount, 0)
     excess[root] -= amount
     excess[target] += amount
-    work[PATHS] += 1
+    work[PATHS] += amount > 0
     return amount
 
 
@@ -413,72 +435,6 @@ def only_consumer(supply: Int64s) -> int:
                 return -1
             found = node
     return found
-
-
-@kernel(types.float64(RESIDUAL, LEAVES, _FLAGS, *[_ROW] * 4))
-def read(
-    net: Residual,
-    table: Leaves,
-    alive: Flags,
-    capacity: Int64s,
-    cost: Int64s,
-    out_flow: Int64s,
-    out_potential: Int64s,
-) -> float:
-    """Write each arc's flow (a loop that earns carries all it can) and each node's price, 0 where it is not alive.
-
-    Returns about the sum of |flow x cost|: whether the exact sum can be trusted to int64. Time O(A + N).
-    """
-    for arc in range(out_flow.shape[0]):
-        out_flow[arc] = net.flow[arc]
-        if net.entry[arc] < 0:
-            out_flow[arc] = capacity[arc] if table.of_arc[arc] < 0 and cost[arc] < 0 else 0
-    for node in range(out_potential.shape[0]):
-        out_potential[node] = 0
-        if not alive[node]:
-            continue
-        if not table.is_leaf[node]:
-            out_potential[node] = net.price[node]
-            continue
-        best = best_slot(table, node, net.price)
-        if best >= 0:
-            out_potential[node] = net.price[table.slot[best, TO]] - table.slot[best, COST]
-        if table.row[node, AT] >= 0:
-            out_flow[table.arc[table.row[node, AT]]] = 1
-    size = 0.0
-    for arc in range(out_flow.shape[0]):
-        size += abs(float(out_flow[arc]) * float(cost[arc]))
-    return size
-
-
-@kernel(types.float64(RESIDUAL, LEAVES, _ROW))
-def add_up(net: Residual, table: Leaves, out_total: Int64s) -> float:
-    """Write what all flow costs, loops aside, into out_total int64[1]. Returns about the sum of |flow x cost|.
-
-    Where that is OBJECTIVE_SURE or more, what is written is of no use.
-
-    Time O(N + entries of the core).
-    """
-    total = 0
-    size = 0.0
-    for node in range(net.first.shape[0]):
-        for at in range(net.first[node], net.stop[node]):
-            arc = net.arc[at]
-            if net.entry[arc] == at:
-                size += abs(float(net.flow[arc]) * float(net.cost[at]))
-                if size < OBJECTIVE_SURE:
-                    total += net.flow[arc] * net.cost[at]
-        chunk = table.chunk[node]
-        stop = chunk * CHUNK + table.filled[node]
-        while chunk >= 0:
-            for place in range(chunk * CHUNK, stop):
-                size += abs(float(table.member[place, HERE]))
-                if size < OBJECTIVE_SURE:
-                    total += table.member[place, HERE]
-            chunk = table.following[chunk]
-            stop = (chunk + 1) * CHUNK
-    out_total[0] = total
-    return size
 
 
 def scratch_for(n_nodes: int) -> Int64s:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.fetch import LINE, prefetch
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.columns import grown
 from policies.kernels.mincost.gate import Flags
 
@@ -27,6 +28,7 @@ TO, COST = range(2)  # Fields of a slot int64[2].
 # Fields of a member int64[4]: the leaf, what being here costs it, and its slots: a search reads nothing else of it.
 LEAF, HERE, BEGIN, END = range(4)
 CHUNK = 8  # Members lie side by side, so many at a time: following links from one to the next took three times as long.
+SLOTS_FETCHED = 12  # Of a member, ahead of a look at them.
 N_SLOTS, FREE, FLIPS = range(3)  # Fields of `ends`.
 FINE, NO_LEAF, FULL = range(3)
 LISTED = -2  # The PLACE of a leaf that is nowhere and waits.
@@ -77,43 +79,52 @@ def find_leaves(tail: Int64s, head: Int64s, alive: Flags, bound: Int64s, supply:
     return count
 
 
-@kernel(types.void(LEAVES, _INT, _INT))
+@kernel(types.void(LEAVES, _INT, _INT), inline=True)
 def settle(table: Leaves, leaf: int, slot: int) -> None:
     """Let the leaf, which must be nowhere, be at that slot."""
     row, chunk, filled, member, following = table.row, table.chunk, table.filled, table.member, table.following
-    node = table.slot[slot, TO]
-    if chunk[node] < 0 or filled[node] == CHUNK:
-        new = table.ends[FREE]
-        table.ends[FREE] = following[new]
-        following[new] = chunk[node]
-        chunk[node] = new
-        filled[node] = 0
-    place = chunk[node] * CHUNK + filled[node]
-    filled[node] += 1
+    slot_of, ends = table.slot, table.ends
+    node = Index(slot_of[slot, TO])
+    first, count, spare = chunk[node], filled[node], ends[FREE]
+    begins = first < 0 or count == CHUNK  # A chunk of those that are free.
+    new = Index(max(spare, 0))
+    beyond = following[new]
+    following[new] = first if begins else beyond
+    ends[FREE] = beyond if begins else spare
+    first = spare if begins else first
+    count = 0 if begins else count
+    chunk[node] = first
+    place = first * CHUNK + count
+    filled[node] = count + 1
     member[place, LEAF] = leaf
-    member[place, HERE] = table.slot[slot, COST]
+    member[place, HERE] = slot_of[slot, COST]
     member[place, BEGIN] = row[leaf, FIRST]
     member[place, END] = row[leaf, STOP]
     row[leaf, AT] = slot
     row[leaf, PLACE] = place
 
 
-@kernel(types.void(LEAVES, _INT))
+@kernel(types.void(LEAVES, _INT), inline=True)
 def leave(table: Leaves, leaf: int) -> None:
     """Let the leaf be nowhere; the last member of the first chunk takes its place."""
     row, chunk, filled, member, following = table.row, table.chunk, table.filled, table.member, table.following
-    node = table.slot[row[leaf, AT], TO]
-    filled[node] -= 1
-    last, place = chunk[node] * CHUNK + filled[node], row[leaf, PLACE]
-    if last != place:
-        member[place, :] = member[last, :]
-        row[member[place, LEAF], PLACE] = place
-    if filled[node] == 0:
-        old = chunk[node]
-        chunk[node] = following[old]
-        following[old] = table.ends[FREE]
-        table.ends[FREE] = old
-        filled[node] = CHUNK if chunk[node] >= 0 else 0
+    slot_of, ends = table.slot, table.ends
+    node = Index(slot_of[row[leaf, AT], TO])
+    first, count = chunk[node], filled[node] - 1
+    last, place = first * CHUNK + count, row[leaf, PLACE]
+    moved = member[last, LEAF]
+    member[place, LEAF] = moved
+    member[place, HERE] = member[last, HERE]
+    member[place, BEGIN] = member[last, BEGIN]
+    member[place, END] = member[last, END]
+    row[moved, PLACE] = place
+    is_empty = count == 0
+    spare, beyond = ends[FREE], following[first]
+    chunk[node] = beyond if is_empty else first
+    following[first] = spare if is_empty else beyond
+    ends[FREE] = first if is_empty else spare
+    full = CHUNK if beyond >= 0 else 0
+    filled[node] = full if is_empty else count
     row[leaf, AT] = -1
 
 
@@ -290,17 +301,34 @@ def opens_or_closes(table: Leaves, arcs: Int64s, tail: Int64s, bounds: Int64s) -
     return False
 
 
-@kernel(_INT(LEAVES, _INT, _ROW))
+@kernel(_INT(LEAVES, _INT, _ROW), inline=True)
 def best_slot(table: Leaves, leaf: int, price: Int64s) -> int:
     """The slot where the leaf's unit costs least at these prices; -1: it has none."""
+    slot_of, row = table.slot, table.row
     found: int = -1
     least = 0
-    for slot in range(table.row[leaf, FIRST], table.row[leaf, STOP]):
-        cost = table.slot[slot, COST] - price[table.slot[slot, TO]]
+    for slot in range(row[leaf, FIRST], row[leaf, STOP]):
+        cost = slot_of[Index(slot), COST] - price[Index(slot_of[Index(slot), TO])]
         if found < 0 or cost < least:
             found = slot
             least = cost
     return found
+
+
+@kernel(types.void(_GRID, _INT), inline=True)
+def fetch_chunk(member: Int64s, chunk: int) -> None:
+    """Have a chunk's members loaded, to be looked at soon."""
+    for item in range(0, CHUNK * 4, LINE):
+        prefetch(member, chunk * CHUNK * 4 + item)
+
+
+@kernel(types.void(_GRID, _GRID, _INT, _INT), inline=True)
+def fetch_slots(member: Int64s, slot_of: Int64s, begin: int, end: int) -> None:
+    """Have the slots of the members at begin..end-1 loaded: they lie anywhere, and searches waited for them."""
+    for place in range(begin, end):
+        first = 2 * member[Index(place), BEGIN]
+        for item in range(0, SLOTS_FETCHED * 2, LINE):
+            prefetch(slot_of, first + item)
 
 
 @kernel(types.boolean(LEAVES, _ROW, _ROW))

@@ -28,16 +28,23 @@ class NetworkError(ValueError):
 class Unread:
     """Flow and potential that nobody has asked for yet: read when somebody does, or before the network changes."""
 
-    def __init__(self, read: Callable[[], tuple[Int64s, Int64s]]) -> None:
-        self._read: Callable[[], tuple[Int64s, Int64s]] | None = read
-        self._lock = Lock()
+    def __init__(self, read_flow: Callable[[], Int64s], read_potential: Callable[[], Int64s]) -> None:
+        self._read_flow, self._read_potential = read_flow, read_potential
+        self._flow: Int64s | None = None
+        self._potential: Int64s | None = None
+        self._lock = Lock()  # A result may be looked at in one thread and its network changed in another.
 
-    def columns(self) -> tuple[Int64s, Int64s]:
-        with self._lock:  # A result may be looked at in one thread and its network changed in another.
-            if self._read is not None:
-                self._columns = self._read()
-                self._read = None
-        return self._columns
+    def flow(self) -> Int64s:
+        with self._lock:
+            if self._flow is None:
+                self._flow = self._read_flow()
+        return self._flow
+
+    def potential(self) -> Int64s:
+        with self._lock:
+            if self._potential is None:
+                self._potential = self._read_potential()
+        return self._potential
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,8 @@ class Result:
     flow[a] > 0. Infeasible: `flow` routes what can be routed, `unrouted` units of supply remain, and `witness` flags
     (1) a set of nodes whose supply exceeds the capacity leaving it. Unbounded: `objective` is None and `witness` flags
     the arcs of a negative cycle without a bound. Capped: the kernel gave up at its pivot limit (never seen; a bug).
-    `flow` and `potential` are written when first asked for, or before the network changes: a round in which nobody asks
-    is spared a pass over all arcs.
+    `flow` and `potential` are each written when first asked for, or before the network changes: a round in which nobody
+    asks is spared a pass over all arcs or nodes.
     """
 
     status: Status
@@ -64,12 +71,13 @@ class Result:
     if not TYPE_CHECKING:  # Or every name would pass for one of its own.
 
         def __getattr__(self, name: str) -> Int64s:
-            """Of a result `read_later`: its columns, once."""
+            """Of a result `read_later`: a column, once."""
             unread = self.__dict__.get("_unread")
             if unread is None or name not in ("flow", "potential"):
                 raise AttributeError(f"{type(self).__name__} has no {name}")
-            self.__dict__["flow"], self.__dict__["potential"] = unread.columns()
-            return self.__dict__[name]
+            column: Int64s = unread.flow() if name == "flow" else unread.potential()
+            self.__dict__[name] = column
+            return column
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has its own columns."""

@@ -297,7 +297,8 @@ class FlowNetwork:
         if isinstance(held, Contracted) and not self._totals[EARNS]:
             value, cost_size = held.objective()
             if cost_size < OBJECTIVE_SURE:
-                return self._later(value, held, lambda: held.read(arcs, alive)[:2])
+                n_arcs = self.n_arcs
+                return self._later(value, held, lambda: held.read_flow(n_arcs), lambda: held.read_potential(alive))
         flow, potential, cost_size = held.read(arcs, alive)
         return self._optimum(flow, potential, cost_size)
 
@@ -316,7 +317,7 @@ class FlowNetwork:
             if first:
                 self._hand_over(*self._all(), result)
             return result
-        flow, potential = held.read(self._nodes.alive)
+        flow, potential = held.read_flow(), held.read_potential(self._nodes.alive)
         if status == simplex.CAPPED:
             self._held = None
             return Result("capped", None, flow, potential, "simplex", unrouted, None, held.work)
@@ -327,17 +328,21 @@ class FlowNetwork:
     def _planted_optimum(self, held: Planted, value: int) -> Result:
         alive = self._nodes.alive
         if held.sum_size >= OBJECTIVE_SURE:
-            flow, potential = held.read(alive)
+            flow, potential = held.read_flow(), held.read_potential(alive)
             return Result(
                 "optimal", objective(flow, self._cost[: self.n_arcs]), flow, potential, "simplex", 0, None, held.work
             )
-        return self._later(value, held, lambda: held.read(alive))
+        return self._later(value, held, held.read_flow, lambda: held.read_potential(alive))
 
     def _later(
-        self, value: int, held: Planted | Priced | Contracted, read: Callable[[], tuple[Int64s, Int64s]]
+        self,
+        value: int,
+        held: Planted | Contracted,
+        read_flow: Callable[[], Int64s],
+        read_potential: Callable[[], Int64s],
     ) -> Result:
         """An optimum, to be read later."""
-        unread = Unread(read)
+        unread = Unread(read_flow, read_potential)
         self._unread = ref(unread)
         return read_later(value, held.kernel, held.work, unread)
 
@@ -345,7 +350,8 @@ class FlowNetwork:
         """Have the last result read, if somebody still has it, before what it would be read from changes."""
         unread, self._unread = self._unread and self._unread(), None
         if unread:
-            unread.columns()
+            unread.flow()
+            unread.potential()
 
     def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)

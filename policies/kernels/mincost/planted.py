@@ -56,12 +56,13 @@ class Planted:
         """Everything hangs under `root`, a node that is alive."""
         n_nodes, n_arcs = supply.size, arcs.tail.size
         self._n_nodes, self._n_arcs, self.root = n_nodes, n_arcs, root
-        self._position, self._ids = spread(n_arcs)
-        tail, head = np.empty(n_arcs, np.int32), np.empty(n_arcs, np.int32)
-        cost, bound = np.empty(n_arcs, np.int64), np.empty(n_arcs, np.int64)
+        most = max(n_arcs, 1)  # Kernels look at some arc even where none is.
+        self._position, self._ids = spread(most)
+        tail, head = np.zeros(most, np.int32), np.zeros(most, np.int32)
+        cost, bound = np.zeros(most, np.int64), np.zeros(most, np.int64)
         for lying, column in ((tail, arcs.tail), (head, arcs.head), (cost, arcs.cost), (bound, arcs.bound)):
-            lying[self._position] = column
-        state = np.empty(n_arcs, np.int8)
+            lying[self._position[:n_arcs]] = column
+        state = np.zeros(most, np.int8)
         potential, excess, after, before = (np.zeros(n_nodes, np.int64) for _ in range(4))
         rows = np.empty((n_nodes, tree.ROW), np.int64)
         arc_columns = (tail, head, cost, bound, bound.copy(), state)
@@ -118,7 +119,8 @@ class Planted:
         self._plant(arcs.alive, supply, bare=True)
         net.excess[:] = supply
         chosen = np.empty(self._n_nodes, np.int64)
-        count = basis.adopt(net, small.net, small._position, self._position[ids], self._position, inside, chosen)
+        there = small._position[: small._n_arcs]
+        count = basis.adopt(net, small.net, there, self._position[ids], self._position, inside, chosen)
         basis.hang(net, self.root, chosen[:count])
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -220,11 +222,17 @@ class Planted:
         self.sum_size = answer.resolve(self.net, known, *sizes, *limits, supply, self._work, self.told)
         return int(self._work[simplex.STATUS])
 
-    def read(self, alive: Flags) -> tuple[Int64s, Int64s]:
-        """Flow by arc, potential by node. alive: by node."""
-        flow, potential = np.empty(self._n_arcs, np.int64), np.empty(self._n_nodes, np.int64)
-        answer.read(self.net, self._ids, alive, self._n_nodes, self._n_arcs, self.root, flow, potential)
-        return flow, potential
+    def read_flow(self) -> Int64s:
+        """By arc."""
+        flow = np.empty(self._n_arcs, np.int64)
+        answer.read_flow(self.net, self._ids, self._n_nodes, self._n_arcs, self.root, flow)
+        return flow
+
+    def read_potential(self, alive: Flags) -> Int64s:
+        """By node. alive: likewise."""
+        potential = np.empty(self._n_nodes, np.int64)
+        answer.read_potential(self.net, alive, self._n_nodes, self.root, potential)
+        return potential
 
     def cycle(self) -> Int64s:
         """Flags (1) of the arcs on the cycle without a bound that ended the last solve."""

@@ -10,7 +10,7 @@ network.
 import numpy as np
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.tree import (
@@ -33,6 +33,7 @@ from policies.kernels.mincost.tree import (
     append,
     carry,
     cut,
+    graft,
     level,
 )
 
@@ -63,39 +64,44 @@ def send_up(net: Columns, node: int, bounds: bool) -> int:
 
     bounds: one that was dropped and would be passed is put back.
     """
-    rows, capacity = net.rows, net.capacity
-    more = net.excess[node]
-    pred = rows[node, PRED]
-    if pred < 0:
-        net.excess[node] = more + (rows[node, DOWN] if pred == ARTIFICIAL_UP else -rows[node, UP])
-        rows[node, DOWN if pred == ARTIFICIAL_UP else UP] = 0
-        return 1
-    points_up = net.tail[pred] == node
-    flow = rows[node, DOWN] if points_up else rows[node, UP]
+    rows, tail, capacity, bound, excess = net.rows, net.tail, net.capacity, net.bound, net.excess
+    more, pred = excess[node], rows[node, PRED]
+    up, down = rows[node, UP], rows[node, DOWN]
+    place = Index(max(pred, 0))
+    is_real = pred >= 0
+    points_up = tail[place] == node if is_real else pred == ARTIFICIAL_UP
+    flow = down if points_up else up
     wanted = flow + more if points_up else flow - more
-    if bounds and capacity[pred] == NO_BOUND and wanted > net.bound[pred]:
-        capacity[pred] = net.bound[pred]
-    kept = min(max(wanted, 0), capacity[pred])
+    known, least = capacity[place], bound[place]
+    passes = is_real and bounds and known == NO_BOUND and wanted > least
+    limit = least if passes else known
+    capacity[place] = limit
+    kept = min(max(wanted, 0), limit) if is_real else 0  # An artificial arc takes nothing: what it carried comes back.
+    left = limit - kept if is_real else (up if points_up else down)
     sent = kept - flow if points_up else flow - kept
-    rows[node, UP] = capacity[pred] - kept if points_up else kept
-    rows[node, DOWN] = kept if points_up else capacity[pred] - kept
-    net.excess[rows[node, PARENT]] += sent
-    net.excess[node] = more - sent
-    return 0 if kept == wanted else 1
+    rows[node, UP] = left if points_up else kept
+    rows[node, DOWN] = kept if points_up else left
+    excess[rows[node, PARENT]] += sent if is_real else 0
+    excess[node] = more - sent
+    return 0 if is_real and kept == wanted else 1
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64))
+@kernel(types.void(COLUMNS, types.int64, types.int64), inline=True)
 def hang(net: Columns, node: int, root: int) -> None:
     """Hang a node whose excess can go no further under the root, by an artificial arc that carries it."""
-    surplus, pred = net.excess[node], net.rows[node, PRED]
-    net.excess[node] = 0
-    if pred < 0:
-        carry(net.rows, node, surplus)
-        level(net, node, root)
-        return
-    flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
-    net.state[pred] = LOWER if flow == 0 else UPPER
-    cut(net, node, root, surplus)
+    rows, tail, state, excess = net.rows, net.tail, net.state, net.excess
+    surplus, pred = excess[node], rows[node, PRED]
+    excess[node] = 0
+    place = Index(max(pred, 0))
+    up, down = rows[node, UP], rows[node, DOWN]
+    flow = down if tail[place] == node else up
+    known = state[place]
+    outside = LOWER if flow == 0 else UPPER
+    state[place] = outside if pred >= 0 else known
+    if pred >= 0:
+        graft(rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0)
+    carry(rows, node, surplus)
+    level(net, node, root)
 
 
 @kernel(types.int64(COLUMNS, types.int64, types.boolean, types.int64[::1]))
@@ -108,70 +114,78 @@ def rebalance(net: Columns, root: int, bounds: bool, out_blocked: Int64s) -> int
     rows, excess = net.rows, net.excess
     n_nodes = excess.shape[0]
     waits = np.zeros(n_nodes, np.int32)
+    owing = np.empty(n_nodes, np.int64)
+    excess[root] = 0
+    count = 0
     for node in range(n_nodes):
-        if excess[node] == 0 or waits[node] != 0 or node == root:
-            continue
-        waits[node] = 1
-        above = rows[node, PARENT]
-        while above != root and waits[above] == 0:
+        if excess[node] != 0:
+            owing[count] = node
+            count += 1
+    for index in range(count):
+        node = owing[index]
+        is_first = waits[node] == 0
+        above = rows[node, PARENT] if is_first else root
+        waits[node] = 1 if is_first else waits[node]
+        while (above != root) & (waits[above] == 0):
             waits[above] = 2
             above = rows[above, PARENT]
-        if above != root:
-            waits[above] += 1
+        waits[above] += above != root
     blocked: int = 0
-    for lowest in range(n_nodes):
-        node = lowest
+    for index in range(count):
+        node = owing[index]
         while waits[node] == 1:
             waits[node] = 0
-            if excess[node] != 0 and send_up(net, node, bounds):
+            if excess[node] != 0:
                 out_blocked[blocked] = node
-                blocked += 1
-            above = rows[node, PARENT]
-            if above != root:
-                waits[above] -= 1
-                node = above
+                blocked += send_up(net, node, bounds)
+            node = rows[node, PARENT]
+            waits[node] -= node != root
     excess[root] = 0
     return blocked
 
 
-@kernel(types.int64(COLUMNS, types.int64))
+@kernel(types.int64(COLUMNS, types.int64), inline=True)
 def below(net: Columns, arc: int) -> int:
     """The lower end of an arc in the tree; -1: it is not in it. Time O(1)."""
+    rows, tail, head = net.rows, net.tail, net.head
+    one, other = tail[arc], head[arc]
+    is_tree = net.state[arc] == TREE  # Or dead.
+    up, down = is_tree & (rows[one, PRED] == arc), is_tree & (rows[other, PRED] == arc)
     node: int = -1
-    if net.state[arc] == TREE:
-        if net.rows[net.tail[arc], PRED] == arc:
-            node = net.tail[arc]
-        elif net.rows[net.head[arc], PRED] == arc:
-            node = net.head[arc]
+    if up or down:
+        node = one if up else other
     return node
 
 
-@kernel(types.int64(COLUMNS, types.int64))
+@kernel(types.int64(COLUMNS, types.int64), inline=True)
 def flow_of(net: Columns, arc: int) -> int:
     """The arc's flow. Time O(1)."""
-    flow: int = net.capacity[arc] if net.state[arc] == UPPER else 0
-    node = below(net, arc)
-    if node >= 0:
-        flow = net.rows[node, DOWN] if net.tail[arc] == node else net.rows[node, UP]
+    rows, node = net.rows, below(net, arc)
+    place, points_up = Index(max(node, 0)), net.tail[arc] == node
+    up, down = rows[place, UP], rows[place, DOWN]
+    room, is_full = net.capacity[arc], net.state[arc] == UPPER
+    outside = room if is_full else 0
+    carried = down if points_up else up
+    flow: int = carried if node >= 0 else outside
     return flow
 
 
 @kernel(types.void(COLUMNS, _INT, _ROW, _IDS))
 def drop_arcs(net: Columns, root: int, arcs: Int64s, position: Int32s) -> None:
     """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(`cut`) each."""
+    tail, head, state, excess = net.tail, net.head, net.state, net.excess
+    bound, capacity, cost = net.bound, net.capacity, net.cost
     for index in range(arcs.shape[0]):
-        arc = position[arcs[index]]
-        flow = flow_of(net, arc)
-        tail, head = net.tail[arc], net.head[arc]
-        net.excess[tail] += flow
-        net.excess[head] -= flow
-        node = below(net, arc)
+        arc = int(position[arcs[index]])
+        flow, node = flow_of(net, arc), below(net, arc)
+        excess[Index(tail[arc])] += flow
+        excess[Index(head[arc])] -= flow
         if node >= 0:
             cut(net, node, root, 0)
-        net.state[arc] = DEAD
-        net.bound[arc] = 0
-        net.capacity[arc] = 0
-        net.cost[arc] = 0
+        state[arc] = DEAD
+        bound[arc] = 0
+        capacity[arc] = 0
+        cost[arc] = 0
 
 
 @kernel(types.void(*[_ROW] * 5, *[_IDS] * 4, *[_ROW] * 3, types.int8[::1], _INT))
@@ -208,42 +222,45 @@ def join_arcs(
 @kernel(types.void(COLUMNS, _INT, _ROW, _ROW, _IDS))
 def change_costs(net: Columns, root: int, arcs: Int64s, values: Int64s, position: Int32s) -> None:
     """Set costs. Time O(1) each, `level` for arcs in the tree."""
+    cost = net.cost
     for index in range(arcs.shape[0]):
-        arc = position[arcs[index]]
-        net.cost[arc] = values[index]
+        arc = int(position[arcs[index]])
+        cost[arc] = values[index]
         node = below(net, arc)
         if node >= 0:
             level(net, node, root)
 
 
-@kernel(types.void(COLUMNS, _INT, _INT))
+@kernel(types.void(COLUMNS, _INT, _INT), inline=True)
 def bound_by(net: Columns, arc: int, value: int) -> None:
     """Set what a solve takes for the arc's capacity; flow that no longer fits becomes excess. Time O(1).
 
     A full arc outside the tree stays full, and empties when its bound goes.
     """
-    flow = flow_of(net, arc)
-    node = below(net, arc)
+    rows, tail, head, state, excess = net.rows, net.tail, net.head, net.state, net.excess
+    flow, node = flow_of(net, arc), below(net, arc)
+    is_full = (node < 0) & (state[arc] == UPPER)
     kept = min(flow, value)
-    if node >= 0:
-        points_up = net.tail[arc] == node
-        net.rows[node, UP] = value - kept if points_up else kept
-        net.rows[node, DOWN] = kept if points_up else value - kept
-    elif net.state[arc] == UPPER:
+    if is_full:
         kept = 0 if value == NO_BOUND else value
-        if kept == 0:
-            net.state[arc] = LOWER
-    net.excess[net.tail[arc]] += flow - kept
-    net.excess[net.head[arc]] -= flow - kept
+    empties = is_full & (kept == 0)
+    state[arc] = LOWER if empties else state[arc]
+    place, is_tree, points_up = Index(max(node, 0)), node >= 0, tail[arc] == node
+    up, down = value - kept if points_up else kept, kept if points_up else value - kept
+    rows[place, UP] = up if is_tree else rows[place, UP]
+    rows[place, DOWN] = down if is_tree else rows[place, DOWN]
+    excess[Index(tail[arc])] += flow - kept
+    excess[Index(head[arc])] -= flow - kept
     net.capacity[arc] = value
 
 
 @kernel(types.void(COLUMNS, _ROW, _ROW, _IDS))
 def change_capacities(net: Columns, arcs: Int64s, values: Int64s, position: Int32s) -> None:
     """Set capacities (NO_BOUND: none)."""
+    bound = net.bound
     for index in range(arcs.shape[0]):
-        arc = position[arcs[index]]
-        net.bound[arc] = values[index]
+        arc = int(position[arcs[index]])
+        bound[arc] = values[index]
         bound_by(net, arc, values[index])
 
 

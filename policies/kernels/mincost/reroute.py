@@ -11,7 +11,7 @@ Source: Ahuja, Magnanti, Orlin, Network Flows (1993), §11.9 (parametric and dua
 import numpy as np
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.incidence import INCIDENCE, Incidence
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.repair import hang, send_up
@@ -28,7 +28,7 @@ from policies.kernels.mincost.tree import (
     UP,
     UPPER,
     Columns,
-    Int8s,
+    Int32s,
     graft,
     shift,
     told_by_parent,
@@ -36,80 +36,79 @@ from policies.kernels.mincost.tree import (
 
 LOOK = 1000  # Entries; a way found after so many will do.
 LARGE = 64  # Nodes: so large a subtree is dear to look through and to move.
-_INT, _ROW, _MARKS = types.int64, types.int64[::1], types.int8[::1]
+_INT, _ROW, _MARKS = types.int64, types.int64[::1], types.int32[::1]
 
 
-@kernel(_INT(COLUMNS, INCIDENCE, _INT, _INT, _MARKS, _ROW))
-def way_out(net: Columns, incidence: Incidence, node: int, root: int, marks: Int8s, work: Int64s) -> int:
+@kernel(_INT(COLUMNS, INCIDENCE, *[_INT] * 3, _MARKS, _ROW), inline=True)
+def way_out(net: Columns, incidence: Incidence, node: int, root: int, mark: int, marks: Int32s, work: Int64s) -> int:
     """The arc by which the subtree of `node` can send what is in excess there (or get what it lacks) for the least.
 
     Returns twice the arc, and one more where its tail is in the subtree; -1: there is none. The least reduced cost,
-    that is; it looks at the arcs of the smaller side, until one is tight or it has looked at LOOK. marks: all 0, and
-    again afterwards.
+    that is; it looks at the arcs of the smaller side, until one is tight or it has looked at LOOK. mark: one that no
+    node has in `marks`.
     """
-    after, state, cost, potential = net.after, net.state, net.cost, net.potential
+    rows, after, before, state, cost, potential = net.rows, net.after, net.before, net.state, net.cost, net.potential
     first, stop, ways, others = incidence.first, incidence.stop, incidence.way, incidence.other
-    count = net.rows[node, SIZE]
-    start = node
-    is_inside = 2 * count <= net.rows[root, SIZE]
-    if not is_inside:
-        start = after[net.rows[node, LAST]]
-        count = net.rows[root, SIZE] - count
-    enough = 0 if net.rows[node, PRED] >= 0 else -NO_BOUND  # Behind an artificial arc all look cheap.
+    capacity = net.capacity
+    count, everyone = rows[node, SIZE], rows[root, SIZE]
+    is_inside = 2 * count <= everyone
+    last = rows[node, LAST]
+    start = node if is_inside else after[last]
+    last = last if is_inside else before[node]
+    count = count if is_inside else everyone - count
+    enough = 0 if rows[node, PRED] >= 0 else -NO_BOUND  # Behind an artificial arc all look cheap.
     side = 1 if (net.excess[node] > 0) == is_inside else -1  # Of an empty arc that begins here.
-    each = start
-    for _ in range(count):
-        marks[each] = 1
-        each = after[each]
+    ahead, behind = Index(start), Index(last)
+    for _ in range((count + 1) >> 1):
+        marks[ahead] = mark
+        marks[behind] = mark
+        ahead = Index(after[ahead])
+        behind = Index(before[behind])
     best: int = -1
     least = NO_BOUND
     scanned = 0
-    each = start
-    for _ in range(count):
+    each = Index(start)
+    left = count
+    while left > 0:
         begin, end, here = first[each], stop[each], potential[each]
         scanned += end - begin
         for at in range(begin, end):
-            way, other = ways[at], others[at]
-            if marks[other] != 0:
-                continue
-            arc, sign = way >> 1, 2 * (way & 1) - 1
-            if state[arc] * sign != side:
-                continue
-            reduced = side * (sign * cost[arc] + here - potential[other])
-            if reduced < least and net.capacity[arc] != 0:
-                least = reduced
-                best = way if is_inside else way ^ 1
-        if least <= enough or (best >= 0 and scanned > LOOK):
-            break
-        each = after[each]
-    each = start
-    for _ in range(count):
-        marks[each] = 0
-        each = after[each]
+            other = Index(others[Index(at)])
+            if marks[other] != mark:
+                way = ways[Index(at)]
+                arc, sign = Index(way >> 1), 2 * (way & 1) - 1
+                reduced = side * (sign * cost[arc] + here - potential[other])
+                if (state[arc] * sign == side) & (reduced < least) & (capacity[arc] != 0):
+                    least = reduced
+                    best = way
+        each = Index(after[each])
+        left = 0 if least <= enough or (best >= 0 and scanned > LOOK) else left - 1
     work[SCANNED] += scanned + count // 4
-    return best
+    return best if is_inside or best < 0 else best ^ 1
 
 
-@kernel(types.void(COLUMNS, _INT, _INT, _INT, _ROW))
+@kernel(types.void(COLUMNS, _INT, _INT, _INT, _ROW), inline=True)
 def swap(net: Columns, node: int, root: int, way: int, work: Int64s) -> None:
     """Hang the subtree of `node` on by that way (see `way_out`); its arc, at a bound, leaves the tree."""
-    rows, tail, head, state = net.rows, net.tail, net.head, net.state
+    rows, tail, head, state, potential = net.rows, net.tail, net.head, net.state, net.potential
     old, arc = rows[node, PRED], way >> 1
-    if old >= 0:
-        old_flow = rows[node, DOWN] if tail[old] == node else rows[node, UP]
-        state[old] = LOWER if old_flow == 0 else UPPER
-    flow = 0 if state[arc] == LOWER else net.capacity[arc]
-    left = net.capacity[arc] - flow
+    place = Index(max(old, 0))
+    old_up, old_down = rows[node, UP], rows[node, DOWN]
+    old_flow = old_down if tail[place] == node else old_up
+    outside, known = LOWER if old_flow == 0 else UPPER, state[place]
+    state[place] = outside if old >= 0 else known
+    room = net.capacity[arc]
+    flow = 0 if state[arc] == LOWER else room
+    left = room - flow
     state[arc] = TREE
-    if way & 1:
-        low = tail[arc]
-        graft(rows, net.after, net.before, low, node, head[arc], root, arc, left, flow)
-    else:
-        low = head[arc]
-        graft(rows, net.after, net.before, low, node, tail[arc], root, arc, flow, left)
-    change = told_by_parent(net, low) - net.potential[low]
-    if change != 0:
-        work[SHIFTED] += shift(net, low, root, change)
+    low, high = tail[arc], head[arc]
+    up, down = left, flow
+    if way & 1 == 0:
+        low, high = high, low
+        up, down = down, up
+    graft(rows, net.after, net.before, low, node, high, root, arc, up, down)
+    change = told_by_parent(net, low) - potential[low]
+    work[SHIFTED] += shift(net, low, root, change)
     work[PIVOTS] += 1
 
 
@@ -124,43 +123,45 @@ def reroute(
     """
     rows, excess = net.rows, net.excess
     n_nodes = excess.shape[0]
-    listed = np.zeros(n_nodes, np.int8)
-    marks = np.zeros(n_nodes, np.int8)
+    listed = np.zeros(n_nodes, np.bool_)
+    marks = np.zeros(n_nodes, np.int32)
     late = np.empty(n_nodes, np.int64)
     n_late = 0
+    mark = 0
     limit = work[SCANNED] + scans_max
     for index in range(n_waiting):
-        listed[waiting[index]] = 1
+        listed[waiting[index]] = True
     while n_waiting + n_late > 0:
         gathers = n_waiting > 0
-        if gathers:
-            n_waiting -= 1
-            node = waiting[n_waiting]
-        else:
-            n_late -= 1
-            node = late[n_late]
-        listed[node] = 0
-        while node != root and excess[node] != 0 and listed[node] == 0:
+        n_waiting -= gathers
+        n_late -= not gathers
+        node = waiting[n_waiting] if gathers else late[n_late]
+        listed[node] = False
+        goes_on = (node != root) & (excess[node] != 0)
+        while goes_on:
             count = rows[node, SIZE]
-            if gathers and min(count, rows[root, SIZE] - count) > LARGE:
-                listed[node] = 1
+            is_late = gathers & (min(count, rows[root, SIZE] - count) > LARGE)
+            if is_late:
+                listed[node] = True
                 late[n_late] = node
                 n_late += 1
-                break
-            gathers = True
-            blocked = send_up(net, node, True)
-            above = rows[node, PARENT]
-            if blocked == 0:
-                node = above
-                continue
-            if above != root and excess[above] != 0 and listed[above] == 0:
-                listed[above] = 1
-                waiting[n_waiting] = above
-                n_waiting += 1
-            way = way_out(net, incidence, node, root, marks, work) if work[SCANNED] <= limit else -1
-            if way < 0:
-                hang(net, node, root)
             else:
-                swap(net, node, root, way, work)
-                gathers = False
+                blocked = send_up(net, node, True)
+                gathers = True
+                above = rows[node, PARENT]
+                if blocked == 0:
+                    node = above
+                else:
+                    if (above != root) & (excess[above] != 0) & (not listed[above]):
+                        listed[above] = True
+                        waiting[n_waiting] = above
+                        n_waiting += 1
+                    mark += 1
+                    way = way_out(net, incidence, node, root, mark, marks, work) if work[SCANNED] <= limit else -1
+                    if way < 0:
+                        hang(net, node, root)
+                    else:
+                        swap(net, node, root, way, work)
+                        gathers = False
+            goes_on = (not is_late) & (node != root) & (excess[node] != 0) & (not listed[node])
     excess[root] = 0

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 
 Flags = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
@@ -90,48 +90,48 @@ def lay_out(
     return at
 
 
-@kernel(types.void(RESIDUAL, _INT, _INT))
+@kernel(types.void(RESIDUAL, _INT, _INT), inline=True)
 def swap(net: Residual, one: int, other: int) -> None:
-    """Let two entries of a node change places."""
+    """Let two entries of a node, not of the same arc, change places; they may be the same."""
     to, cost, left, sister, arc, entry = net.to, net.cost, net.left, net.sister, net.arc, net.entry
-    if one == other:
-        return
-    to[one], to[other] = to[other], to[one]
-    cost[one], cost[other] = cost[other], cost[one]
-    left[one], left[other] = left[other], left[one]
-    sister[one], sister[other] = sister[other], sister[one]
-    sister[sister[one]] = one
-    sister[sister[other]] = other
-    first, second = arc[one], arc[other]
-    arc[one], arc[other] = second, first
-    if entry[first] == one:
-        entry[first] = other
-    if entry[second] == other:
-        entry[second] = one
+    here, there = Index(one), Index(other)
+    to[here], to[there] = to[there], to[here]
+    cost[here], cost[there] = cost[there], cost[here]
+    left[here], left[there] = left[there], left[here]
+    sister[here], sister[there] = sister[there], sister[here]
+    sister[Index(sister[here])] = one
+    sister[Index(sister[there])] = other
+    first, second = Index(arc[here]), Index(arc[there])
+    arc[here], arc[there] = second, first
+    # Where an entry is an arc's forward one, the arc's other entry is not at the same node: a loop has none.
+    forth, back = entry[first], entry[second]
+    entry[first] = other if forth == one else forth
+    entry[second] = one if back == other else back
 
 
-@kernel(types.void(RESIDUAL, _INT, _INT))
+@kernel(types.void(RESIDUAL, _INT, _INT), inline=True)
 def sort_in(net: Residual, node: int, at: int) -> None:
     """Put an entry of the node among those with room or those without, where it now belongs."""
-    if net.left[at] > 0:
-        if at >= net.shut[node]:
-            swap(net, at, net.shut[node])
-            net.shut[node] += 1
-    elif at < net.shut[node]:
-        net.shut[node] -= 1
-        swap(net, at, net.shut[node])
+    left, shut = net.left, net.shut
+    bound = shut[node]
+    has_room = left[at] > 0
+    if has_room != (at < bound):
+        place = bound if has_room else bound - 1
+        shut[node] = bound + 1 if has_room else place
+        swap(net, at, place)
 
 
-@kernel(types.void(RESIDUAL, _INT, _INT))
+@kernel(types.void(RESIDUAL, _INT, _INT), inline=True)
 def send(net: Residual, at: int, amount: int) -> None:
     """Send that much along an entry. Excess is the caller's. Entries of both its ends may change places."""
-    back = net.sister[at]
-    node, to = net.to[back], net.to[at]
-    net.left[at] -= amount
-    net.left[back] += amount
-    arc = net.arc[at]
-    net.flow[arc] += amount if net.entry[arc] == at else -amount
-    sort_in(net, to, back)
+    to, left, sister, arc, entry, flow = net.to, net.left, net.sister, net.arc, net.entry, net.flow
+    back = sister[at]
+    node, other = to[back], to[at]
+    left[at] -= amount
+    left[back] += amount
+    carrier = arc[at]
+    flow[carrier] += amount if entry[carrier] == at else -amount
+    sort_in(net, other, back)
     sort_in(net, node, at)
 
 

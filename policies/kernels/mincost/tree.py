@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.model import NO_BOUND, POTENTIAL_MAX
 
 Int32s = npt.NDArray[np.int32]
@@ -169,67 +169,65 @@ def shift(net: Columns, top: int, root: int, change: int) -> int:
     Only differences count, so where most nodes are below, the others are lowered instead; that moves the root's own
     potential, which is kept from wandering off.
     """
-    potential, after, rows = net.potential, net.after, net.rows
-    count: int = rows[top, SIZE]
+    potential, after, before, rows = net.potential, net.after, net.before, net.rows
+    count: int = rows[top, SIZE] if change != 0 else 0
     everyone, last = rows[root, SIZE], rows[top, LAST]
     lowered = potential[root] - change
     first = top
     if 2 * count > everyone and -POTENTIAL_MAX < lowered < POTENTIAL_MAX:
-        first = after[last]
+        first, last = after[last], before[top]
         count = everyone - count
         change = -change
-    node = np.uint64(first)
-    for _ in range(count):
-        potential[node] += change
-        node = np.uint64(after[node])
+    # From both ends: a step waits for the one before it, not for its counterpart.
+    ahead, behind = Index(first), Index(last)
+    for _ in range(count >> 1):
+        potential[ahead] += change
+        potential[behind] += change
+        ahead = Index(after[ahead])
+        behind = Index(before[behind])
+    potential[ahead] += change * (count & 1)
     return count
 
 
-@kernel(types.int64(COLUMNS, types.int64))
+@kernel(types.int64(COLUMNS, types.int64), inline=True)
 def told_by_parent(net: Columns, node: int) -> int:
     """The potential that a node below the root has by its arc in the tree. Time O(1)."""
-    pred = net.rows[node, PRED]
-    told: int = net.potential[net.rows[node, PARENT]]
-    if pred == ARTIFICIAL_UP:
-        told -= net.notes[BIG]
-    elif pred == ARTIFICIAL_DOWN:
-        told += net.notes[BIG]
-    elif net.tail[pred] == node:
-        told -= net.cost[pred]
-    else:
-        told += net.cost[pred]
+    rows, tail, cost, potential = net.rows, net.tail, net.cost, net.potential
+    pred = rows[node, PRED]
+    place = Index(max(pred, 0))
+    step = -cost[place] if tail[place] == node else cost[place]
+    far = net.notes[BIG]
+    if pred < 0:
+        step = -far if pred == ARTIFICIAL_UP else far
+    told: int = potential[rows[node, PARENT]] + step
     return told
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64))
+@kernel(types.void(COLUMNS, types.int64, types.int64), inline=True)
 def level(net: Columns, node: int, root: int) -> None:
     """Let the potentials at and below `node` follow its arc, which changed. Time O(the smaller side).
 
     Where changes have moved as many as there are, potentials become STALE: `refresh` is cheaper.
     """
-    if net.notes[STALE]:
-        return
+    notes = net.notes
     change = told_by_parent(net, node) - net.potential[node]
-    if change != 0:
-        net.notes[MOVED] += shift(net, node, root, change)
-        if net.notes[MOVED] > net.rows[root, SIZE]:
-            net.notes[STALE] = 1
+    change = change if notes[STALE] == 0 else 0
+    moved = shift(net, node, root, change)
+    notes[MOVED] += moved
+    notes[STALE] |= (moved > 0) & (notes[MOVED] > net.rows[root, SIZE])
 
 
-@kernel(types.void(_ROWS, types.int64, types.int64))
+@kernel(types.void(_ROWS, types.int64, types.int64), inline=True)
 def carry(rows: Int64s, node: int, surplus: int) -> None:
     """Make the arc of `node`, a child of the root, artificial, carrying `surplus` (negative: towards the node)."""
-    if surplus >= 0:
-        rows[node, PRED] = ARTIFICIAL_UP
-        rows[node, UP] = NO_BOUND - surplus
-        rows[node, DOWN] = surplus
-    else:
-        rows[node, PRED] = ARTIFICIAL_DOWN
-        rows[node, UP] = -surplus
-        rows[node, DOWN] = NO_BOUND + surplus
+    goes_up = surplus >= 0
+    amount = abs(surplus)
+    rows[node, PRED] = ARTIFICIAL_UP if goes_up else ARTIFICIAL_DOWN
+    rows[node, UP] = NO_BOUND - amount if goes_up else amount
+    rows[node, DOWN] = amount if goes_up else NO_BOUND - amount
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64))
+@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64), inline=True)
 def cut(net: Columns, node: int, root: int, surplus: int) -> None:
     """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth + `level`)."""
     graft(net.rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0)
