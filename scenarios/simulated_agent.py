@@ -1,7 +1,8 @@
 """The production agent core in a simulated device: processes are durations, and its data `simulated_data`.
 
 What survives what is as in life: the journal and the shards outlast everything; tasks outlast the agent's process and
-are adopted when it starts again, unless the whole device lost power.
+are adopted when it starts again, unless the whole device lost power. A process waits at a gate until its handle is in
+the journal, and goes with an agent that dies before.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from agents import commands, events
 from agents.agent import Agent
 from agents.config import AgentConfig
-from agents.facts import Fact
+from agents.facts import Fact, ProcessStarted
 from federation.wire import Death, HeldShard, Launch, encode
 from policies.model import Resources
 from scenarios.broker import Broker, Delivery, Timetable
@@ -43,10 +44,10 @@ class Local(NamedTuple):
 
 
 class ProcessEnded(NamedTuple):
-    """A task's process tree ended by itself; void when the device lost power meanwhile."""
+    """A task's process tree ended by itself; void when it is gone. `start` counts the device's processes."""
 
     event: events.TaskEnded
-    power: int
+    start: int
 
 
 class Overseer:
@@ -105,10 +106,12 @@ class SimulatedAgent:
         self.core: Agent | None = None  # None: no process runs
         self.data = SimulatedData(spec.agent_id, world, fabric, timetable, peers, self)
         self.running: dict[Key, Launch] = {}  # tasks whose process is alive
+        self._starts: dict[Key, int] = {}  # which start of a process each is
+        self._gated: set[Key] = set()  # of these, what waits to be let go: its handle is not durable
         self.life = 0
         self._started_us = START_US
         self.n_holding_down = 0  # faults that keep its process from running
-        self._power = 0
+        self._n_starts = 0
         self._paused = False
         self._backlog: list[object] = []  # what came while it was paused
         self._doom: tuple[KillPoint, Callable[[int], None]] | None = None
@@ -145,11 +148,10 @@ class SimulatedAgent:
         self._broker.arrive(self.spec.agent_id, self, now_us)
 
     def kill(self, now_us: int, *, power: bool = False) -> None:
-        """End the process without warning; with `power`, the device and its tasks too."""
-        if power:
-            self._power += 1
-            for task_id, attempt in list(self.running):
-                self._end_process((task_id, attempt), now_us)
+        """End the process without warning; with `power`, the device and its tasks too, else those not yet let go."""
+        for key in list(self.running):
+            if power or key in self._gated:
+                self._end_process(key, now_us)
         if self.core is None:
             return
         self.core = None
@@ -251,8 +253,9 @@ class SimulatedAgent:
                 return event
             case None:
                 return events.DeadlinePassed()
-            case ProcessEnded(event=ended, power=power):
-                launch = self._end_process((ended.task_id, ended.attempt), now_us) if power == self._power else None
+            case ProcessEnded(event=ended, start=start):
+                key = (ended.task_id, ended.attempt)
+                launch = self._end_process(key, now_us) if start == self._starts.get(key) else None
                 if launch is None:
                     return None  # it was stopped before it came to its end
                 behaviour = self._overseer.behaviour_of(ended.task_id)
@@ -289,6 +292,8 @@ class SimulatedAgent:
         match command:
             case commands.Persist(fact=fact):
                 self.facts.append(fact)
+                if isinstance(fact, ProcessStarted):
+                    self._gated.discard((fact.task_id, fact.attempt))
                 if len(self.facts) > self._facts_max and self.core is not None and self._doom is None:
                     self.facts = self.core.facts()
                     self._facts_max = max(FACTS_MAX, 2 * len(self.facts))
@@ -334,6 +339,9 @@ class SimulatedAgent:
         if behaviour is not None and behaviour.until_us is not None:
             run_us = max(1, START_US + behaviour.until_us - now_us)
         self.running[key] = launch
+        self._n_starts += 1
+        self._starts[key] = self._n_starts
+        self._gated.add(key)
         self._overseer.began(self.spec.agent_id, launch.task_id, launch.attempt, now_us)
         self.post(now_us, events.TaskStarted(task_id=launch.task_id, attempt=launch.attempt, handle=handle_of(key)))
         limit_us = launch.time_limit_us
@@ -353,7 +361,8 @@ class SimulatedAgent:
         ended = events.TaskEnded(
             task_id=launch.task_id, attempt=launch.attempt, reason=reason, exit_code=exit_code, run_us=run_us
         )
-        self._timetable.schedule(at_us, self.spec.agent_id, ProcessEnded(ended, self._power))
+        start = self._starts[launch.task_id, launch.attempt]
+        self._timetable.schedule(at_us, self.spec.agent_id, ProcessEnded(ended, start))
 
     def _talk(self, talk: Talk, launch: Launch, run_us: int, now_us: int) -> None:
         """A worker of a gang: how long it takes is the network's matter too."""
@@ -379,8 +388,11 @@ class SimulatedAgent:
     def _done(self, launch: Launch, began_us: int) -> Callable[[int], None]:
         """What ends a process whose time others know."""
 
+        start = self._n_starts
+
         def done(at_us: int) -> None:
-            self._ends(launch, "exit", 1 if self._fails(launch) else 0, at_us - began_us, at_us)
+            if start == self._starts.get((launch.task_id, launch.attempt)):
+                self._ends(launch, "exit", 1 if self._fails(launch) else 0, at_us - began_us, at_us)
 
         return done
 
@@ -395,6 +407,8 @@ class SimulatedAgent:
         """None where there was none to be ended."""
         launch = self.running.pop(key, None)
         if launch is not None:
+            del self._starts[key]
+            self._gated.discard(key)
             self._overseer.ended(self.spec.agent_id, *key, now_us)
         return launch
 

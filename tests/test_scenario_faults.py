@@ -76,6 +76,13 @@ def test_agents_killed_at_any_point_take_up_their_work(tmp_path: Path, point: st
     assert all(incident.struck and incident.recovery_us is not None for incident in outcome.incidents)
 
 
+@pytest.mark.parametrize("seed", range(1, 8))
+def test_an_agent_that_dies_before_it_lets_a_process_go_takes_it_along(tmp_path: Path, seed: int) -> None:
+    """Its handle is not in the journal: the next start would run the attempt beside it."""
+    faults = [f"at: {at}s, kill: {{agents: gw, pick: 2}}, when: half-sent, restart: 2s" for at in range(20, 120, 10)]
+    run(tmp_path, *faults, seed=seed)
+
+
 @pytest.mark.parametrize("jump", ["-1h", "1h"])
 def test_a_clock_that_jumps_across_a_restart_harms_nobody(tmp_path: Path, jump: str) -> None:
     run(
