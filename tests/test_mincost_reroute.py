@@ -1,6 +1,8 @@
 """Rounds in which what a change blocks is rerouted by pivots of the dual simplex, and results that are read later."""
 
+import gc
 import pickle
+import weakref
 from collections import Counter
 from dataclasses import replace
 
@@ -161,3 +163,15 @@ def test_a_result_that_is_read_later_is_a_result() -> None:
     with pytest.raises(AttributeError, match="no flows"):
         result.flows  # type: ignore[attr-defined]  # noqa: B018
     assert result.flow is result.flow
+
+
+@pytest.mark.parametrize("kernel", ["simplex", "exchange"])
+def test_a_result_that_was_read_keeps_nothing_of_its_network(kernel: Kernel) -> None:
+    plan = schedule(np.random.default_rng(6), n_tasks=40, n_machines=10, slots=6)
+    network = FlowNetwork(plan.n_nodes, plan.tail, plan.head, plan.capacity, plan.cost, plan.supply, kernel=kernel)
+    result = network.solve()
+    held = weakref.ref(network._held)
+    assert result.flow.any() and result.potential.any()
+    del network
+    gc.collect()
+    assert held() is None

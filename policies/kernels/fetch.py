@@ -5,22 +5,21 @@ from typing import Any
 import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-view_of: Any = arrayobj.make_array  # Both without types.
-function_of: Any = cgutils.get_or_insert_function
 LINE = 8  # Numbers of 64 bits in a cache line.
+
+
+_view_of: Any = arrayobj.make_array  # Without types.
 
 
 def _code(context: Any, array: Any, item: Any) -> Any:
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = view_of(signature.args[0])(context, builder, arguments[0]).data
+        data = _view_of(signature.args[0])(context, builder, arguments[0]).data
         address, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        ask = function_of(
-            builder.module, ir.FunctionType(ir.VoidType(), [address, flag, flag, flag]), "llvm.prefetch.p0i8"
-        )
+        kind = ir.FunctionType(ir.VoidType(), [address, flag, flag, flag])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [address], kind)
         place = builder.bitcast(builder.gep(data, [arguments[1]]), address)
         builder.call(ask, [place, flag(0), flag(3), flag(1)])  # To read, to keep near, data.
         return context.get_dummy_value()

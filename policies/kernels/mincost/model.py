@@ -29,22 +29,18 @@ class Unread:
     """Flow and potential that nobody has asked for yet: read when somebody does, or before the network changes."""
 
     def __init__(self, read_flow: Callable[[], Int64s], read_potential: Callable[[], Int64s]) -> None:
-        self._read_flow, self._read_potential = read_flow, read_potential
-        self._flow: Int64s | None = None
-        self._potential: Int64s | None = None
+        # How to read each that is not read yet; both hold what the network keeps, so they go as soon as they are read.
+        self._left = {"flow": read_flow, "potential": read_potential}
+        self._read: dict[str, Int64s] = {}
         self._lock = Lock()  # A result may be looked at in one thread and its network changed in another.
 
-    def flow(self) -> Int64s:
+    def column(self, name: str) -> Int64s:
+        """flow or potential."""
         with self._lock:
-            if self._flow is None:
-                self._flow = self._read_flow()
-        return self._flow
-
-    def potential(self) -> Int64s:
-        with self._lock:
-            if self._potential is None:
-                self._potential = self._read_potential()
-        return self._potential
+            read = self._left.pop(name, None)
+            if read is not None:
+                self._read[name] = read()
+            return self._read[name]
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Result:
             unread = self.__dict__.get("_unread")
             if unread is None or name not in ("flow", "potential"):
                 raise AttributeError(f"{type(self).__name__} has no {name}")
-            column: Int64s = unread.flow() if name == "flow" else unread.potential()
+            column: Int64s = unread.column(name)
             self.__dict__[name] = column
             return column
 

@@ -350,8 +350,8 @@ class FlowNetwork:
         """Have the last result read, if somebody still has it, before what it would be read from changes."""
         unread, self._unread = self._unread and self._unread(), None
         if unread:
-            unread.flow()
-            unread.potential()
+            unread.column("flow")
+            unread.column("potential")
 
     def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)

@@ -33,7 +33,6 @@ from policies.kernels.mincost.tree import (
     append,
     carry,
     cut,
-    graft,
     level,
 )
 
@@ -86,22 +85,18 @@ def send_up(net: Columns, node: int, bounds: bool) -> int:
     return 0 if is_real and kept == wanted else 1
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64), inline=True)
+@kernel(types.void(COLUMNS, types.int64, types.int64))
 def hang(net: Columns, node: int, root: int) -> None:
     """Hang a node whose excess can go no further under the root, by an artificial arc that carries it."""
-    rows, tail, state, excess = net.rows, net.tail, net.state, net.excess
-    surplus, pred = excess[node], rows[node, PRED]
-    excess[node] = 0
-    place = Index(max(pred, 0))
-    up, down = rows[node, UP], rows[node, DOWN]
-    flow = down if tail[place] == node else up
-    known = state[place]
-    outside = LOWER if flow == 0 else UPPER
-    state[place] = outside if pred >= 0 else known
-    if pred >= 0:
-        graft(rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0)
-    carry(rows, node, surplus)
-    level(net, node, root)
+    surplus, pred = net.excess[node], net.rows[node, PRED]
+    net.excess[node] = 0
+    if pred < 0:
+        carry(net.rows, node, surplus)
+        level(net, node, root)
+        return
+    flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
+    net.state[pred] = LOWER if flow == 0 else UPPER
+    cut(net, node, root, surplus)
 
 
 @kernel(types.int64(COLUMNS, types.int64, types.boolean, types.int64[::1]))

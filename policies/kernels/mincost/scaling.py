@@ -11,7 +11,7 @@ Prices are in units of 1 / scale. A flow is ε-optimal where no entry with room 
 import numpy as np
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.residual import RESIDUAL, Int32s, Residual, settle_prices, sort_all
 
 # Fields of `work` int64[N_WORK].
@@ -78,10 +78,10 @@ def update_prices(
             open_excess -= excess[node]
         here = price[node]
         scanned += stop[node] - first[node]
-        for at in range(np.uint64(first[node]), np.uint64(stop[node])):
+        for at in range(Index(first[node]), Index(stop[node])):
             if left[at] >= total[at]:
                 continue  # No room from there to here.
-            other = np.uint32(to[at])
+            other = Index(to[at])
             known = rank[other]
             if known <= level:
                 continue
@@ -133,7 +133,7 @@ def relabel(net: Residual, scale: int, epsilon: int, node: int, current: Int64s,
     count = 0
     while count < stop - begin and best <= sure:
         if left[count] > 0:
-            best = max(best, price[np.uint32(to[count])] - cost[count] * scale)
+            best = max(best, price[Index(to[count])] - cost[count] * scale)
         count += 1
     where = begin
     if best > sure:
@@ -158,8 +158,8 @@ def passable(
 
     It takes columns rather than the network: handing all of that over costs more than the search.
     """
-    for at in range(np.uint64(begin), np.uint64(stop)):
-        if left[at] > 0 and cost[at] * scale + here - price[np.uint32(to[at])] < 0:
+    for at in range(Index(begin), Index(stop)):
+        if left[at] > 0 and cost[at] * scale + here - price[Index(to[at])] < 0:
             return int(np.int64(at))
     return stop
 
@@ -173,10 +173,10 @@ def fill_violated(net: Residual, scale: int, out_total: Int64s) -> None:
     price, excess, to, cost, left, sister = net.price, net.excess, net.to, net.cost, net.left, net.sister
     for node in range(price.shape[0]):
         here = price[node]
-        for at in range(np.uint64(net.first[node]), np.uint64(net.stop[node])):
+        for at in range(Index(net.first[node]), Index(net.stop[node])):
             room = left[at]
-            out_total[at] = room + left[np.uint32(sister[at])]
-            if room > 0 and cost[at] * scale + here - price[np.uint32(to[at])] < 0:
+            out_total[at] = room + left[Index(sister[at])]
+            if room > 0 and cost[at] * scale + here - price[Index(to[at])] < 0:
                 left[at] = 0
                 left[sister[at]] += room
                 excess[node] -= room

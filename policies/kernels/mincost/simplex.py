@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from policies.kernels.jit import Int64s, kernel
+from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.tree import (
     COLUMNS,
@@ -78,7 +78,7 @@ def find_entering(
         # Slices counted from 0 and ids without a sign: numba else makes sure of each index that it is not negative.
         tails, heads, costs, states = tail[cursor:stop], head[cursor:stop], cost[cursor:stop], state[cursor:stop]
         for index in range(stop - cursor):
-            reduced = costs[index] + potential[np.uint32(tails[index])] - potential[np.uint32(heads[index])]
+            reduced = costs[index] + potential[Index(tails[index])] - potential[Index(heads[index])]
             violation = states[index] * reduced
             if violation < least:
                 if n_listed < listed.shape[0]:
