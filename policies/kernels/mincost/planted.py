@@ -23,9 +23,8 @@ SOURCES_SPARSE = 32  # One consumer and a source in that many nodes or more: a s
 # much; it shows early, by how many pivots it has made for its first scans.
 NEAR_ARCS_MIN = 10_000  # Below, scaling saves nothing.
 PROBE = 100  # After so many scans of all arcs …
-PROBE_PIVOTS = 41  # … fewer pivots than that for each 100 nodes are dear ones, …
-PROBE_PIVOTS_CROWDED = 95  # … or than that where, of the slots, more than …
-CROWDED_PERCENT = 90  # … are wanted.
+DEAR = ((90, 95), (65, 41), (0, 31))  # … pivots are dear ones where more than so much percent of the slots is wanted
+# and there were fewer than that for each 100 nodes: the first of those that applies.
 NEAR_STEP = 12  # ε begins at that part of the largest cost and is divided by as much …
 NEAR_LAST = 2  # … down to so many units of cost: a phase more costs more than the pivots it spares.
 REROUTE_ARCS_MIN = 5_000  # Below, the simplex is as fast by itself in rounds.
@@ -209,9 +208,8 @@ class Planted:
         status = self._run(supply, 0, PROBE * self._n_arcs)
         if status != simplex.CAPPED:
             return status
-        crowded = wants_more_than(CROWDED_PERCENT, arcs, supply)
-        cheap = (PROBE_PIVOTS_CROWDED if crowded else PROBE_PIVOTS) * self._n_nodes
-        if 100 * self._work[simplex.PIVOTS] < cheap:
+        dear = next(pivots for percent, pivots in DEAR if wants_more_than(percent, arcs, supply))
+        if 100 * self._work[simplex.PIVOTS] < dear * self._n_nodes:
             self._plant_near(arcs, supply)
         return self._run(supply, 0)
 
