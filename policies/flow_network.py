@@ -106,7 +106,7 @@ class _Network:
         self._targets, self._quotas, self._chosen = targets, quotas, chosen
         self._slots, self._offered, self._n_groups = targets.slots, targets.offered, targets.columns.n_groups
         self._n_nodes = self._n_arcs = 0
-        self._blocks: list[tuple[Int64s, Int64s, Int64s, Int64s]] = []
+        self._blocks: list[tuple[Int64s, Int64s | int, Int64s | int, Int64s | int]] = []
         self._supply: dict[int, int] = {}  # node → slots
 
     def solve(self) -> tuple[int, Bools]:
@@ -145,8 +145,7 @@ class _Network:
 
     def _arcs(self, tail: Int64s, head: Int64s | int, capacity: Int64s | int, cost: Int64s | int) -> int:
         """The first of new arcs, one for each tail."""
-        rest = [np.broadcast_to(np.asarray(each, np.int64), len(tail)) for each in (head, capacity, cost)]
-        self._blocks.append((tail, rest[0], rest[1], rest[2]))
+        self._blocks.append((tail, head, capacity, cost))
         first, self._n_arcs = self._n_arcs, self._n_arcs + len(tail)
         return first
 
@@ -236,6 +235,9 @@ class _Network:
             key = key * base + value
         loads = np.flatnonzero(uplink != UNKNOWN)
         link = np.full(len(a), UNKNOWN, np.int64)
+        if not len(loads):
+            self._link_tasks = _NONE
+            return link
         keys, of = np.unique(key[loads], return_inverse=True)
         # Each class counts once on a link, however many routes it has over it.
         _, once = np.unique(of * len(classes) + a[loads], return_index=True)
@@ -260,6 +262,9 @@ class _Network:
         """Two nodes a link with steps between them, and on from there to all its routes lead to."""
         n_links = len(self._link_tasks)
         self._link_in = self._nodes(n_links) + np.arange(n_links)
+        if not n_links:
+            self._link_exit, self._link_exits = self._n_arcs, np.zeros((0, 2), np.int64)
+            return
         out = self._nodes(n_links) + np.arange(n_links)
         steps = np.searchsorted(_STEPS, self._link_tasks, side="left")
         of = np.repeat(np.arange(n_links), steps)
@@ -325,7 +330,13 @@ class _Network:
     # --- solving and reading -----------------------------------------------------------------------------------------
 
     def _run(self) -> tuple[Result, int]:
-        tail, head, capacity, cost = (np.concatenate(parts) for parts in zip(*self._blocks, strict=True))
+        tail, head, capacity, cost = columns = np.empty((4, self._n_arcs), np.int64)
+        at = 0
+        for block in self._blocks:
+            stop = at + len(block[0])
+            for column, values in zip(columns, block, strict=True):
+                column[at:stop] = values
+            at = stop
         supply = np.zeros(self._n_nodes, np.int64)
         for node, units in self._supply.items():
             supply[node] = units

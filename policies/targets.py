@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.cost import FREE, Costs, weight
+from policies.kernels.greedy import spread, take_turns
 from policies.lower import TIME_US_MAX, UNKNOWN, Bools, Columns, Int64s
 from policies.slots import Slots
 
@@ -90,7 +91,7 @@ class Targets:
         when = np.where(allowed, self.total_us + self._first_wait_us, 4 * TIME_US_MAX)
         best = np.argsort(when, axis=1, kind="stable")[:, :WAIT_GROUPS]
         chosen = np.zeros_like(allowed)
-        np.put_along_axis(chosen, best, True, axis=1)
+        chosen[np.arange(len(best))[:, None], best] = True
         chosen &= allowed
         return chosen
 
@@ -109,13 +110,14 @@ class Targets:
         cost = np.where(self.valid, self.cost_us, 4 * TIME_US_MAX)
         ranks = np.argsort(cost, axis=1, kind="stable")
         chosen = np.zeros_like(self.valid)
-        np.put_along_axis(chosen, ranks[:, :_FIRST], True, axis=1)
+        chosen[np.arange(len(ranks))[:, None], ranks[:, :_FIRST]] = True
         self._spread(chosen, ranks[:, :_SPREAD])
-        groups = self.slots.now.reshape(self.n_resources, -1)
-        of_kind = np.add.reduceat(groups[:, self._order], self._starts, axis=1) if self.kinds else groups
-        left = np.concatenate([groups, of_kind], axis=1) if self.kinds else groups.copy()
-        for a, rank in enumerate(ranks):
-            self._fill(a, rank, left[self.resource[a]], chosen[a])
+        left = self.slots.now.reshape(self.n_resources, -1)
+        if self.kinds:
+            left = np.concatenate([left, np.add.reduceat(left[:, self._order], self._starts, axis=1)], axis=1)
+            bounds = np.append(self._starts, self.columns.n_groups)
+            of_groups = self.columns.kind, self._order, bounds
+            take_turns(ranks, self.room, self.units, self.resource, *of_groups, left, chosen)
         chosen &= self.valid
         return chosen
 
@@ -133,32 +135,9 @@ class Targets:
         of_link = np.bincount((uplink[:, 0] + 1), weights=self.offered.tasks, minlength=len(self.costs.uplinks) + 1)
         crowd = np.maximum(1.0, of_link[uplink + 1] / self.offered.tasks[:, None])
         step_us = np.where(uplink == UNKNOWN, 0.0, self.costs.transfer_us[classes[:, None], group] * crowd)
-        cost_us = np.take_along_axis(self.cost_us, ranks, axis=1).astype(np.float64)
-        room = np.take_along_axis(self.room, ranks, axis=1) // self.size[:, None]
-        rise_us = cost_us[:, :, None] - cost_us[:, None, :]  # [A, marginal, target]
-        tasks = np.where(
-            rise_us >= 0, np.minimum(room[:, None, :], 1 + rise_us / np.maximum(1.0, step_us)[:, None, :]), 0
-        )
-        enough = np.cumsum(tasks.sum(axis=2) < self.offered.tasks[:, None], axis=1) == np.arange(1, ranks.shape[1] + 1)
-        kept = chosen[np.arange(len(ranks))[:, None], ranks] | np.roll(enough, 1, axis=1)
-        np.put_along_axis(chosen, ranks, kept, axis=1)
-
-    def _fill(self, a: int, rank: Int64s, left: Int64s, chosen: Bools) -> None:
-        """Take the cheapest targets of class `a` with anything left until they hold its tasks."""
-        room = np.minimum(self.room[a], left)
-        before = np.cumsum(room[rank]) - room[rank]
-        taken = rank[(before < self.units[a]) & (room[rank] > 0)]
-        chosen[taken] = True
-        amount = room[taken]
-        amount[-1:] = np.minimum(amount[-1:], self.units[a] - amount[:-1].sum())
-        left[taken] -= amount
-        n_groups = self.columns.n_groups
-        single = taken < n_groups  # What a group gives its kind gives too, and the other way round.
-        np.subtract.at(left, n_groups + self.columns.kind[taken[single]], amount[single])
-        for h, part in zip((taken[~single] - n_groups).tolist(), amount[~single].tolist(), strict=True):
-            groups = self.kinds[h]
-            left[groups] -= -(-part * left[groups] // max(1, int(left[groups].sum())))
-        np.maximum(left, 0, out=left)
+        rows = np.arange(len(ranks))[:, None]
+        room = self.room[rows, ranks] // self.size[:, None]
+        spread(np.ascontiguousarray(ranks), self.cost_us[rows, ranks], step_us, room, self.offered.tasks, chosen)
 
     def price(self, chosen: Bools, shift: int, of_class: Int64s, of_group: Int64s, sink: int) -> tuple[int, Bools]:
         """How much the targets left out can improve the optimum over `chosen` at most, and the most promising of each
@@ -183,6 +162,6 @@ class Targets:
         if len(crowded):
             rank = np.argsort(np.where(added[crowded], reduced[crowded], 0), axis=1, kind="stable")[:, :_MORE]
             best = np.zeros((len(crowded), added.shape[1]), np.bool_)
-            np.put_along_axis(best, rank, True, axis=1)
+            best[np.arange(len(crowded))[:, None], rank] = True
             added[crowded] &= best
         return gap, added

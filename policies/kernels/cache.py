@@ -29,6 +29,7 @@ MODULES = (  # What is imported by another comes before it, so that progress is 
     "policies.kernels.maxmin",
     "policies.kernels.fragmentation",
     "policies.kernels.drf",
+    "policies.kernels.greedy",
     "policies.kernels.forecast",
 )
 
