@@ -22,6 +22,7 @@ MODULES = (  # What is imported by another comes before it, so that progress is 
     "policies.kernels.mincost.patch",
     "policies.kernels.mincost.leaves",
     "policies.kernels.mincost.exchange",
+    "policies.kernels.mincost.aim",
     "policies.kernels.mincost.scaling",
     "policies.kernels.mincost.basis",
     "policies.kernels.mincost.network",

@@ -1,0 +1,128 @@
+"""Prices that know how far away what lacks is: all set anew at once, between searches for exchange paths.
+
+Where a network is nearly or exactly full, the last searches pass through most of it, for they go the same way in every
+direction. One search from all that lacks, backwards, tells each node's distance to the nearest; taken off the prices,
+every node has a way there that costs nothing more, and searches follow it until the nearest lacks are used up.
+
+Source: Goldberg, An efficient implementation of a scaling minimum-cost flow algorithm (1997), global price updates.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from policies.kernels.fetch import prefetch
+from policies.kernels.jit import Index, Int64s, kernel
+from policies.kernels.mincost.exchange import (
+    DISTANCE,
+    LEVEL,
+    N_COUNT,
+    N_HEAP,
+    N_SEEN,
+    PLATEAU,
+    Q_BEGIN,
+    Q_END,
+    SCANNED,
+    SEEN,
+    SETTLED,
+    label,
+    pop,
+)
+from policies.kernels.mincost.leaves import AT, COST, FIRST, LEAVES, STOP, TO, Leaves
+from policies.kernels.mincost.model import OPEN
+from policies.kernels.mincost.residual import RESIDUAL, Residual
+
+Int32s = npt.NDArray[np.int32]
+AHEAD = 16  # Slots: so far ahead their leaves are loaded.
+NODE, PRICE = range(2)  # Of a leaf: where it is (-1: nowhere), and its price.
+_INT, _ROW, _GRID, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
+
+
+@kernel(types.void(LEAVES, _ROW, _IDS, _ROW))
+def list_backwards(table: Leaves, out_first: Int64s, out_leaf: Int32s, out_cost: Int64s) -> None:
+    """List the slots that lead to each node: v's from out_first[v] to out_first[v + 1], with their leaves and costs.
+
+    out_first int64[N + 1], zeros; the others have room for all slots and AHEAD more. Time O(N + S).
+    """
+    is_leaf, row, slot_of = table.is_leaf, table.row, table.slot
+    n_nodes = row.shape[0]
+    for leaf in range(n_nodes):
+        for slot in range(row[leaf, FIRST], row[leaf, STOP] if is_leaf[leaf] else row[leaf, FIRST]):
+            out_first[Index(slot_of[Index(slot), TO] + 1)] += 1
+    total = 0
+    for node in range(n_nodes):  # Where each begins, one place late: the next pass moves it there.
+        count = out_first[Index(node + 1)]
+        out_first[Index(node + 1)] = total
+        total += count
+    for leaf in range(n_nodes):
+        for slot in range(row[leaf, FIRST], row[leaf, STOP] if is_leaf[leaf] else row[leaf, FIRST]):
+            at = Index(slot_of[Index(slot), TO] + 1)
+            place = Index(out_first[at])
+            out_leaf[place] = leaf
+            out_cost[place] = slot_of[Index(slot), COST]
+            out_first[at] += 1
+    out_leaf[total : total + AHEAD] = 0
+
+
+@kernel(types.void(RESIDUAL, LEAVES, _INT, _ROW, _IDS, _ROW, _GRID, _ROW))
+def aim(
+    net: Residual,
+    table: Leaves,
+    hub: int,
+    slot_first: Int64s,
+    slot_leaf: Int32s,
+    slot_cost: Int64s,
+    scratch: Int64s,
+    work: Int64s,
+) -> None:
+    """Take each node's distance to the nearest that lacks, or to the hub (-1: none), off its price.
+
+    slot_*: as `list_backwards` has them. Prices must be right, and stay so. Time O(S + E) and a heap's.
+    """
+    price, excess, to, cost, left, sister = net.price, net.excess, net.to, net.cost, net.left, net.sister
+    first, stop = net.first, net.stop
+    is_leaf, row, slot_of = table.is_leaf, table.row, table.slot
+    distance = scratch[DISTANCE]
+    n_nodes = price.shape[0]
+    count = np.zeros(N_COUNT, np.int64)
+    own = np.empty((n_nodes, 2), np.int64)
+    for node in range(n_nodes):
+        at = row[node, AT] if is_leaf[node] else -1
+        own[node, NODE], own[node, PRICE] = -1, 0
+        if at >= 0:
+            here = slot_of[Index(at), TO]
+            own[node, NODE] = here
+            own[node, PRICE] = price[Index(here)] - slot_of[Index(at), COST]
+        if (not is_leaf[node]) & ((node == hub) | (excess[node] < 0)):
+            label(scratch, count, node, 0, -1, -1, -1)
+    scanned = 0
+    while count[Q_BEGIN] < count[Q_END] or count[N_HEAP] > 0:
+        if count[Q_BEGIN] < count[Q_END]:
+            node = scratch[PLATEAU, Index(count[Q_BEGIN])]
+            count[Q_BEGIN] += 1
+        else:
+            node = pop(scratch, count[N_HEAP])
+            count[N_HEAP] -= 1
+            count[LEVEL] = distance[Index(node)]
+        base = count[LEVEL] - price[Index(node)]
+        for entry in range(first[Index(node)], stop[Index(node)]):
+            other = to[Index(entry)]
+            new = base - cost[Index(entry)] + price[Index(other)]
+            if left[Index(sister[Index(entry)])] > 0 and new < distance[Index(other)]:
+                label(scratch, count, other, new, -1, -1, -1)
+        begin, end = slot_first[Index(node)], slot_first[Index(node + 1)]
+        for place in range(begin, end):
+            prefetch(own, 2 * np.int64(slot_leaf[Index(place + AHEAD)]))
+            leaf = Index(slot_leaf[Index(place)])
+            other = own[leaf, NODE]
+            new = base + slot_cost[Index(place)] + own[leaf, PRICE]
+            if other >= 0 and new < distance[Index(other)]:
+                label(scratch, count, other, new, -1, -1, -1)
+        scanned += stop[Index(node)] - first[Index(node)] + end - begin
+    far = count[LEVEL]
+    for node in range(n_nodes):
+        price[node] -= 0 if is_leaf[node] else min(distance[node], far)
+    for index in range(count[N_SEEN]):
+        distance[Index(scratch[SEEN, Index(index)])] = OPEN
+    work[SETTLED] += count[N_SEEN]
+    work[SCANNED] += scanned
