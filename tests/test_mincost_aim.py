@@ -56,8 +56,9 @@ def aimed(held: Contracted, hub: int) -> None:
     aim.aim(held.net, held.table, hub, *slots, held.scratch, np.zeros(exchange.N_WORK, np.int64))
 
 
+@pytest.mark.parametrize("hub", [-1, 0])
 @pytest.mark.parametrize("seed", range(6))
-def test_every_node_has_a_way_to_what_lacks_that_costs_nothing(seed: int) -> None:
+def test_every_node_has_a_way_to_what_lacks_that_costs_nothing(seed: int, hub: int) -> None:
     rng = np.random.default_rng(seed)
     plan = schedule(rng, n_tasks=60, n_machines=15, slots=4)
     network = FlowNetwork(plan.n_nodes, plan.tail, plan.head, plan.capacity, plan.cost, plan.supply, kernel="exchange")
@@ -68,12 +69,12 @@ def test_every_node_has_a_way_to_what_lacks_that_costs_nothing(seed: int) -> Non
     for leaf in rng.choice(placed, 5, replace=False).tolist():  # As if these had gone: where they were lacks one each.
         held.net.excess[held.table.slot[held.table.row[leaf, leaves.AT], leaves.TO]] -= 1
         leaves.leave(held.table, leaf)
-    before = far_from_lack(held, -1)
+    before = far_from_lack(held, hub)
     price = held.net.price.copy()
-    aimed(held, -1)
+    aimed(held, hub)
     assert max(before.values()) > 0
     assert all(price[node] - held.net.price[node] == far for node, far in before.items())
-    assert set(far_from_lack(held, -1).values()) == {0}
+    assert set(far_from_lack(held, hub).values()) == {0}
     assert all(cost + held.net.price[here] - held.net.price[there] >= 0 for here, there, cost in steps(held))
     assert (held.scratch[exchange.DISTANCE] == OPEN).all()
 

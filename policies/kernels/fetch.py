@@ -9,8 +9,6 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 LINE = 8  # Numbers of 64 bits in a cache line.
-
-
 _view_of: Any = arrayobj.make_array  # Without types.
 
 

@@ -8,7 +8,6 @@ Source: Goldberg, An efficient implementation of a scaling minimum-cost flow alg
 """
 
 import numpy as np
-import numpy.typing as npt
 from numba import types
 
 from policies.kernels.fetch import prefetch
@@ -28,11 +27,10 @@ from policies.kernels.mincost.exchange import (
     label,
     pop,
 )
-from policies.kernels.mincost.leaves import AT, COST, FIRST, LEAVES, STOP, TO, Leaves
+from policies.kernels.mincost.leaves import AT, COST, FIRST, LEAVES, STOP, TO, Int32s, Leaves
 from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.residual import RESIDUAL, Residual
 
-Int32s = npt.NDArray[np.int32]
 AHEAD = 16  # Slots: so far ahead their leaves are loaded.
 NODE, PRICE = range(2)  # Of a leaf: where it is (-1: nowhere), and its price.
 _INT, _ROW, _GRID, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]

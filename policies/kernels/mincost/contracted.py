@@ -140,7 +140,7 @@ class Contracted:
     def _route(self, waiting: Int64s, hub: int, scans_max: int, work: Int64s) -> int:
         """By paths; where searches for them come to be long ones, prices are set anew between them (see `aim`)."""
         size = self.net.to.size + int(self.table.ends[leaves.N_SLOTS])
-        slots: tuple[Int64s, aim.Int32s, Int64s] | None = None
+        slots: tuple[Int64s, leaves.Int32s, Int64s] | None = None
         while True:
             searches, scanned = int(work[exchange.SEARCHES]), int(work[exchange.SCANNED])
             most = min(scans_max - scanned, SCANS_ONCE * size)
