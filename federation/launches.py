@@ -129,7 +129,7 @@ def fetch_of(core: Core, entry: AgentEntry, shard_id: str, n_sources: int = SOUR
     for agent_id in core.shards.live_replicas(shard):
         other = core.agents[agent_id]
         if agent_id != entry.agent_id and other.enrolled.data_url:
-            bandwidth = core.network.transfer_bps(agent_id, entry.agent_id, shard.size_bytes) or 0
+            bandwidth = core.network.transfer_bps(agent_id, entry.agent_id, shard.size_bytes, core.now_us) or 0
             ranked.append((other.site != entry.site, -bandwidth, agent_id))
     ranked.sort()
     sources = [

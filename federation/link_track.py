@@ -32,8 +32,14 @@ CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a repor
 DISPUTED_PART = 4  # of its confidence is left to a disputed link
 BOUND_PART = 4  # and to one of which nothing but lower bounds is known
 ONE_SIDED_MILLI = 750  # and this to what only the receiver has told of
+# A forecast says nothing of what comes after it: once nothing has measured a link for so long, what is believed of it
+# goes back to what it gave on average, half of the way with each further half minute.
+TELLS_US = USUAL_US
+RETURN_US = 30_000_000
+USUAL_OVER_US = 300_000_000  # of watching count in that average, what was earlier fades
 STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
 PPM = 1_000_000
+PS = 1_000_000_000_000
 
 Measured = tuple[int | None, int | None]  # bandwidth_bps, rtt_us
 
@@ -48,6 +54,7 @@ class LinkTrack:
         "forecaster",
         "from_id",
         "has_fallen",
+        "held_ppm",
         "jitter",
         "learned_us",
         "loss",
@@ -58,6 +65,8 @@ class LinkTrack:
         "sent",
         "step_us",
         "to_id",
+        "usual_ps",
+        "watched_us",
     )
 
     def __init__(self, from_id: str, to_id: str, samples_max: int) -> None:
@@ -68,6 +77,9 @@ class LinkTrack:
         self.forecaster: Forecaster | None = None  # None: too little was measured to need one
         self.sent: deque[int] = deque(maxlen=CLAIMS_MAX)  # rates of large transfers, by the sender's word
         self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
+        self.usual_ps = 0  # what a bit took on average, over the time that the link was watched
+        self.watched_us = 0
+        self.held_ppm = PPM  # what part of a low rate was still believed when its bandwidth was last measured
         self.learned_us = -(2**62)  # when its bandwidth was last measured
         self.falls: deque[int] = deque(maxlen=FALLS_MAX)  # when it fell by a step
         self.step_us = -(2**62)  # when it was seen to have become another
@@ -110,6 +122,8 @@ class LinkTrack:
         """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
         measured = quantile(self.bandwidth, 4)
         if not is_lower_bound or (measured is not None and bps > measured):
+            self._meet(bps, now_us)
+            self._watch(now_us)
             self.bandwidth.append(bps)
             self.bound_bps = None
             self.learned_us = now_us
@@ -148,23 +162,57 @@ class LinkTrack:
         forecast = self.forecaster.forecast_over(horizon_us) if self.forecaster is not None else None
         return forecast if forecast is not None and forecast.outcomes >= FIRST else None
 
-    def bandwidth_bps(self) -> int | None:
+    def bandwidth_bps(self, now_us: int) -> int | None:
         """What to plan with: the forecast's lower bound where there is one, else what was measured."""
         forecast = self.forecast()
-        return self.measured_bps() if forecast is None else self._at_most(forecast.low_bps)
+        bps = self.measured_bps() if forecast is None else self._at_most(forecast.low_bps)
+        return self._returned(bps, now_us) if bps else bps
 
-    def bandwidth_over(self, horizons_us: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    def bandwidth_over(self, horizons_us: Iterable[int], now_us: int) -> tuple[tuple[int, int], ...]:
         """The same over other horizons, as far as they are forecast."""
         if self.forecast() is None:
             return ()  # The horizon that all links learn first.
         found = ((horizon_us, self.forecast(horizon_us)) for horizon_us in horizons_us)
-        return tuple((horizon_us, self._at_most(each.low_bps)) for horizon_us, each in found if each is not None)
+        low = ((horizon_us, self._at_most(each.low_bps)) for horizon_us, each in found if each is not None)
+        return tuple((horizon_us, self._returned(bps, now_us)) for horizon_us, bps in low)
 
-    def transfer_bps(self, n_bytes: int) -> int | None:
+    def transfer_bps(self, n_bytes: int, now_us: int) -> int | None:
         """What to plan so many bytes with: over the horizon that they take."""
-        bps = self.bandwidth_bps()
+        bps = self.bandwidth_bps(now_us)
         horizon_us = horizon_of(n_bytes * 8_000_000 // bps) if bps else USUAL_US
-        return dict(self.bandwidth_over((horizon_us,))).get(horizon_us, bps) if horizon_us != USUAL_US else bps
+        return dict(self.bandwidth_over((horizon_us,), now_us)).get(horizon_us, bps) if horizon_us != USUAL_US else bps
+
+    def holds_ppm(self, now_us: int) -> int:
+        """What part of what was learned of its rate still holds, so long after anything measured it."""
+        silent_us = now_us - self.learned_us - TELLS_US
+        if silent_us <= 0:
+            return self.held_ppm
+        halvings, rest_us = divmod(silent_us, RETURN_US)
+        return (self.held_ppm >> min(20, halvings)) * (2 * RETURN_US - rest_us) // (2 * RETURN_US)
+
+    def _meet(self, bps: int, now_us: int) -> None:
+        """What comes after a silence says whether the fall is over. Each rate above the average halves what is left of
+        it, so that more may follow; one below brings all of it back."""
+        holds_ppm = self.holds_ppm(now_us)
+        if holds_ppm < PPM:
+            self.held_ppm = holds_ppm // 2 if PS // bps <= self.usual_ps else PPM
+
+    def _returned(self, bps: int, now_us: int) -> int:
+        """What is left of a low rate that was believed. A fall keeps work away, and so everyone from seeing its end:
+        unless it is believed less with time, the link is lost for good."""
+        more_ps = PS // max(RATE_BPS_MIN, bps) - self.usual_ps
+        if more_ps <= 0 or not self.usual_ps:
+            return bps
+        holds_ppm = self.holds_ppm(now_us)
+        return bps if holds_ppm == PPM else PS // (self.usual_ps + more_ps * holds_ppm // PPM)
+
+    def _watch(self, now_us: int) -> None:
+        """What was measured last is what the link gave until now, or for as long as a forecast tells. Times are
+        averaged, not rates: they are what transfers cost."""
+        held_us = min(TELLS_US, max(0, now_us - self.learned_us)) if self.bandwidth else 0
+        if held_us:
+            self.watched_us = min(USUAL_OVER_US, self.watched_us + held_us)
+            self.usual_ps += (PS // self.bandwidth[-1] - self.usual_ps) * held_us // self.watched_us
 
     def _at_most(self, low_bps: int) -> int:
         """A link that has just fallen gives no more than since then, whatever its past makes of it."""
@@ -180,8 +228,8 @@ class LinkTrack:
         certainty_ppm = PPM - (PPM >> min(20, n_samples))
         halvings, rest_us = divmod(age_us, half_life_us)
         faded_ppm = (certainty_ppm >> min(40, halvings)) * (2 * half_life_us - rest_us) // (2 * half_life_us)
-        disputed_bps, planned_bps = self.disputed_bps(), self.bandwidth_bps()
-        over = self.bandwidth_over(_between(asked_bytes, planned_bps)) if asked_bytes and planned_bps else ()
+        disputed_bps, planned_bps = self.disputed_bps(), self.bandwidth_bps(now_us)
+        over = self.bandwidth_over(_between(asked_bytes, planned_bps), now_us) if asked_bytes and planned_bps else ()
         if disputed_bps is not None:
             planned_bps, over = min(disputed_bps, planned_bps or disputed_bps), ()
             faded_ppm //= DISPUTED_PART

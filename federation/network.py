@@ -13,7 +13,7 @@ import msgspec
 
 from federation.agents_book import AgentBook
 from federation.facts import ForecastKept, TransferLearned
-from federation.link_track import RATE_BPS_MIN, LinkTrack, Measured, differs, quantile
+from federation.link_track import PPM, RATE_BPS_MIN, LinkTrack, Measured, differs, quantile
 from federation.wire import LinkSample, NetReport
 from policies.coordinates import Coordinates
 from policies.forecast.forecaster import Forecaster, ForecasterState
@@ -22,6 +22,7 @@ from policies.model import Link
 MASTER = "master"
 FACTOR_MILLI_MAX = 4_000  # Beyond this it is no error of the estimate but a fault, which passes.
 FACTOR_STEP_MILLI = 100  # of the way to the newest ratio: about the last ten transfers count
+FACTOR_PRIOR = 2  # transfers as planned count before any was made: one that met a dead spot says little
 FACTORS_MAX = 10_000  # pairs of sites
 KEPT_MAX = 1_000  # forecasters that outlive a term, 2 to 6 KB each: links between sites, those written last
 KEPT_AT_ONCE = 4  # written in one turn, so that the journal grows by a few KB a minute
@@ -165,7 +166,7 @@ class NetworkBook:
         link's lower decile says meets something that nobody measures; what takes less is the decile's prudence."""
         factor_milli, samples = self.factors.get((from_site, to_site), (1000, 0))
         ratio_milli = min(FACTOR_MILLI_MAX, took_us * 1000 // max(1, planned_us))
-        share_milli = max(FACTOR_STEP_MILLI, 1000 // (samples + 1)) if samples < 4 else FACTOR_STEP_MILLI
+        share_milli = max(FACTOR_STEP_MILLI, 1000 // (samples + 1 + FACTOR_PRIOR))
         target_milli = factor_milli * ratio_milli // 1000
         factor_milli += (target_milli - factor_milli) * share_milli // 1000
         return TransferLearned(
@@ -259,13 +260,14 @@ class NetworkBook:
                     if track.disputed_bps() is None and not differs(track, sites, of_sites[ends]):
                         continue
             asked_bytes = self._asked.get(self._site_end(key[0])[5:])
-            kept.append(self._corrected(track.estimate(now_us, self._half_life_us, asked_bytes)))
+            link = track.estimate(now_us, self._half_life_us, asked_bytes)
+            kept.append(self._corrected(link, track.holds_ppm(now_us)))
         return kept
 
-    def _corrected(self, link: Link) -> Link:
-        """The rate to plan with, by what transfers took so far."""
+    def _corrected(self, link: Link, holds_ppm: int) -> Link:
+        """The rate to plan with, by what transfers took so far, as far as that still holds."""
         ends = self._site_end(link.from_id)[5:], self._site_end(link.to_id)[5:]
-        factor_milli = self.factors.get(ends, (1000, 0))[0]
+        factor_milli = 1000 + (self.factors.get(ends, (1000, 0))[0] - 1000) * holds_ppm // PPM
         if factor_milli == 1000 or link.bandwidth_bps is None:
             return link
         return msgspec.structs.replace(
@@ -280,16 +282,16 @@ class NetworkBook:
         entry = self._agents.get(end.removeprefix("agent:"))
         return f"site:{entry.site}" if entry is not None else ""
 
-    def transfer_bps(self, from_agent: str, to_agent: str, n_bytes: int) -> int | None:
+    def transfer_bps(self, from_agent: str, to_agent: str, n_bytes: int, now_us: int) -> int | None:
         """What a transfer of so many bytes between two agents is planned with, by their own link or else their
         sites'."""
         own = self.tracks.get((f"agent:{from_agent}", f"agent:{to_agent}"))
         sites = self.tracks.get((self._site_end(f"agent:{from_agent}"), self._site_end(f"agent:{to_agent}")))
         if own is not None and (sites is None or own.learned_us >= sites.step_us):
-            own_bps = own.transfer_bps(n_bytes)
+            own_bps = own.transfer_bps(n_bytes, now_us)
             if own_bps is not None:
                 return min(own_bps, own.disputed_bps() or own_bps)
-        return sites.transfer_bps(n_bytes) if sites is not None else None
+        return sites.transfer_bps(n_bytes, now_us) if sites is not None else None
 
     def rtt_us(self, from_id: str, to_id: str) -> int | None:
         """The round trip between two ends, as measured in either direction."""

@@ -114,7 +114,7 @@ def _left_us(core: Core, fetch: RunningFetch, loads: _Loads) -> int | None:
 
 def _share_us(core: Core, fetch: RunningFetch, loads: _Loads) -> int | None:
     n_bytes = loads.bytes_until(fetch, fetch.from_site)
-    bps = core.network.transfer_bps(fetch.source, fetch.agent_id, n_bytes)
+    bps = core.network.transfer_bps(fetch.source, fetch.agent_id, n_bytes, core.now_us)
     return None if not bps else n_bytes * 8_000_000 // bps
 
 
@@ -125,7 +125,7 @@ def _own_us(fetch: RunningFetch) -> int | None:
 def _watch_rates(core: Core, fetches: list[RunningFetch], loads: _Loads) -> None:
     for fetch in fetches:
         n_sharing = max(1, loads.count(fetch.from_site, fetch.to_site))
-        bps = core.network.transfer_bps(fetch.source, fetch.agent_id, fetch.left_bytes * n_sharing)
+        bps = core.network.transfer_bps(fetch.source, fetch.agent_id, fetch.left_bytes * n_sharing, core.now_us)
         is_slow = False
         if bps and fetch.rate_bps is not None:
             is_slow = bps > STUCK * n_sharing * max(RATE_BPS_MIN, fetch.rate_bps)
@@ -164,7 +164,7 @@ def _redirect(core: Core, fetch: RunningFetch, loads: _Loads) -> None:
         if agent_id in (fetch.agent_id, fetch.source) or not other.enrolled.data_url:
             continue
         n_bytes = loads.bytes_until(fetch, other.site)
-        bps = core.network.transfer_bps(agent_id, fetch.agent_id, n_bytes)
+        bps = core.network.transfer_bps(agent_id, fetch.agent_id, n_bytes, core.now_us)
         bps = bps or (LAN_BPS if other.site == entry.site else 0)
         if bps:
             best = min(best or (2**62, ""), (n_bytes * 8_000_000 // bps, agent_id))

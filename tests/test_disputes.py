@@ -40,7 +40,7 @@ def test_who_boasts_is_disputed_and_the_lower_word_counts() -> None:
     world = world_of(received=200, sent=20)
     own = links(world)["agent:depot", "agent:bench"]
     assert own.is_disputed and own.bandwidth_bps == 20 * MBIT and own.confidence_ppm < 250_000
-    assert world.master.core.network.transfer_bps("depot", "bench", 10**6) == 20 * MBIT
+    assert world.master.core.network.transfer_bps("depot", "bench", 10**6, world.now_us) == 20 * MBIT
     assert not links(world)["site:east", "site:lab"].is_disputed
 
 

@@ -69,11 +69,11 @@ def test_a_short_transfer_waits_for_its_horizon_to_have_been_judged_nine_times()
     world, gateway = a_plant_and_a_cloud()
     measure(world, gateway, [20 * MBIT] * 30)
     track = world.master.core.network.tracks["site:cloud", "site:plant"]
-    usual_bps = track.bandwidth_bps()
-    assert track.transfer_bps(MB) == usual_bps and track.bandwidth_over((SHORT_US,)) == ()
+    usual_bps = track.bandwidth_bps(world.now_us)
+    assert track.transfer_bps(MB, world.now_us) == usual_bps and track.bandwidth_over((SHORT_US,), world.now_us) == ()
     measure(world, gateway, [20 * MBIT, 5 * MBIT] * FIRST)
-    ((horizon_us, short_bps),) = track.bandwidth_over((SHORT_US,))
-    assert horizon_us == SHORT_US and track.transfer_bps(MB) == short_bps
+    ((horizon_us, short_bps),) = track.bandwidth_over((SHORT_US,), world.now_us)
+    assert horizon_us == SHORT_US and track.transfer_bps(MB, world.now_us) == short_bps
 
 
 def test_links_are_forecast_over_what_pending_reads_take_and_no_others() -> None:

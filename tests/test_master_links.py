@@ -1,6 +1,9 @@
-"""One link's estimate over its samples."""
+"""One link's estimate over its samples, and over the time in which there are none."""
 
-from federation.link_track import LinkTrack
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.link_track import PS, RETURN_US, TELLS_US, LinkTrack
 from federation.wire import LinkSample
 
 SECOND_US = 1_000_000
@@ -53,3 +56,66 @@ def test_one_that_comes_and_goes_keeps_its_lower_quartile() -> None:
     swinging = [20.0, 8.0, 30.0, 12.0] * 3
     assert mbit_of(*swinging) == 8
     assert mbit_of(*swinging, 29, 29) == 12
+
+
+MBIT = 10**6
+RATES = st.lists(st.tuples(st.integers(1, 100 * MBIT), st.integers(0, 60 * SECOND_US), st.booleans()), max_size=40)
+
+
+def watched(rates: list[tuple[int, int, bool]]) -> tuple[LinkTrack, int]:
+    """A link that gave these rates, each so long after the one before, and when it was measured last."""
+    track, now_us = LinkTrack("site:a", "site:b", 16), 0
+    for bps, later_us, is_lower_bound in rates:
+        now_us += later_us
+        track.learn_rate(bps, now_us, is_lower_bound=is_lower_bound)
+    return track, track.learned_us
+
+
+def planned_bps(track: LinkTrack, now_us: int) -> int:
+    bps = track.bandwidth_bps(now_us)
+    assert bps is not None
+    return bps
+
+
+def fallen() -> tuple[LinkTrack, int]:
+    """Five minutes of 20 Mbit/s, told of each ten seconds, then twice 1 Mbit/s."""
+    return watched([(20 * MBIT, 10 * SECOND_US, False)] * 30 + [(1 * MBIT, 2 * SECOND_US, False)] * 2)
+
+
+def test_a_fall_that_nothing_has_measured_since_is_believed_for_half_a_minute_and_then_less_and_less() -> None:
+    track, fell_us = fallen()
+    assert planned_bps(track, fell_us) == planned_bps(track, fell_us + TELLS_US) <= 1 * MBIT
+    mbit = [planned_bps(track, fell_us + TELLS_US + n * RETURN_US) / MBIT for n in range(1, 8)]
+    assert 1.7 < mbit[0] < 2.0, "a bit takes half as long again"
+    assert mbit == sorted(mbit) and 14 < mbit[-1] < 20
+    assert planned_bps(track, fell_us + 10**12) > 17 * MBIT, "seconds at 1 Mbit/s are a small part of five minutes"
+
+
+def test_whoever_then_finds_it_fallen_has_it_believed_again() -> None:
+    track, fell_us = fallen()
+    tried_us = fell_us + 5 * RETURN_US
+    believed = planned_bps(track, tried_us)
+    track.learn_rate(1 * MBIT, tried_us)
+    assert planned_bps(track, tried_us) <= 1 * MBIT < believed
+    again_us = tried_us + 5 * RETURN_US
+    assert planned_bps(track, again_us) < believed, "its average has fallen as well: it is tried later"
+
+
+@given(RATES, st.integers(0, 10**10), st.integers(0, 10**9))
+def test_silence_only_brings_what_is_believed_nearer_to_the_average(
+    rates: list[tuple[int, int, bool]], silent_us: int, longer_us: int
+) -> None:
+    """Law: never past the average, never away from it; what is above it stays."""
+    track, told_us = watched(rates)
+    believed = track.bandwidth_bps(told_us)
+    if believed is None:
+        return
+    sooner, later = (planned_bps(track, max(0, told_us) + us) for us in (silent_us, silent_us + longer_us))
+    assert believed <= sooner <= later <= max(believed, PS // max(1, track.usual_ps))
+
+
+@given(RATES.filter(len))
+def test_the_average_is_between_the_least_and_the_most_that_was_measured(rates: list[tuple[int, int, bool]]) -> None:
+    track, _ = watched([(bps, later_us, False) for bps, later_us, _ in rates])
+    ps = [PS // max(1, bps) for bps, _, _ in rates]
+    assert track.usual_ps == 0 or min(ps) - len(ps) <= track.usual_ps <= max(ps)

@@ -362,7 +362,7 @@ def test_an_attempt_whose_data_has_no_way_to_it_is_not_the_tasks_own() -> None:
     assert sorted(miss() for _ in range(4)) == ["gw-0", "gw-1", "gw-2", "gw-3"], "each is tried once"
     assert (task.n_failed, task.state) == (0, TaskState.ASSIGNED)
     link = world.master.core.network.tracks["site:site-car", "site:site-gw-0"]
-    assert link.bandwidth_bps() == 1_000, "a way that brought nothing attracts no work"
+    assert link.bandwidth_bps(world.now_us) == 1_000, "a way that brought nothing attracts no work"
     miss()  # Nothing else is left: the second time on the same agent counts.
     assert (task.n_failed, task.state) == (1, TaskState.ASSIGNED)
     miss()

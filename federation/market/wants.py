@@ -389,7 +389,7 @@ def _data_us(core: Core, want: Want, entry: AgentEntry, crossing: dict[tuple[str
                 break
             way = crossing.get((site, entry.site))
             n_bytes = shard.size_bytes + (way.left_bytes if way is not None else 0)
-            bps = core.network.transfer_bps(agent_id, entry.agent_id, n_bytes)
+            bps = core.network.transfer_bps(agent_id, entry.agent_id, n_bytes, core.now_us)
             if bps:
                 best_us = min(best_us, n_bytes * 8_000_000 // bps)
         data_us += best_us
