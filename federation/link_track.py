@@ -54,6 +54,7 @@ class LinkTrack:
         "forecaster",
         "from_id",
         "has_fallen",
+        "heard_us",
         "held_ppm",
         "jitter",
         "learned_us",
@@ -79,7 +80,8 @@ class LinkTrack:
         self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
         self.usual_ps = 0  # what a bit took on average, over the time that the link was watched
         self.watched_us = 0
-        self.held_ppm = PPM  # what part of a low rate was still believed when its bandwidth was last measured
+        self.heard_us = -(2**62)  # when something last crossed it whose rate was told, if only as a bound
+        self.held_ppm = PPM  # what part of a low rate was still believed then
         self.learned_us = -(2**62)  # when its bandwidth was last measured
         self.falls: deque[int] = deque(maxlen=FALLS_MAX)  # when it fell by a step
         self.step_us = -(2**62)  # when it was seen to have become another
@@ -121,8 +123,9 @@ class LinkTrack:
     def learn_rate(self, bps: int, now_us: int, *, is_lower_bound: bool = False) -> None:
         """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
         measured = quantile(self.bandwidth, 4)
+        self.held_ppm, self.heard_us = self.holds_ppm(now_us), now_us
         if not is_lower_bound or (measured is not None and bps > measured):
-            self._meet(bps, now_us)
+            self._meet(bps)
             self._watch(now_us)
             self.bandwidth.append(bps)
             self.bound_bps = None
@@ -183,19 +186,18 @@ class LinkTrack:
         return dict(self.bandwidth_over((horizon_us,), now_us)).get(horizon_us, bps) if horizon_us != USUAL_US else bps
 
     def holds_ppm(self, now_us: int) -> int:
-        """What part of what was learned of its rate still holds, so long after anything measured it."""
-        silent_us = now_us - self.learned_us - TELLS_US
+        """What part of what was learned of its rate still holds, so long after anything crossed it."""
+        silent_us = now_us - self.heard_us - TELLS_US
         if silent_us <= 0:
             return self.held_ppm
         halvings, rest_us = divmod(silent_us, RETURN_US)
         return (self.held_ppm >> min(20, halvings)) * (2 * RETURN_US - rest_us) // (2 * RETURN_US)
 
-    def _meet(self, bps: int, now_us: int) -> None:
+    def _meet(self, bps: int) -> None:
         """What comes after a silence says whether the fall is over. Each rate above the average halves what is left of
         it, so that more may follow; one below brings all of it back."""
-        holds_ppm = self.holds_ppm(now_us)
-        if holds_ppm < PPM:
-            self.held_ppm = holds_ppm // 2 if PS // bps <= self.usual_ps else PPM
+        if self.held_ppm < PPM:
+            self.held_ppm = self.held_ppm // 2 if PS // bps <= self.usual_ps else PPM
 
     def _returned(self, bps: int, now_us: int) -> int:
         """What is left of a low rate that was believed. A fall keeps work away, and so everyone from seeing its end:

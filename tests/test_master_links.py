@@ -59,16 +59,17 @@ def test_one_that_comes_and_goes_keeps_its_lower_quartile() -> None:
 
 
 MBIT = 10**6
+# In bit/s, after how many µs, and whether it is a lower bound.
 RATES = st.lists(st.tuples(st.integers(1, 100 * MBIT), st.integers(0, 60 * SECOND_US), st.booleans()), max_size=40)
 
 
 def watched(rates: list[tuple[int, int, bool]]) -> tuple[LinkTrack, int]:
-    """A link that gave these rates, each so long after the one before, and when it was measured last."""
+    """A link that gave these rates, each so long after the one before, and when the last was told."""
     track, now_us = LinkTrack("site:a", "site:b", 16), 0
     for bps, later_us, is_lower_bound in rates:
         now_us += later_us
         track.learn_rate(bps, now_us, is_lower_bound=is_lower_bound)
-    return track, track.learned_us
+    return track, now_us
 
 
 def planned_bps(track: LinkTrack, now_us: int) -> int:
@@ -101,6 +102,15 @@ def test_whoever_then_finds_it_fallen_has_it_believed_again() -> None:
     assert planned_bps(track, again_us) < believed, "its average has fallen as well: it is tried later"
 
 
+def test_what_crosses_it_beside_others_says_nothing_and_is_no_silence() -> None:
+    track, now_us = fallen()
+    believed = planned_bps(track, now_us)
+    for _ in range(60):
+        now_us += 10 * SECOND_US
+        track.learn_rate(believed // 2, now_us, is_lower_bound=True)
+    assert planned_bps(track, now_us + TELLS_US) == believed
+
+
 @given(RATES, st.integers(0, 10**10), st.integers(0, 10**9))
 def test_silence_only_brings_what_is_believed_nearer_to_the_average(
     rates: list[tuple[int, int, bool]], silent_us: int, longer_us: int
@@ -110,7 +120,7 @@ def test_silence_only_brings_what_is_believed_nearer_to_the_average(
     believed = track.bandwidth_bps(told_us)
     if believed is None:
         return
-    sooner, later = (planned_bps(track, max(0, told_us) + us) for us in (silent_us, silent_us + longer_us))
+    sooner, later = (planned_bps(track, told_us + us) for us in (silent_us, silent_us + longer_us))
     assert believed <= sooner <= later <= max(believed, PS // max(1, track.usual_ps))
 
 

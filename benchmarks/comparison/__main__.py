@@ -15,6 +15,7 @@ where its 95 % interval leaves zero out and it is more than 1 %. Exit code 4 whe
 
 import argparse
 import os
+import signal
 import statistics
 import sys
 import time
@@ -121,6 +122,7 @@ def _play(
     until_s = time.monotonic() + given.minutes * 60
     queue, this, player = iter(due), build(), Code().of_player()
     running: dict[Future[Run], Wanted] = {}
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Else its workers would outlive it.
     with ProcessPoolExecutor(given.processes) as pool:
         while True:
             while len(running) < given.processes and time.monotonic() < until_s and (case := next(queue, None)):

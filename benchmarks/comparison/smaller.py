@@ -8,6 +8,7 @@ SMALLER: dict[str, dict[str, str]] = {
 COMPARED: dict[str, dict[str, str]] = {
     "data-gravity": {"until": "5m", "lasting": "10m"},
     "day-of-devices": {"devices": "50", "day": "10m", "peak": "5m"},
+    "elastic-training": {"until": "4h"},
     "restart-storm": {"devices": "500"},
 }
 
