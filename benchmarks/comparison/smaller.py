@@ -4,7 +4,7 @@ SMALLER: dict[str, dict[str, str]] = {
     "day-of-devices": {"devices": "100", "day": "20m", "peak": "10m"},
     "gpu-fragmentation": {"every": "20", "pods": "381"},
 }
-# Two hundred times, under every policy and seed: what tells policies apart is there in a tenth of the fleet as well.
+# Two hundred times, under every policy and seed: what tells policies apart is there in a part of the fleet or time too.
 COMPARED: dict[str, dict[str, str]] = {
     "data-gravity": {"until": "5m", "lasting": "10m"},
     "day-of-devices": {"devices": "50", "day": "10m", "peak": "5m"},
