@@ -80,7 +80,7 @@ class LinkTrack:
         self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
         self.usual_ps = 0  # what a bit took on average, over the time that the link was watched
         self.watched_us = 0
-        self.heard_us = -(2**62)  # when something last crossed it whose rate was told, if only as a bound
+        self.heard_us = 2**62  # when something last crossed it whose rate was told, if only as a bound; not yet
         self.held_ppm = PPM  # what part of a low rate was still believed then
         self.learned_us = -(2**62)  # when its bandwidth was last measured
         self.falls: deque[int] = deque(maxlen=FALLS_MAX)  # when it fell by a step

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.link_track import PS, RETURN_US, TELLS_US, LinkTrack
+from federation.link_track import PPM, PS, RETURN_US, TELLS_US, LinkTrack
 from federation.wire import LinkSample
 
 SECOND_US = 1_000_000
@@ -109,6 +109,13 @@ def test_what_crosses_it_beside_others_says_nothing_and_is_no_silence() -> None:
         now_us += 10 * SECOND_US
         track.learn_rate(believed // 2, now_us, is_lower_bound=True)
     assert planned_bps(track, now_us + TELLS_US) == believed
+
+
+def test_a_link_that_nothing_has_crossed_yet_or_only_beside_others_is_not_silent() -> None:
+    track = LinkTrack("site:a", "site:b", 16)
+    assert track.holds_ppm(0) == track.holds_ppm(10**12) == PPM
+    track.learn_rate(1 * MBIT, SECOND_US, is_lower_bound=True)
+    assert track.holds_ppm(SECOND_US) == PPM > track.holds_ppm(SECOND_US + TELLS_US + RETURN_US)
 
 
 @given(RATES, st.integers(0, 10**10), st.integers(0, 10**9))
