@@ -19,7 +19,8 @@ def judge_transfer(core: Core, task: TaskEntry, stage_us: int) -> None:
     if terms is None or ends is None:
         return
     planned_us = terms.transfer_us + terms.congestion_us
-    if planned_us >= JUDGED_US_MIN and stage_us > 0:
+    is_tried = core.network.is_tried(*ends, core.now_us - stage_us)
+    if planned_us >= JUDGED_US_MIN and stage_us > 0 and not is_tried:
         core.persist(core.network.judge(*ends, planned_us, stage_us, core.now_us))
 
 

@@ -32,14 +32,14 @@ CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a repor
 DISPUTED_PART = 4  # of its confidence is left to a disputed link
 BOUND_PART = 4  # and to one of which nothing but lower bounds is known
 ONE_SIDED_MILLI = 750  # and this to what only the receiver has told of
-# A forecast says nothing of what comes after it: once nothing has measured a link for so long, what is believed of it
-# goes back to what it gave on average, half of the way with each further half minute.
+# A forecast says nothing of what comes after it: once nothing has crossed a link for so long, a rate that is a step
+# below what the link gave on average goes back there, half of the way with each further half minute.
 TELLS_US = USUAL_US
 RETURN_US = 30_000_000
 USUAL_OVER_US = 300_000_000  # of watching count in that average, what was earlier fades
 STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
 PPM = 1_000_000
-PS = 1_000_000_000_000
+FS = 10**15  # in a second: what a bit takes on a link of many Gbit/s is still a number that can be averaged
 
 Measured = tuple[int | None, int | None]  # bandwidth_bps, rtt_us
 
@@ -59,6 +59,7 @@ class LinkTrack:
         "jitter",
         "learned_us",
         "loss",
+        "met_us",
         "passive_us",
         "received",
         "rtt",
@@ -66,7 +67,7 @@ class LinkTrack:
         "sent",
         "step_us",
         "to_id",
-        "usual_ps",
+        "usual_fs",
         "watched_us",
     )
 
@@ -78,10 +79,11 @@ class LinkTrack:
         self.forecaster: Forecaster | None = None  # None: too little was measured to need one
         self.sent: deque[int] = deque(maxlen=CLAIMS_MAX)  # rates of large transfers, by the sender's word
         self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
-        self.usual_ps = 0  # what a bit took on average, over the time that the link was watched
+        self.usual_fs = 0  # what a bit took on average, over the time that the link was watched
         self.watched_us = 0
-        self.heard_us = 2**62  # when something last crossed it whose rate was told, if only as a bound; not yet
+        self.heard_us: int | None = None  # when something last crossed it whose rate was told, if only as a bound
         self.held_ppm = PPM  # what part of a low rate was still believed then
+        self.met_us = -(2**62)  # when last not all of it was
         self.learned_us = -(2**62)  # when its bandwidth was last measured
         self.falls: deque[int] = deque(maxlen=FALLS_MAX)  # when it fell by a step
         self.step_us = -(2**62)  # when it was seen to have become another
@@ -125,8 +127,8 @@ class LinkTrack:
         measured = quantile(self.bandwidth, 4)
         self.held_ppm, self.heard_us = self.holds_ppm(now_us), now_us
         if not is_lower_bound or (measured is not None and bps > measured):
-            self._meet(bps)
-            self._watch(now_us)
+            self._meet(bps, now_us, is_lower_bound=is_lower_bound)
+            self._watch(bps, now_us)
             self.bandwidth.append(bps)
             self.bound_bps = None
             self.learned_us = now_us
@@ -187,34 +189,49 @@ class LinkTrack:
 
     def holds_ppm(self, now_us: int) -> int:
         """What part of what was learned of its rate still holds, so long after anything crossed it."""
-        silent_us = now_us - self.heard_us - TELLS_US
+        silent_us = now_us - self.heard_us - TELLS_US if self.heard_us is not None else 0
         if silent_us <= 0:
             return self.held_ppm
         halvings, rest_us = divmod(silent_us, RETURN_US)
         return (self.held_ppm >> min(20, halvings)) * (2 * RETURN_US - rest_us) // (2 * RETURN_US)
 
-    def _meet(self, bps: int) -> None:
-        """What comes after a silence says whether the fall is over. Each rate above the average halves what is left of
-        it, so that more may follow; one below brings all of it back."""
+    def relapse(self, now_us: int) -> None:
+        """Who tried it got nothing: what is believed is believed again."""
+        if self.holds_ppm(now_us) < PPM:
+            self.held_ppm, self.heard_us = PPM, now_us
+
+    def _meet(self, bps: int, now_us: int, *, is_lower_bound: bool) -> None:
+        """What comes after a silence says whether the fall is over. Each rate that is no step below the average halves
+        what is left of it, so that more may follow; one that is brings all of it back. A low bound says neither."""
         if self.held_ppm < PPM:
-            self.held_ppm = self.held_ppm // 2 if PS // bps <= self.usual_ps else PPM
+            self.met_us = now_us
+            if FS // bps <= self._well_fs():
+                self.held_ppm //= 2
+            elif not is_lower_bound:
+                self.held_ppm = PPM
 
     def _returned(self, bps: int, now_us: int) -> int:
         """What is left of a low rate that was believed. A fall keeps work away, and so everyone from seeing its end:
         unless it is believed less with time, the link is lost for good."""
-        more_ps = PS // max(RATE_BPS_MIN, bps) - self.usual_ps
-        if more_ps <= 0 or not self.usual_ps:
+        well_fs = self._well_fs()
+        more_fs = FS // max(RATE_BPS_MIN, bps) - well_fs
+        if more_fs <= 0 or not well_fs:
             return bps
         holds_ppm = self.holds_ppm(now_us)
-        return bps if holds_ppm == PPM else PS // (self.usual_ps + more_ps * holds_ppm // PPM)
+        return bps if holds_ppm == PPM else FS // (well_fs + more_fs * holds_ppm // PPM)
 
-    def _watch(self, now_us: int) -> None:
-        """What was measured last is what the link gave until now, or for as long as a forecast tells. Times are
-        averaged, not rates: they are what transfers cost."""
-        held_us = min(TELLS_US, max(0, now_us - self.learned_us)) if self.bandwidth else 0
-        if held_us:
-            self.watched_us = min(USUAL_OVER_US, self.watched_us + held_us)
-            self.usual_ps += (PS // self.bandwidth[-1] - self.usual_ps) * held_us // self.watched_us
+    def _well_fs(self) -> int:
+        """What a bit takes at most where the link has not fallen."""
+        return self.usual_fs * 1000 // STEP_MILLI
+
+    def _watch(self, bps: int, now_us: int) -> None:
+        """Between two measurements the link gave the first rate for one half and the second for the other; of a long
+        silence no more is known than a forecast tells. Times are averaged, not rates: they are what transfers cost."""
+        passed_us = min(TELLS_US, max(0, now_us - self.learned_us)) if self.bandwidth else 0
+        if passed_us:
+            self.watched_us = min(USUAL_OVER_US, self.watched_us + passed_us)
+            took_fs = (FS // self.bandwidth[-1] + FS // bps) // 2
+            self.usual_fs += (took_fs - self.usual_fs) * passed_us // self.watched_us
 
     def _at_most(self, low_bps: int) -> int:
         """A link that has just fallen gives no more than since then, whatever its past makes of it."""

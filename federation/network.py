@@ -86,12 +86,14 @@ class NetworkBook:
 
     def miss(self, from_site: str, to_site: str, now_us: int) -> None:
         """A fetch got nothing. Where nobody has measured the way yet, it is planned with as one that brings nothing,
-        until someone does; else the source may be to blame."""
+        until someone does; else the source may be to blame, and only a way that is being tried again is given up."""
         track = self._track(f"site:{from_site}", f"site:{to_site}")
         if track.measured_bps() is None:
             track.seen_us = now_us
             track.learn_rate(RATE_BPS_MIN, now_us, is_lower_bound=True)
             self._version += 1
+        else:
+            track.relapse(now_us)
 
     def _take_sample(self, agent_id: str, sample: LinkSample, now_us: int) -> bool:
         if agent_id not in (sample.from_agent, sample.to_agent) or sample.from_agent == sample.to_agent:
@@ -160,6 +162,12 @@ class NetworkBook:
             own = self._own.get(end[6:])
             if own is not None and own.pop(key, None) is not None and not own:
                 del self._own[end[6:]]
+
+    def is_tried(self, from_site: str, to_site: str, since_us: int) -> bool:
+        """Whether a link that had fallen was being tried since then: such transfers were planned as if it were well,
+        and say nothing of what it keeps of its promises."""
+        track = self.tracks.get((f"site:{from_site}", f"site:{to_site}"))
+        return track is not None and track.met_us >= since_us
 
     def judge(self, from_site: str, to_site: str, planned_us: int, took_us: int, now_us: int) -> TransferLearned:
         """Compare a transfer with what was planned of it, by the factor that was in force. What takes longer than the
@@ -260,14 +268,15 @@ class NetworkBook:
                     if track.disputed_bps() is None and not differs(track, sites, of_sites[ends]):
                         continue
             asked_bytes = self._asked.get(self._site_end(key[0])[5:])
-            link = track.estimate(now_us, self._half_life_us, asked_bytes)
-            kept.append(self._corrected(link, track.holds_ppm(now_us)))
+            kept.append(self._corrected(track.estimate(now_us, self._half_life_us, asked_bytes), now_us))
         return kept
 
-    def _corrected(self, link: Link, holds_ppm: int) -> Link:
+    def _corrected(self, link: Link, now_us: int) -> Link:
         """The rate to plan with, by what transfers took so far, as far as that still holds."""
-        ends = self._site_end(link.from_id)[5:], self._site_end(link.to_id)[5:]
-        factor_milli = 1000 + (self.factors.get(ends, (1000, 0))[0] - 1000) * holds_ppm // PPM
+        ends = self._site_end(link.from_id), self._site_end(link.to_id)
+        factor_milli, _ = self.factors.get((ends[0][5:], ends[1][5:]), (1000, 0))
+        if (sites := self.tracks.get(ends)) is not None:
+            factor_milli = 1000 + (factor_milli - 1000) * sites.holds_ppm(now_us) // PPM
         if factor_milli == 1000 or link.bandwidth_bps is None:
             return link
         return msgspec.structs.replace(

@@ -14,6 +14,7 @@ where its 95 % interval leaves zero out and it is more than 1 %. Exit code 4 whe
 """
 
 import argparse
+import multiprocessing
 import os
 import signal
 import statistics
@@ -122,8 +123,9 @@ def _play(
     until_s = time.monotonic() + given.minutes * 60
     queue, this, player = iter(due), build(), Code().of_player()
     running: dict[Future[Run], Wanted] = {}
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Else its workers would outlive it.
-    with ProcessPoolExecutor(given.processes) as pool:
+    signal.signal(signal.SIGTERM, _end)
+    own_end = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    with ProcessPoolExecutor(given.processes, **own_end) as pool:
         while True:
             while len(running) < given.processes and time.monotonic() < until_s and (case := next(queue, None)):
                 if f"{case[0].stem} {case[1]}" not in refused:
@@ -141,6 +143,13 @@ def _play(
                 known[_key(case)] = each
                 store.add(case[2], each)
                 print(f"{each.scenario} {each.policy} #{each.seed} {each.cpu_s:.1f} s", file=sys.stderr, flush=True)
+
+
+def _end(number: int, _: object) -> None:
+    """With its workers, which would outlive it."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    sys.exit(128 + number)
 
 
 def _report(runs: list[Run], refused: dict[str, str], codes: dict[str, str], given: argparse.Namespace) -> None:
