@@ -101,6 +101,33 @@ def test_a_link_that_keeps_less_than_it_promises_is_planned_with_less_and_so_aft
     assert world.master.core.network.factors == core.network.factors
 
 
+def test_a_link_that_is_tried_again_after_a_fall_is_planned_without_its_factor_and_teaches_none() -> None:
+    world = slow_transfers(4)
+    network, lab = world.master.core.network, world.agents["bench"]
+
+    def reported(mbit: int, after_s: int) -> None:
+        world.advance(after_s * SECOND)
+        way = LinkSample(from_agent="depot", to_agent="bench", method="transfer", bandwidth_bps=mbit * MBIT, bytes=MB)
+        lab.say(NetReport, samples=(way,))
+
+    def planned_bps() -> int:
+        link = next(each for each in network.links(world.now_us + SECOND) if each.to_id == "site:lab")
+        assert link.bandwidth_bps is not None
+        return link.bandwidth_bps
+
+    for mbit in (80, 80, 80, 80, 1, 1):
+        reported(mbit, 10)
+    fallen_bps = planned_bps()
+    assert fallen_bps < 1 * MBIT and not network.is_tried("east", "lab", 0)
+    world.advance(600 * SECOND)
+    assert planned_bps() > 5 * fallen_bps
+    began_us = world.now_us
+    reported(80, 1)
+    assert network.is_tried("east", "lab", began_us)
+    reported(1, 1)
+    assert not network.is_tried("east", "lab", world.now_us + 1)
+
+
 def test_what_takes_less_than_planned_is_prudence_and_no_factor() -> None:
     world = slow_transfers(6, took=0)
     assert all(fact.factor_milli == 1000 for fact in world.facts if isinstance(fact, TransferLearned))

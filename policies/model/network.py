@@ -13,6 +13,9 @@ class Link(Record, frozen=True, kw_only=True):
     Without a forecast it is `bandwidth_measured_bps`, the lower quartile of the newest samples. `bandwidth_over` has
     such lower bounds over other horizons, (horizon in µs, bit/s) ascending, as far as transfers that pending work may
     need ask for them.
+
+    Of a link that fell, and that nothing has crossed for half a minute, `bandwidth_bps` and these go back towards what
+    it gave on average, and may then be above `bandwidth_high_bps` (docs/decisions/0010-silent-links.md).
     """
 
     from_id: str
