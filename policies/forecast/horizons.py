@@ -11,8 +11,9 @@ SECOND_US: Final = 1_000_000
 HORIZONS_US: Final = tuple(seconds * SECOND_US for seconds in (5, 15, 30, 60, 120))
 # What a few hundred megabytes take on links of tens of megabits; forecast for every link, whoever asks.
 USUAL_US: Final = 30 * SECOND_US
-# Nearest by ratio: the geometric means of neighbours. What takes longer than two minutes is planned with those.
-BOUNDS_US: Final = (8_660_254, 21_213_203, 42_426_407, 84_852_814)
+# Nearest by ratio: the geometric means of neighbours, rounded down. What takes longer than two minutes is planned with
+# those.
+BOUNDS_US: Final = (8_660_254, 21_213_203, 42_426_406, 84_852_813)
 
 
 def horizon_of(time_us: int) -> int:
