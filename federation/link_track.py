@@ -8,6 +8,7 @@ been judged it is the lower quartile of what was measured, which is told beside 
 from collections import deque
 from collections.abc import Iterable
 
+from federation.link_fall import PPM, STEP_MILLI, LinkFall, halved
 from federation.wire import LinkSample
 from policies.forecast.forecaster import Forecast, Forecaster
 from policies.forecast.horizons import HORIZONS_US, USUAL_US, horizon_of
@@ -24,7 +25,6 @@ DIFFERS_MILLI = 300
 DIFFERS_SAMPLES_MIN = 3
 # A forecaster takes 3 KiB. Sites' links have one at once, agents' own when so many samples say that they are used.
 FORECAST_SAMPLES_MIN = 8
-STEP_MILLI = 700  # A fall to less than this, or a rise from it, is a change of the link: noise of probes is ±5 %.
 FALLS_MAX = 16  # steps downwards remembered: ways that fall together share a bottleneck (`topology`)
 CLAIM_BYTES_MIN = 1_000_000  # of one report of a transfer; senders tell of no less (`agents.probes.delivery`)
 CLAIMS_MIN, CLAIMS_MAX = 3, 8  # words of each end that are compared, by their medians
@@ -32,14 +32,7 @@ CLAIMS_FAR = 2  # times: noise, buffers and the parts of a transfer that a repor
 DISPUTED_PART = 4  # of its confidence is left to a disputed link
 BOUND_PART = 4  # and to one of which nothing but lower bounds is known
 ONE_SIDED_MILLI = 750  # and this to what only the receiver has told of
-# A forecast says nothing of what comes after it: once nothing has crossed a link for so long, a rate that is a step
-# below what the link gave on average goes back there, half of the way with each further half minute.
-TELLS_US = USUAL_US
-RETURN_US = 30_000_000
-USUAL_OVER_US = 300_000_000  # of watching count in that average, what was earlier fades
 STEP_US_MIN = 2_000  # of a round trip: below this a change is a queue that came and went
-PPM = 1_000_000
-FS = 10**15  # in a second: what a bit takes on a link of many Gbit/s is still a number that can be averaged
 
 Measured = tuple[int | None, int | None]  # bandwidth_bps, rtt_us
 
@@ -50,16 +43,14 @@ class LinkTrack:
     __slots__ = (
         "bandwidth",
         "bound_bps",
+        "fall",
         "falls",
         "forecaster",
         "from_id",
         "has_fallen",
-        "heard_us",
-        "held_ppm",
         "jitter",
         "learned_us",
         "loss",
-        "met_us",
         "passive_us",
         "received",
         "rtt",
@@ -67,8 +58,6 @@ class LinkTrack:
         "sent",
         "step_us",
         "to_id",
-        "usual_fs",
-        "watched_us",
     )
 
     def __init__(self, from_id: str, to_id: str, samples_max: int) -> None:
@@ -79,11 +68,7 @@ class LinkTrack:
         self.forecaster: Forecaster | None = None  # None: too little was measured to need one
         self.sent: deque[int] = deque(maxlen=CLAIMS_MAX)  # rates of large transfers, by the sender's word
         self.received: deque[int] = deque(maxlen=CLAIMS_MAX)  # and by the receiver's
-        self.usual_fs = 0  # what a bit took on average, over the time that the link was watched
-        self.watched_us = 0
-        self.heard_us: int | None = None  # when something last crossed it whose rate was told, if only as a bound
-        self.held_ppm = PPM  # what part of a low rate was still believed then
-        self.met_us = -(2**62)  # when last not all of it was
+        self.fall = LinkFall()
         self.learned_us = -(2**62)  # when its bandwidth was last measured
         self.falls: deque[int] = deque(maxlen=FALLS_MAX)  # when it fell by a step
         self.step_us = -(2**62)  # when it was seen to have become another
@@ -125,10 +110,9 @@ class LinkTrack:
     def learn_rate(self, bps: int, now_us: int, *, is_lower_bound: bool = False) -> None:
         """A lower bound says nothing below what is believed already: our own other transfers took the rest."""
         measured = quantile(self.bandwidth, 4)
-        self.held_ppm, self.heard_us = self.holds_ppm(now_us), now_us
+        self.fall.hear(now_us)
         if not is_lower_bound or (measured is not None and bps > measured):
-            self._meet(bps, now_us, is_lower_bound=is_lower_bound)
-            self._watch(bps, now_us)
+            self.fall.learn(bps, now_us, is_lower_bound=is_lower_bound)
             self.bandwidth.append(bps)
             self.bound_bps = None
             self.learned_us = now_us
@@ -171,7 +155,7 @@ class LinkTrack:
         """What to plan with: the forecast's lower bound where there is one, else what was measured."""
         forecast = self.forecast()
         bps = self.measured_bps() if forecast is None else self._at_most(forecast.low_bps)
-        return self._returned(bps, now_us) if bps else bps
+        return self.fall.returned(bps, now_us) if bps else bps
 
     def bandwidth_over(self, horizons_us: Iterable[int], now_us: int) -> tuple[tuple[int, int], ...]:
         """The same over other horizons, as far as they are forecast."""
@@ -179,59 +163,13 @@ class LinkTrack:
             return ()  # The horizon that all links learn first.
         found = ((horizon_us, self.forecast(horizon_us)) for horizon_us in horizons_us)
         low = ((horizon_us, self._at_most(each.low_bps)) for horizon_us, each in found if each is not None)
-        return tuple((horizon_us, self._returned(bps, now_us)) for horizon_us, bps in low)
+        return tuple((horizon_us, self.fall.returned(bps, now_us)) for horizon_us, bps in low)
 
     def transfer_bps(self, n_bytes: int, now_us: int) -> int | None:
         """What to plan so many bytes with: over the horizon that they take."""
         bps = self.bandwidth_bps(now_us)
         horizon_us = horizon_of(n_bytes * 8_000_000 // bps) if bps else USUAL_US
         return dict(self.bandwidth_over((horizon_us,), now_us)).get(horizon_us, bps) if horizon_us != USUAL_US else bps
-
-    def holds_ppm(self, now_us: int) -> int:
-        """What part of what was learned of its rate still holds, so long after anything crossed it."""
-        silent_us = now_us - self.heard_us - TELLS_US if self.heard_us is not None else 0
-        if silent_us <= 0:
-            return self.held_ppm
-        halvings, rest_us = divmod(silent_us, RETURN_US)
-        return (self.held_ppm >> min(20, halvings)) * (2 * RETURN_US - rest_us) // (2 * RETURN_US)
-
-    def relapse(self, now_us: int) -> None:
-        """Who tried it got nothing: what is believed is believed again."""
-        if self.holds_ppm(now_us) < PPM:
-            self.held_ppm, self.heard_us = PPM, now_us
-
-    def _meet(self, bps: int, now_us: int, *, is_lower_bound: bool) -> None:
-        """What comes after a silence says whether the fall is over. Each rate that is no step below the average halves
-        what is left of it, so that more may follow; one that is brings all of it back. A low bound says neither."""
-        if self.held_ppm < PPM:
-            self.met_us = now_us
-            if FS // bps <= self._well_fs():
-                self.held_ppm //= 2
-            elif not is_lower_bound:
-                self.held_ppm = PPM
-
-    def _returned(self, bps: int, now_us: int) -> int:
-        """What is left of a low rate that was believed. A fall keeps work away, and so everyone from seeing its end:
-        unless it is believed less with time, the link is lost for good."""
-        well_fs = self._well_fs()
-        more_fs = FS // max(RATE_BPS_MIN, bps) - well_fs
-        if more_fs <= 0 or not well_fs:
-            return bps
-        holds_ppm = self.holds_ppm(now_us)
-        return bps if holds_ppm == PPM else FS // (well_fs + more_fs * holds_ppm // PPM)
-
-    def _well_fs(self) -> int:
-        """What a bit takes at most where the link has not fallen."""
-        return self.usual_fs * 1000 // STEP_MILLI
-
-    def _watch(self, bps: int, now_us: int) -> None:
-        """Between two measurements the link gave the first rate for one half and the second for the other; of a long
-        silence no more is known than a forecast tells. Times are averaged, not rates: they are what transfers cost."""
-        passed_us = min(TELLS_US, max(0, now_us - self.learned_us)) if self.bandwidth else 0
-        if passed_us:
-            self.watched_us = min(USUAL_OVER_US, self.watched_us + passed_us)
-            took_fs = (FS // self.bandwidth[-1] + FS // bps) // 2
-            self.usual_fs += (took_fs - self.usual_fs) * passed_us // self.watched_us
 
     def _at_most(self, low_bps: int) -> int:
         """A link that has just fallen gives no more than since then, whatever its past makes of it."""
@@ -245,8 +183,7 @@ class LinkTrack:
         n_samples = max(len(self.bandwidth), len(self.rtt))
         # One sample is worth half, four are worth 94 %; all of it halves with each half-life of silence.
         certainty_ppm = PPM - (PPM >> min(20, n_samples))
-        halvings, rest_us = divmod(age_us, half_life_us)
-        faded_ppm = (certainty_ppm >> min(40, halvings)) * (2 * half_life_us - rest_us) // (2 * half_life_us)
+        faded_ppm = halved(certainty_ppm, age_us, half_life_us)
         disputed_bps, planned_bps = self.disputed_bps(), self.bandwidth_bps(now_us)
         over = self.bandwidth_over(_between(asked_bytes, planned_bps), now_us) if asked_bytes and planned_bps else ()
         if disputed_bps is not None:

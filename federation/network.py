@@ -13,7 +13,8 @@ import msgspec
 
 from federation.agents_book import AgentBook
 from federation.facts import ForecastKept, TransferLearned
-from federation.link_track import PPM, RATE_BPS_MIN, LinkTrack, Measured, differs, quantile
+from federation.link_fall import PPM
+from federation.link_track import RATE_BPS_MIN, LinkTrack, Measured, differs, quantile
 from federation.wire import LinkSample, NetReport
 from policies.coordinates import Coordinates
 from policies.forecast.forecaster import Forecaster, ForecasterState
@@ -92,8 +93,8 @@ class NetworkBook:
             track.seen_us = now_us
             track.learn_rate(RATE_BPS_MIN, now_us, is_lower_bound=True)
             self._version += 1
-        else:
-            track.relapse(now_us)
+        elif track.fall.relapse(now_us):
+            self._version += 1
 
     def _take_sample(self, agent_id: str, sample: LinkSample, now_us: int) -> bool:
         if agent_id not in (sample.from_agent, sample.to_agent) or sample.from_agent == sample.to_agent:
@@ -167,7 +168,7 @@ class NetworkBook:
         """Whether a link that had fallen was being tried since then: such transfers were planned as if it were well,
         and say nothing of what it keeps of its promises."""
         track = self.tracks.get((f"site:{from_site}", f"site:{to_site}"))
-        return track is not None and track.met_us >= since_us
+        return track is not None and track.fall.is_tried(since_us)
 
     def judge(self, from_site: str, to_site: str, planned_us: int, took_us: int, now_us: int) -> TransferLearned:
         """Compare a transfer with what was planned of it, by the factor that was in force. What takes longer than the
@@ -276,7 +277,7 @@ class NetworkBook:
         ends = self._site_end(link.from_id), self._site_end(link.to_id)
         factor_milli, _ = self.factors.get((ends[0][5:], ends[1][5:]), (1000, 0))
         if (sites := self.tracks.get(ends)) is not None:
-            factor_milli = 1000 + (factor_milli - 1000) * sites.holds_ppm(now_us) // PPM
+            factor_milli = 1000 + (factor_milli - 1000) * sites.fall.holds_ppm(now_us) // PPM
         if factor_milli == 1000 or link.bandwidth_bps is None:
             return link
         return msgspec.structs.replace(

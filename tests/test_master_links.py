@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.link_track import FS, PPM, RETURN_US, STEP_MILLI, TELLS_US, LinkTrack
+from federation.link_fall import FS, PPM, RETURN_US, STEP_MILLI, TELLS_US
+from federation.link_track import LinkTrack
 from federation.wire import LinkSample
 
 SECOND_US = 1_000_000
@@ -100,7 +101,7 @@ def test_those_that_find_it_well_let_more_follow() -> None:
         now_us += SECOND_US
         track.learn_rate(19 * MBIT, now_us)
     assert planned_bps(track, now_us) > 1.2 * hoped
-    assert track.held_ppm < PPM // 50, "of the fall itself next to nothing is believed; the average has all of it"
+    assert track.fall.held_ppm < PPM // 50, "of the fall itself next to nothing is believed; the average has all of it"
 
 
 def test_one_that_finds_it_fallen_has_all_of_it_believed_again() -> None:
@@ -116,11 +117,11 @@ def test_one_that_finds_it_fallen_has_all_of_it_believed_again() -> None:
 def test_so_has_one_that_gets_nothing() -> None:
     track, fell_us = fallen()
     tried_us = fell_us + 5 * RETURN_US
-    track.relapse(tried_us)
+    assert track.fall.relapse(tried_us)
     assert planned_bps(track, tried_us) <= 1 * MBIT
     well, now_us = watched([(20 * MBIT, 10 * SECOND_US, False)] * 30)
     believed = planned_bps(well, now_us)
-    well.relapse(now_us)
+    assert not well.fall.relapse(now_us)
     assert planned_bps(well, now_us) == believed
 
 
@@ -142,9 +143,9 @@ def test_a_bound_that_is_low_does_not_bring_the_fall_back() -> None:
 
 def test_a_link_that_nothing_has_crossed_yet_or_only_beside_others_is_not_silent() -> None:
     track = LinkTrack("site:a", "site:b", 16)
-    assert track.holds_ppm(0) == track.holds_ppm(10**12) == PPM
+    assert track.fall.holds_ppm(0) == track.fall.holds_ppm(10**12) == PPM
     track.learn_rate(1 * MBIT, SECOND_US, is_lower_bound=True)
-    assert track.holds_ppm(SECOND_US) == PPM > track.holds_ppm(SECOND_US + TELLS_US + RETURN_US)
+    assert track.fall.holds_ppm(SECOND_US) == PPM > track.fall.holds_ppm(SECOND_US + TELLS_US + RETURN_US)
 
 
 def test_what_is_believed_of_a_link_that_has_not_fallen_stays_however_long_it_is_idle() -> None:
@@ -162,7 +163,7 @@ def test_silence_only_brings_what_is_believed_nearer_to_a_step_below_the_average
     if believed is None:
         return
     sooner, later = (planned_bps(track, told_us + us) for us in (silent_us, silent_us + longer_us))
-    well_bps = FS * STEP_MILLI // max(1, track.usual_fs * 1000 - 1000)
+    well_bps = FS * STEP_MILLI // max(1, track.fall.average_fs * 1000 - 1000)
     assert believed <= sooner <= later <= max(believed, well_bps)
 
 
@@ -170,9 +171,9 @@ def test_silence_only_brings_what_is_believed_nearer_to_a_step_below_the_average
 def test_the_average_is_between_the_least_and_the_most_that_was_measured(rates: list[tuple[int, int, bool]]) -> None:
     track, _ = watched([(bps, later_us, False) for bps, later_us, _ in rates])
     fs = [FS // bps for bps, _, _ in rates]
-    assert track.usual_fs == 0 or min(fs) <= track.usual_fs <= max(fs)
+    assert track.fall.average_fs == 0 or min(fs) <= track.fall.average_fs <= max(fs)
 
 
 def test_the_average_of_a_link_of_many_gigabits_is_of_its_times() -> None:
     track, _ = watched([(10**10, SECOND_US, False), (5 * 10**9, SECOND_US, False)] * 400)
-    assert 145_000 < track.usual_fs < 155_000, "fs: half of the time 100,000 a bit, half 200,000"
+    assert 145_000 < track.fall.average_fs < 155_000, "fs: half of the time 100,000 a bit, half 200,000"
