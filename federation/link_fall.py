@@ -46,12 +46,11 @@ class LinkFall:
 
     def returned(self, bps: int, now_us: int) -> int:
         """What is left of a rate that was believed; what is no step below the average stays."""
-        well_fs = self._well_fs()
-        more_fs = FS // max(1, bps) - well_fs
-        if more_fs <= 0 or not well_fs:
+        holds_ppm, well_fs = self.holds_ppm(now_us), self._well_fs()
+        if holds_ppm == PPM or not well_fs:
             return bps
-        holds_ppm = self.holds_ppm(now_us)
-        return bps if holds_ppm == PPM else FS // (well_fs + more_fs * holds_ppm // PPM)
+        more_fs = FS // max(1, bps) - well_fs
+        return bps if more_fs <= 0 else FS // (well_fs + more_fs * holds_ppm // PPM)
 
     def hear(self, now_us: int) -> None:
         """Something crosses the link: it is not silent, whether or not that tells a rate."""
