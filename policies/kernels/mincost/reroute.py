@@ -73,12 +73,11 @@ def way_out(net: Columns, incidence: Incidence, node: int, root: int, mark: int,
         begin, end, here = first[each], stop[each], potential[each]
         scanned += end - begin
         for at in range(begin, end):
-            other = Index(others[Index(at)])
-            if marks[other] != mark:
-                way = ways[Index(at)]
-                arc, sign = Index(way >> 1), 2 * (way & 1) - 1
-                reduced = side * (sign * cost[arc] + here - potential[other])
-                if (state[arc] * sign == side) & (reduced < least) & (capacity[arc] != 0):
+            other, way = Index(others[Index(at)]), ways[Index(at)]
+            arc, sign = Index(way >> 1), 2 * (way & 1) - 1
+            reduced = side * (sign * cost[arc] + here - potential[other])
+            if (marks[other] != mark) & (state[arc] * sign == side) & (reduced < least):
+                if capacity[arc] != 0:
                     least = reduced
                     best = way
         each = Index(after[each])
