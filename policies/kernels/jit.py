@@ -83,12 +83,24 @@ def folder_of(module: str) -> Path:
     return cache_folder() / digest_of(sources_of(Path(str(sys.modules[module].__file__)).resolve()))
 
 
-def kernel(signature: object, *, inline: bool = False) -> Callable[[_F], _F]:
-    """Compile for `signature` now (or load what was kept), without the GIL. A wrong dtype is then a TypeError. `inline`
-    is for what another calls in a loop: a call hands over nine numbers for each array."""
+def kernel(signature: object, *, inline: bool = False, entry: bool = False) -> Callable[[_F], _F]:
+    """Compile for `signature` now (or load what was kept), without the GIL. A wrong dtype is then a TypeError.
+
+    `inline` is for what another calls in a loop: a call hands over nine numbers for each array. `entry` is for what
+    Python alone calls, many times, with arrays that are right by construction or were checked: numba does not look at
+    their types any more, which for a dozen arrays takes longer than what a small change does to them. Of a wrong array
+    it then notices the size of an item at most, so neither tests nor callers may guess.
+    """
 
     def compile_now(function: _F) -> _F:
         _config.CACHE_DIR = str(folder_of(function.__module__))  # numba asks for it when it makes the dispatcher
-        return cast(_F, numba.njit(signature, nogil=True, cache=True, forceinline=inline)(function))
+        compiled = numba.njit(signature, nogil=True, cache=True, forceinline=inline)(function)
+        return cast(_F, _entry_of(compiled) if entry else compiled)
 
     return compile_now
+
+
+def _entry_of(dispatcher: Any) -> Any:
+    """What numba calls when it has found the types to be those of its one signature; itself where it is interpreted."""
+    compiled = getattr(dispatcher, "overloads", None)
+    return next(iter(compiled.values())).entry_point if compiled else dispatcher

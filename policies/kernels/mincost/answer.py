@@ -7,7 +7,6 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Index, Int64s, kernel
-from policies.kernels.mincost.columns import OBJECTIVE_SURE
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import INCIDENCE, Incidence
 from policies.kernels.mincost.repair import bound_overfull, hang, rebalance
@@ -19,6 +18,7 @@ from policies.kernels.mincost.tree import (
     COLUMNS,
     DOWN,
     MOVED,
+    OVER,
     PRED,
     STALE,
     UP,
@@ -29,6 +29,7 @@ from policies.kernels.mincost.tree import (
 )
 
 BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
+ROUND_BLOCK = 8  # In rounds so many times as large: better arcs enter, a third fewer of them for as many looked at.
 RUN = 128  # Arcs that are looked at together: few are full.
 REROUTE_SCANS = 4  # Of all arcs, that other ways may take before the rest is the simplex's.
 TURNS_MAX = 1000  # Solves after a bound was put back; measured: 1, at times 2.
@@ -38,7 +39,7 @@ N_TOLD = 3
 _INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
 
 
-@kernel(types.void(COLUMNS, _IDS, *[_INT] * 3, _ROW))
+@kernel(types.void(COLUMNS, _IDS, *[_INT] * 3, _ROW), entry=True)
 def read_flow(net: Columns, ids: Int32s, n_nodes: int, n_arcs: int, root: int, out_flow: Int64s) -> None:
     """Write each arc's flow, by id. ids: whose arc lies where. Time O(A + N); of most arcs only the state is read."""
     rows, state, capacity, tail = net.rows, net.state, net.capacity, net.tail
@@ -53,7 +54,7 @@ def read_flow(net: Columns, ids: Int32s, n_nodes: int, n_arcs: int, root: int, o
             out_flow[Index(ids[pred])] = flow
 
 
-@kernel(types.void(COLUMNS, _FLAGS, _INT, _INT, _ROW))
+@kernel(types.void(COLUMNS, _FLAGS, _INT, _INT, _ROW), entry=True)
 def read_potential(net: Columns, alive: Flags, n_nodes: int, root: int, out_potential: Int64s) -> None:
     """Write each node's potential: to the root's, 0 where a node is not alive. Time O(N)."""
     potential = net.potential
@@ -85,15 +86,14 @@ def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, o
             if state[arc] == UPPER:
                 reduced = cost[arc] + potential[Index(tail[arc])] - potential[Index(head[arc])]
                 size += abs(float(capacity[arc]) * float(reduced))
-                total += capacity[arc] * reduced if size < OBJECTIVE_SURE else 0
+                total += capacity[arc] * reduced  # It may wrap; then `size` says that it is of no use.
     amounts, highest, lowest = 0, base, base
     for node in range(n_nodes):
         highest = max(highest, potential[node])
         lowest = min(lowest, potential[node])
         amounts += abs(supply[node])
-    size += float(amounts) * float(highest - lowest)
-    for node in range(n_nodes if size < OBJECTIVE_SURE else 0):
         total -= supply[node] * (potential[node] - base)
+    size += float(amounts) * float(highest - lowest)
     if max(highest - base, base - lowest) > far:
         for node in range(n_nodes):
             if not -far <= potential[node] - base <= far and rows[node, PRED] < 0:
@@ -107,7 +107,7 @@ def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, o
     return size
 
 
-@kernel(types.float64(COLUMNS, INCIDENCE, *[_INT] * 6, *[_ROW] * 3))
+@kernel(types.float64(COLUMNS, INCIDENCE, *[_INT] * 6, *[_ROW] * 3), entry=True)
 def resolve(
     net: Columns,
     incidence: Incidence,
@@ -123,18 +123,20 @@ def resolve(
 ) -> float:
     """Repair the tree, pivot until nothing is violated, no dropped bound either, and `add_up`. work[STATUS] out.
 
-    With the arcs' incidence what changed is rerouted first, and dropped bounds are watched as flow comes to pass them.
+    In rounds (list_max > 0) dropped bounds are watched as flow comes to pass them, else looked for in the end. With the
+    arcs' incidence what changed is rerouted first.
     A bound once put back stays, so there are at most as many turns as arcs; more than TURNS_MAX is CAPPED.
     """
-    block = max(int(np.sqrt(n_arcs)), BLOCK_MIN)
+    block = max(int(np.sqrt(n_arcs)), BLOCK_MIN) * (ROUND_BLOCK if list_max > 0 else 1)
     blocked = np.empty(net.excess.shape[0], np.int64)
-    is_warm = incidence.first.shape[0] > 0
+    watches, reroutes = list_max > 0, incidence.first.shape[0] > 0
     for _ in range(TURNS_MAX):
         work[PASSED] = 0
-        n_blocked = rebalance(net, root, is_warm, blocked)
+        net.notes[OVER] = 0
+        n_blocked = rebalance(net, root, reroutes, blocked)
         if net.notes[STALE] or abs(net.potential[root]) > WANDERED:
             refresh(net, root)
-        if is_warm:
+        if reroutes:
             reroute(net, incidence, root, blocked, n_blocked, REROUTE_SCANS * n_arcs, work)
         else:
             for index in range(n_blocked):
@@ -142,10 +144,10 @@ def resolve(
         if net.notes[STALE]:
             refresh(net, root)
         net.notes[MOVED] = 0
-        optimise(net, root, n_arcs, block, list_max, is_warm, pivots_max, effort_max, work)
+        optimise(net, root, n_arcs, block, list_max, watches, pivots_max, effort_max, work)
         if work[STATUS] != OPTIMAL:
             return 0.0
-        if (is_warm and work[PASSED] == 0) or bound_overfull(net, n_nodes) == 0:
+        if (watches and work[PASSED] + net.notes[OVER] == 0) or bound_overfull(net, n_nodes) == 0:
             return add_up(net, n_nodes, n_arcs, root, supply, out_told)
     work[STATUS] = CAPPED
     return 0.0

@@ -7,29 +7,64 @@ that a change is refused; `gate` then finds out why.
 from numba import types
 
 from policies.kernels.jit import Int64s, kernel
-from policies.kernels.mincost.gate import Flags, size, wrong_capacity, wrong_id
+from policies.kernels.mincost.gate import Flags, cost_limit, size, wrong_capacity, wrong_id
 from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND
 
 # Fields of a network's totals: Σ|supply|, Σ finite capacity, the largest |cost| there is or was, whether a cost is or
 # was negative, Σ supply.
 SUPPLY, CAPACITY, COST_MAX, EARNS, BALANCE = range(5)
 N_TOTALS = 5
+# Arguments of `set_costs` and `set_bounds`.
+Costs = tuple[Int64s, Int64s, Flags, Flags, int, Int64s, Int64s]
+Bounds = tuple[Int64s, Int64s, Flags, Flags, Int64s, Int64s, Int64s]
 _INT, _BOOL, _ROW, _FLAGS = types.int64, types.boolean, types.int64[::1], types.boolean[::1]
 
 
-@kernel(_BOOL(_ROW, _INT, _ROW))
-def fit_supplies(values: Int64s, cost_limit: int, totals: Int64s) -> bool:
-    """True where there may be nodes with these supplies too, costs being limited to `cost_limit` then."""
-    if totals[COST_MAX] > cost_limit:
+@kernel(types.void(_INT, _ROW, _INT, _FLAGS, _ROW))
+def give_ids(count: int, free: Int64s, n_free: int, alive: Flags, out_ids: Int64s) -> None:
+    """So many ids as there is room for: the last that were taken back, then those from `count` on."""
+    reused = min(out_ids.shape[0], n_free)
+    for index in range(out_ids.shape[0]):
+        out_ids[index] = free[n_free - 1 - index] if index < reused else count + index - reused
+        alive[out_ids[index]] = True
+
+
+@kernel(_BOOL(_ROW, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 3), entry=True)
+def add_supplies(
+    values: Int64s,
+    totals: Int64s,
+    count: int,
+    free: Int64s,
+    n_free: int,
+    alive: Flags,
+    supply: Int64s,
+    excess: Int64s,
+    out_ids: Int64s,
+) -> bool:
+    """Add nodes with these supplies: see `give_ids`. Excess is that of ids below `count`, where it is kept.
+
+    False where refused: a supply, or the costs there are, which are too large with so many nodes.
+    """
+    if totals[COST_MAX] > cost_limit(count + values.shape[0]):
         return False
     for index in range(values.shape[0]):
         if not -FLOW_MAX <= values[index] <= FLOW_MAX:
             return False
-    fits: bool = totals[SUPPLY] + size(values) + totals[CAPACITY] <= FLOW_MAX
-    return fits
+    total = totals[SUPPLY] + size(values)
+    if total + totals[CAPACITY] > FLOW_MAX:
+        return False
+    totals[SUPPLY] = total
+    give_ids(count, free, n_free, alive, out_ids)
+    for index in range(values.shape[0]):
+        node = out_ids[index]
+        supply[node] = values[index]
+        totals[BALANCE] += values[index]
+        if node < count and excess.shape[0] > 0:
+            excess[node] += values[index]
+    return True
 
 
-@kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, *[_ROW] * 3))
+@kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, *[_ROW] * 3), entry=True)
 def set_supplies(
     ids: Int64s, values: Int64s, alive: Flags, marks: Flags, supply: Int64s, totals: Int64s, excess: Int64s
 ) -> bool:
@@ -74,10 +109,10 @@ def are_small(values: Int64s, limit: int) -> bool:
 
 @kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, _INT, _ROW, _ROW))
 def set_costs(
-    ids: Int64s, values: Int64s, alive: Flags, marks: Flags, cost_limit: int, cost: Int64s, totals: Int64s
+    ids: Int64s, values: Int64s, alive: Flags, marks: Flags, n_nodes: int, cost: Int64s, totals: Int64s
 ) -> bool:
-    """Set costs, of at most `cost_limit`. False where refused."""
-    if not are_small(values, cost_limit) or wrong_id(ids, alive, marks, True) >= 0:
+    """Set costs, in a network of so many nodes. False where refused."""
+    if not are_small(values, cost_limit(n_nodes)) or wrong_id(ids, alive, marks, True) >= 0:
         return False
     note_costs(values, totals)
     for index in range(ids.shape[0]):
@@ -105,51 +140,51 @@ def set_bounds(
     return True
 
 
-@kernel(_BOOL(*[_ROW] * 4, _FLAGS, _FLAGS, _INT, _ROW, _ROW))
-def fit_arcs(
+@kernel(_BOOL(*[_ROW] * 4, _FLAGS, _FLAGS, _INT, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 6), entry=True)
+def add_arcs(
     tail: Int64s,
     head: Int64s,
     capacity: Int64s,
     cost: Int64s,
-    alive: Flags,
+    nodes: Flags,
     marks: Flags,
-    cost_limit: int,
+    n_nodes: int,
     totals: Int64s,
+    count: int,
+    free: Int64s,
+    n_free: int,
+    alive: Flags,
+    to_tail: Int64s,
+    to_head: Int64s,
+    to_bound: Int64s,
+    to_cost: Int64s,
     out_bounds: Int64s,
+    out_ids: Int64s,
 ) -> bool:
-    """True where such arcs may be added; they are then counted, out_bounds are their bounds. alive, marks: of nodes."""
-    if not are_small(cost, cost_limit) or wrong_capacity(capacity, out_bounds) >= 0:
+    """Add arcs between `nodes`, of n_nodes ids, that are alive: see `give_ids`; out_bounds are their bounds.
+
+    False where refused.
+    """
+    if not are_small(cost, cost_limit(n_nodes)) or wrong_capacity(capacity, out_bounds) >= 0:
         return False
-    if wrong_id(tail, alive, marks, False) >= 0 or wrong_id(head, alive, marks, False) >= 0:
+    if wrong_id(tail, nodes, marks, False) >= 0 or wrong_id(head, nodes, marks, False) >= 0:
         return False
     total = totals[CAPACITY] + size(out_bounds)
     if totals[SUPPLY] + total > FLOW_MAX:
         return False
     totals[CAPACITY] = total
     note_costs(cost, totals)
+    give_ids(count, free, n_free, alive, out_ids)
+    for index in range(out_ids.shape[0]):
+        arc = out_ids[index]
+        to_tail[arc] = tail[index]
+        to_head[arc] = head[index]
+        to_bound[arc] = out_bounds[index]
+        to_cost[arc] = cost[index]
     return True
 
 
-@kernel(types.void(*[_ROW] * 9))
-def write_arcs(
-    ids: Int64s,
-    tail: Int64s,
-    head: Int64s,
-    bound: Int64s,
-    cost: Int64s,
-    out_tail: Int64s,
-    out_head: Int64s,
-    out_bound: Int64s,
-    out_cost: Int64s,
-) -> None:
-    for index in range(ids.shape[0]):
-        out_tail[ids[index]] = tail[index]
-        out_head[ids[index]] = head[index]
-        out_bound[ids[index]] = bound[index]
-        out_cost[ids[index]] = cost[index]
-
-
-@kernel(_BOOL(_ROW, _FLAGS, _FLAGS, *[_ROW] * 3))
+@kernel(_BOOL(_ROW, _FLAGS, _FLAGS, *[_ROW] * 3), entry=True)
 def clear_arcs(ids: Int64s, alive: Flags, marks: Flags, bound: Int64s, cost: Int64s, totals: Int64s) -> bool:
     """Arcs that go: no bound and no cost is left of them. False where refused."""
     if wrong_id(ids, alive, marks, True) >= 0:
@@ -162,16 +197,7 @@ def clear_arcs(ids: Int64s, alive: Flags, marks: Flags, bound: Int64s, cost: Int
     return True
 
 
-@kernel(types.void(_INT, _ROW, _INT, _FLAGS, _ROW))
-def give_ids(count: int, free: Int64s, n_free: int, alive: Flags, out_ids: Int64s) -> None:
-    """So many ids as there is room for: the last that were taken back, then those from `count` on."""
-    reused = min(out_ids.shape[0], n_free)
-    for index in range(out_ids.shape[0]):
-        out_ids[index] = free[n_free - 1 - index] if index < reused else count + index - reused
-        alive[out_ids[index]] = True
-
-
-@kernel(types.void(_ROW, _ROW, _INT, _FLAGS))
+@kernel(types.void(_ROW, _ROW, _INT, _FLAGS), entry=True)
 def take_ids(ids: Int64s, free: Int64s, n_free: int, alive: Flags) -> None:
     """Let ids be given again."""
     for index in range(ids.shape[0]):

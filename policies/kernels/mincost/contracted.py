@@ -1,5 +1,6 @@
 """A network kept as a core and its leaves, for exchange paths: changed in place, mended, solved anew."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -7,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import aim, exchange, leaves, patch, placement
+from policies.kernels.mincost import aim, changes, exchange, leaves, patch, placement
+from policies.kernels.mincost.changes import Bounds, Costs
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import Leaves
 from policies.kernels.mincost.planted import Added, All, Arcs
@@ -39,16 +41,23 @@ class Contracted:
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "exchange"
 
-    # Excess is kept by who changes supplies, and notes who has moved. `tail` is the network's, by arc id.
+    # Excess of nodes that are there is kept by who changes supplies, and notes who has moved; the rest as in `Planted`.
 
-    def set_cost(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+    def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
+        if not changes.set_costs(*wanted):
+            return False
+        arcs, values, *_ = wanted
         tails = tail[arcs]
         self.touched.append(tails)
         if self.flow is None:
             leaves.change_costs(self.table, arcs, tails, values)
             patch.change_costs(self.net, arcs, values)
+        return True
 
-    def set_capacity(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+    def set_capacity(self, wanted: Bounds, tail: Int64s) -> bool:
+        if not changes.set_bounds(*wanted):
+            return False
+        arcs, *_, values = wanted
         tails = tail[arcs]
         self.touched.append(tails)
         if self.flow is None and leaves.opens_or_closes(self.table, arcs, tails, values):
@@ -57,6 +66,7 @@ class Contracted:
             patch.change_capacities(self.net, arcs, values)
         else:
             self.flow[arcs] = np.minimum(self.flow[arcs], values)
+        return True
 
     def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
         tails = tail[arcs]
@@ -77,11 +87,11 @@ class Contracted:
         found: Int64s = self.table.arc[slots].astype(np.int64)
         return found
 
-    def add_nodes(self, n_nodes: int) -> None:
-        """Make room for node ids below n_nodes; the new ones begin idle."""
-        self.net = with_nodes(self.net, n_nodes)
-        self.table = leaves.with_nodes(self.table, n_nodes)
-        if self.scratch.shape[1] < n_nodes:
+    def add_nodes(self, supply: Int64s) -> None:
+        """Take in new nodes, with ids up to the supply's; they begin idle."""
+        self.net = with_nodes(self.net, supply)
+        self.table = leaves.with_nodes(self.table, supply.size)
+        if self.scratch.shape[1] < supply.size:
             self.scratch = exchange.scratch_for(self.table.is_leaf.size)
 
     def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
@@ -157,6 +167,11 @@ class Contracted:
                 slots = first, np.empty(n_slots, np.int32), np.empty(n_slots, np.int64)
                 aim.list_backwards(self.table, *slots)
             aim.aim(self.net, self.table, hub, *slots, self.scratch, work)
+
+    def work_later(self) -> Callable[[], dict[str, int]]:
+        """What says what the last solve took, when it is asked."""
+        work = self.work
+        return lambda: work
 
     def objective(self) -> tuple[int, float]:
         """What all flow costs, where no loop earns, and about the sum of |flow x cost|."""

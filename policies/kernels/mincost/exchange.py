@@ -379,7 +379,7 @@ def augment(net: Residual, table: Leaves, target: int, hub: int, scratch: Int64s
     return amount
 
 
-@kernel(_INT(RESIDUAL, LEAVES, _ROW, _INT, _INT, _GRID, _ROW))
+@kernel(_INT(RESIDUAL, LEAVES, _ROW, _INT, _INT, _GRID, _ROW), entry=True)
 def route(
     net: Residual,
     table: Leaves,
@@ -425,7 +425,7 @@ def route(
     return FINE
 
 
-@kernel(_INT(_ROW))
+@kernel(_INT(_ROW), entry=True)
 def only_consumer(supply: Int64s) -> int:
     """The one node with a negative supply; -1 where there are several or none."""
     found: int = -1

@@ -4,6 +4,7 @@ The checks are kernels, for `changes` to use and to find out why one was refused
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,9 @@ _INT64 = np.dtype(np.int64)
 
 
 def column(name: str, values: Integers, length: int | None = None) -> Int64s:
-    """`values` as a contiguous int64 array of one dimension, perhaps the caller's; a number is one row."""
-    array = np.asarray(values)
-    if array.dtype is not _INT64 or array.ndim != 1 or not array.flags.c_contiguous:
+    """`values` as an int64 array that kernels take, of one dimension, perhaps the caller's; a number is one row."""
+    array: npt.NDArray[Any] = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.dtype is not _INT64 or array.ndim != 1 or not array.flags.carray:  # In order, aligned, not read-only.
         array = _converted(name, np.atleast_1d(array))
     if length is not None and array.size != length:
         raise NetworkError(f"{name} has length {array.size}; {length} is wanted")
@@ -111,9 +112,11 @@ def flow_total_error(supplies: int, capacities: int) -> NetworkError:
     )
 
 
+@kernel(_INT(_INT))
 def cost_limit(n_nodes: int) -> int:
     """The largest |cost|. Potentials are sums of costs along ways, times four with the penalty: none may wrap int64."""
-    return POTENTIAL_MAX // (4 * (n_nodes + 1)) - 1
+    limit: int = POTENTIAL_MAX // (4 * (n_nodes + 1)) - 1
+    return limit
 
 
 def cost_error(n_nodes: int, cost_max: int) -> NetworkError:

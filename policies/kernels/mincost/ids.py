@@ -10,52 +10,54 @@ from policies.kernels.mincost.model import NetworkError
 
 
 class Ids:
-    """Ids 0 up. `count`: how many there ever were, those taken back included."""
+    """Ids 0 up.
+
+    count: how many there ever were, those taken back included; flags: which are alive, and marks that are all false,
+    both with room to grow, for kernels that check ids; free: those taken back, of which n_free can be given again.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._alive = np.ones(count, np.bool_)
-        self._marks = np.zeros(count, np.bool_)
-        self._free = np.empty(0, np.int64)
-        self._n_free = 0
+        self.flags = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+        self.free = np.empty(0, np.int64)
+        self.n_free = 0
 
     @property
     def alive(self) -> Flags:
         """A view, by id."""
-        return self._alive[: self.count]
-
-    @property
-    def flags(self) -> tuple[Flags, Flags]:
-        """Which are alive, and marks that are all false, both with room to grow: for kernels that check ids."""
-        return self._alive, self._marks
+        return self.flags[0][: self.count]
 
     @property
     def any(self) -> bool:
         """One is alive."""
-        return self.count > self._n_free
+        return self.count > self.n_free
 
     def check(self, name: str, ids: Int64s, unique: bool = True) -> None:
         """Refuse an id that was never given or was taken back, and with `unique` one that is given twice."""
-        wrong = wrong_id(ids, self._alive, self._marks, unique)
+        alive, marks = self.flags
+        wrong = wrong_id(ids, alive, marks, unique)
         if wrong < 0:
             return
         check_range(name, ids[wrong : wrong + 1], 0, self.count - 1, first=wrong)
-        if not self._alive[ids[wrong]]:
+        if not alive[ids[wrong]]:
             raise NetworkError(f"{name}[{wrong}] is {int(ids[wrong])}, which was removed")
         raise NetworkError(f"{name} names an id twice")
 
-    def give(self, count: int) -> Int64s:
-        """So many ids: the last that were taken back, then new ones."""
-        before, self.count = self.count, max(self.count, self.count + count - self._n_free)
-        if self.count > self._alive.size:
-            self._alive, self._marks = grown(self._alive, self.count), grown(self._marks, self.count)
-        ids = np.empty(count, np.int64)
-        changes.give_ids(before, self._free, self._n_free, self._alive, ids)
-        self._n_free = max(self._n_free - count, 0)
-        return ids
+    def make_room(self, more: int) -> int:
+        """For so many, which `changes.give_ids` may then give. Returns what `count` will be."""
+        count = max(self.count, self.count + more - self.n_free)
+        if count > self.flags[0].size:
+            alive, marks = self.flags
+            self.flags = grown(alive, count), grown(marks, count)
+        return count
+
+    def gave(self, more: int, count: int) -> None:
+        """So many were given, for which there was room."""
+        self.count = count
+        self.n_free = max(self.n_free - more, 0)
 
     def take_back(self, ids: Int64s) -> None:
         """Let them be given again. They must have been checked."""
-        self._free = grown(self._free, self._n_free + ids.size)
-        changes.take_ids(ids, self._free, self._n_free, self._alive)
-        self._n_free += ids.size
+        self.free = grown(self.free, self.n_free + ids.size)
+        changes.take_ids(ids, self.free, self.n_free, self.flags[0])
+        self.n_free += ids.size

@@ -85,7 +85,7 @@ def enter(incidence: Incidence, tail: Int32s, head: Int32s, arc: int) -> bool:
     return fits
 
 
-@kernel(types.boolean(INCIDENCE, _IDS, _IDS, _IDS, _ROW))
+@kernel(types.boolean(INCIDENCE, _IDS, _IDS, _IDS, _ROW), entry=True)
 def enter_some(incidence: Incidence, tail: Int32s, head: Int32s, position: Int32s, arcs: Int64s) -> bool:
     """Enter these arcs. False where there is no room."""
     for index in range(arcs.shape[0]):
@@ -102,7 +102,7 @@ def enter_all(incidence: Incidence, tail: Int32s, head: Int32s, alive: Flags) ->
             enter(incidence, tail, head, arc)
 
 
-@kernel(types.void(INCIDENCE, _IDS, _IDS, _IDS, _ROW))
+@kernel(types.void(INCIDENCE, _IDS, _IDS, _IDS, _ROW), entry=True)
 def take_out(incidence: Incidence, tail: Int32s, head: Int32s, position: Int32s, arcs: Int64s) -> None:
     """Take these arcs out. Time O(degree) each, in order."""
     first, stop, ways, others = incidence.first, incidence.stop, incidence.way, incidence.other

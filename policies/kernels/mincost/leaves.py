@@ -217,7 +217,7 @@ def more_room(table: Leaves, leaf: int) -> bool:
     return True
 
 
-@kernel(_INT(LEAVES, *[_ROW] * 6))
+@kernel(_INT(LEAVES, *[_ROW] * 6), entry=True)
 def join_arcs(
     table: Leaves,
     arcs: Int64s,
@@ -257,7 +257,7 @@ def join_arcs(
     return FINE
 
 
-@kernel(types.void(LEAVES, _ROW, _ROW, _ROW))
+@kernel(types.void(LEAVES, _ROW, _ROW, _ROW), entry=True)
 def drop_arcs(table: Leaves, arcs: Int64s, tail: Int64s, excess: Int64s) -> None:
     """Take arcs out; a leaf that was there is nowhere and has its unit again. Time O(1) an arc."""
     row = table.row
@@ -282,7 +282,7 @@ def drop_arcs(table: Leaves, arcs: Int64s, tail: Int64s, excess: Int64s) -> None
                 row[leaf, AT] = slot
 
 
-@kernel(types.void(LEAVES, *[_ROW] * 3))
+@kernel(types.void(LEAVES, *[_ROW] * 3), entry=True)
 def change_costs(table: Leaves, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
     for index in range(arcs.shape[0]):
         slot = table.of_arc[arcs[index]]
@@ -292,7 +292,7 @@ def change_costs(table: Leaves, arcs: Int64s, tail: Int64s, values: Int64s) -> N
                 table.member[table.row[tail[index], PLACE], HERE] = values[index]
 
 
-@kernel(types.boolean(LEAVES, *[_ROW] * 3))
+@kernel(types.boolean(LEAVES, *[_ROW] * 3), entry=True)
 def opens_or_closes(table: Leaves, arcs: Int64s, tail: Int64s, bounds: Int64s) -> bool:
     """True where such a bound gives an arc of a leaf room for its unit, or takes it: arcs without room have no slot."""
     for index in range(arcs.shape[0]):
@@ -331,7 +331,7 @@ def fetch_slots(member: Int64s, slot_of: Int64s, begin: int, end: int) -> None:
             prefetch(slot_of, first + item)
 
 
-@kernel(types.boolean(LEAVES, _ROW, _ROW))
+@kernel(types.boolean(LEAVES, _ROW, _ROW), entry=True)
 def are_leaves(table: Leaves, nodes: Int64s, supply: Int64s) -> bool:
     """False where one of these nodes ceased to be a leaf: it supplies more or less than a unit."""
     for index in range(nodes.shape[0]):
@@ -340,7 +340,7 @@ def are_leaves(table: Leaves, nodes: Int64s, supply: Int64s) -> bool:
     return True
 
 
-@kernel(_INT(LEAVES, *[_ROW] * 4))
+@kernel(_INT(LEAVES, *[_ROW] * 4), entry=True)
 def reassess(table: Leaves, nodes: Int64s, price: Int64s, excess: Int64s, out_waiting: Int64s) -> int:
     """List the leaves of these nodes that have to go somewhere.
 

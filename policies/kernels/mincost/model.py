@@ -18,6 +18,7 @@ OPEN = 1 << 61
 FLOW_MAX = 1 << 60
 POTENTIAL_MAX = 1 << 60
 
+LATER = ("flow", "potential", "work")  # What a result need not tell before it is asked.
 Status = Literal["optimal", "infeasible", "unbounded", "capped"]
 
 
@@ -66,23 +67,25 @@ class Result:
 
     if not TYPE_CHECKING:  # Or every name would pass for one of its own.
 
-        def __getattr__(self, name: str) -> Int64s:
-            """Of a result `read_later`: a column, once."""
-            unread = self.__dict__.get("_unread")
-            if unread is None or name not in ("flow", "potential"):
+        def __getattr__(self, name: str) -> Int64s | dict[str, int]:
+            """Of a result `read_later`: a column or its work, once."""
+            told = self.__dict__
+            if name not in LATER or "_unread" not in told:
                 raise AttributeError(f"{type(self).__name__} has no {name}")
-            column: Int64s = unread.column(name)
-            self.__dict__[name] = column
-            return column
+            value: Int64s | dict[str, int] = told["_work"]() if name == "work" else told["_unread"].column(name)
+            told[name] = value
+            return value
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has its own columns."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def read_later(objective: int, kernel: str, work: dict[str, int], unread: Unread) -> Result:
-    """An optimum whose flow and potential are still to be read."""
+def read_later(objective: int, kernel: str, work: Callable[[], dict[str, int]], unread: Unread) -> Result:
+    """An optimum whose flow and potential are still to be read; `work` says what it took."""
     result = object.__new__(Result)
-    told = {"status": "optimal", "objective": objective, "kernel": kernel, "unrouted": 0, "witness": None, "work": work}
-    result.__dict__.update(told, _unread=unread)
+    told = result.__dict__
+    told["status"], told["objective"], told["kernel"] = "optimal", objective, kernel
+    told["unrouted"], told["witness"] = 0, None
+    told["_unread"], told["_work"] = unread, work
     return result

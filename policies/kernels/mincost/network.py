@@ -5,7 +5,6 @@ keeps the caller's columns; what the last solve left, a tree or a flow with pric
 or `Priced`, which hear of every change.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn, cast
 from weakref import ref
@@ -84,7 +83,8 @@ class FlowNetwork:
         check_range("head", heads, 0, n_nodes - 1)
         self._enter_nodes(supplies)
         self._enter_arcs(tails, heads, capacities, costs)
-        self._check_balance()
+        if self._totals[BALANCE]:
+            self._refuse_balance()
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -138,26 +138,28 @@ class FlowNetwork:
 
     def set_cost(self, arcs: Integers, values: Integers) -> None:
         """Set costs per unit of flow."""
-        self._read_last()
+        if self._unread:
+            self._read_last()
         ids = column("arcs", arcs)
         new = column("values", values, ids.size)
-        if not changes.set_costs(ids, new, *self._arcs.flags, cost_limit(self.n_nodes), self._cost, self._totals):
+        wanted = (ids, new, *self._arcs.flags, self._nodes.count, self._cost, self._totals)
+        held = self._held
+        if not (held.set_cost(wanted, self._tail) if held else changes.set_costs(*wanted)):
             self._arcs.check("arcs", ids)
             self._refuse_cost(new)
-        if self._held:
-            self._held.set_cost(ids, self._tail, new)
 
     def set_capacity(self, arcs: Integers, values: Integers) -> None:
         """Set capacities, 0 up or UNLIMITED."""
-        self._read_last()
+        if self._unread:
+            self._read_last()
         ids = column("arcs", arcs)
         new = column("values", values, ids.size)
         bounds = np.empty(ids.size, np.int64)
-        if not changes.set_bounds(ids, new, *self._arcs.flags, self._bound, self._totals, bounds):
+        wanted = (ids, new, *self._arcs.flags, self._bound, self._totals, bounds)
+        held = self._held
+        if not (held.set_capacity(wanted, self._tail) if held else changes.set_bounds(*wanted)):
             self._arcs.check("arcs", ids)
             self._refuse_capacity(new, self._bound[ids])
-        if self._held:
-            self._held.set_capacity(ids, self._tail, bounds)
 
     def add_nodes(self, supplies: Integers) -> Int64s:
         """Add nodes; return their ids."""
@@ -166,9 +168,9 @@ class FlowNetwork:
     def remove_nodes(self, nodes: Integers) -> None:
         """Remove nodes, their supply and every arc that touches them."""
         ids = column("nodes", nodes)
-        self._nodes.check("nodes", ids)
         if not ids.size:
             return
+        self._nodes.check("nodes", ids)
         self.remove_arcs(self._arcs_at(ids))
         self._put_supply(ids, np.zeros(ids.size, np.int64))
         self._nodes.take_back(ids)
@@ -183,7 +185,8 @@ class FlowNetwork:
 
     def remove_arcs(self, arcs: Integers) -> None:
         """Remove arcs."""
-        self._read_last()
+        if self._unread:
+            self._read_last()
         ids = column("arcs", arcs)
         if not changes.clear_arcs(ids, *self._arcs.flags, self._bound, self._cost, self._totals):
             self._arcs.check("arcs", ids)
@@ -192,7 +195,8 @@ class FlowNetwork:
         self._arcs.take_back(ids)
 
     def _put_supply(self, ids: Int64s, new: Int64s) -> None:
-        self._read_last()
+        if self._unread:
+            self._read_last()
         excess = self._held.net.excess if self._held else _NONE
         if not changes.set_supplies(ids, new, *self._nodes.flags, self._supply, self._totals, excess):
             self._nodes.check("nodes", ids)
@@ -201,53 +205,69 @@ class FlowNetwork:
             self._held.moved.append(ids.copy())
 
     def _enter_nodes(self, supplies: Int64s) -> Int64s:
-        self._read_last()
-        most = self.n_nodes + supplies.size
-        self._check_count(most, 0)
-        if not changes.fit_supplies(supplies, cost_limit(most), self._totals):
+        if self._unread:
+            self._read_last()
+        nodes, held, before, more = self._nodes, self._held, self._nodes.count, supplies.size
+        most = before + more
+        if most > ID_MAX:
+            raise too_many(most, 0)
+        count = nodes.make_room(more)
+        if count > self._supply.size:
+            self._supply = grown(self._supply, count)
+        ids = np.empty(more, np.int64)
+        wanted = (supplies, self._totals, before, nodes.free, nodes.n_free, nodes.flags[0])
+        if not changes.add_supplies(*wanted, self._supply, held.net.excess if held else _NONE, ids):
             cost_max = int(self._totals[COST_MAX])
             if cost_max > cost_limit(most):
                 raise cost_error(most, cost_max)
             self._refuse_supply(supplies, _NONE)
-        ids = self._nodes.give(supplies.size)
-        self._supply = grown(self._supply, self.n_nodes)
-        if self._held:
-            self._held.add_nodes(self.n_nodes)
-        self._put_supply(ids, supplies)
+        nodes.gave(more, count)
+        if held:
+            if count > before:
+                held.add_nodes(self._supply[:count])
+            if isinstance(held, Contracted):
+                held.moved.append(ids.copy())
         return ids
 
     def _enter_arcs(self, tails: Int64s, heads: Int64s, capacities: Int64s, costs: Int64s) -> Int64s:
-        self._read_last()
-        self._check_count(0, self.n_arcs + tails.size)
-        bounds = np.empty(tails.size, np.int64)
-        limit, nodes = cost_limit(self.n_nodes), self._nodes
-        if not changes.fit_arcs(tails, heads, capacities, costs, *nodes.flags, limit, self._totals, bounds):
+        if self._unread:
+            self._read_last()
+        nodes, arcs, before, more = self._nodes, self._arcs, self._arcs.count, tails.size
+        if 3 * (before + more) > ID_MAX:
+            raise too_many(nodes.count, before + more)
+        count = arcs.make_room(more)
+        columns = (self._tail, self._head, self._bound, self._cost)
+        if count > self._tail.size:
+            tail, head, bound, cost = (grown(each, count) for each in columns)
+            columns = self._tail, self._head, self._bound, self._cost = tail, head, bound, cost
+        bounds, ids = np.empty(more, np.int64), np.empty(more, np.int64)
+        wanted = (tails, heads, capacities, costs, *nodes.flags, nodes.count, self._totals)
+        if not changes.add_arcs(*wanted, before, arcs.free, arcs.n_free, arcs.flags[0], *columns, bounds, ids):
             nodes.check("tail", tails, unique=False)
             nodes.check("head", heads, unique=False)
             check_capacity(capacities)
-            self._refuse_cost(costs, within=limit)
+            self._refuse_cost(costs, within=cost_limit(nodes.count))
             self._refuse_capacity(capacities, _NONE)
-        ids = self._arcs.give(tails.size)
-        if self.n_arcs > self._tail.size:
-            columns = (self._tail, self._head, self._bound, self._cost)
-            self._tail, self._head, self._bound, self._cost = (grown(each, self.n_arcs) for each in columns)
-        added = (tails, heads, bounds, costs)
-        changes.write_arcs(ids, *added, self._tail, self._head, self._bound, self._cost)
+        arcs.gave(more, count)
         if self._held:
-            self._held.add_arcs(self.n_arcs, ids, added, self._all)
+            self._held.add_arcs(count, ids, (tails, heads, bounds, costs), self._all)
         return ids
 
     # --- solving ------------------------------------------------------------------------------------------------------
 
     def solve(self) -> Result:
         """The optimum; after a first solve, from the last one's tree or prices."""
-        self._check_balance()
-        self._read_last()
+        if self._totals[BALANCE]:
+            self._refuse_balance()
+        if self._unread:
+            self._read_last()
+        if isinstance(self._held, Planted):
+            return self._solve_by_simplex()
         if not self._nodes.any:
             return Result("optimal", 0, np.zeros(self.n_arcs, np.int64), np.zeros(self.n_nodes, np.int64), "simplex")
         if self._held is None:
             return self._solve_first(*self._all())
-        return self._solve_by_simplex() if isinstance(self._held, Planted) else self._solve_by_prices(*self._all())
+        return self._solve_by_prices(*self._all())
 
     def _solve_first(self, arcs: Arcs, supply: Int64s) -> Result:
         """From nothing."""
@@ -298,7 +318,8 @@ class FlowNetwork:
             value, cost_size = held.objective()
             if cost_size < OBJECTIVE_SURE:
                 n_arcs = self.n_arcs
-                return self._later(value, held, lambda: held.read_flow(n_arcs), lambda: held.read_potential(alive))
+                unread = Unread(lambda: held.read_flow(n_arcs), lambda: held.read_potential(alive))
+                return self._later(value, held, unread)
         flow, potential, cost_size = held.read(arcs, alive)
         return self._optimum(flow, potential, cost_size)
 
@@ -326,29 +347,22 @@ class FlowNetwork:
         return Result("infeasible", None, flow, potential, "simplex", unrouted, witness, held.work)
 
     def _planted_optimum(self, held: Planted, value: int) -> Result:
-        alive = self._nodes.alive
+        nodes = self._nodes
         if held.sum_size >= OBJECTIVE_SURE:
-            flow, potential = held.read_flow(), held.read_potential(alive)
+            flow, potential = held.read_flow(), held.read_potential(nodes.alive)
             return Result(
                 "optimal", objective(flow, self._cost[: self.n_arcs]), flow, potential, "simplex", 0, None, held.work
             )
-        return self._later(value, held, held.read_flow, lambda: held.read_potential(alive))
+        return self._later(value, held, Unread(held.read_flow, lambda: held.read_potential(nodes.alive)))
 
-    def _later(
-        self,
-        value: int,
-        held: Planted | Contracted,
-        read_flow: Callable[[], Int64s],
-        read_potential: Callable[[], Int64s],
-    ) -> Result:
+    def _later(self, value: int, held: Planted | Contracted, unread: Unread) -> Result:
         """An optimum, to be read later."""
-        unread = Unread(read_flow, read_potential)
         self._unread = ref(unread)
-        return read_later(value, held.kernel, held.work, unread)
+        return read_later(value, held.kernel, held.work_later(), unread)
 
     def _read_last(self) -> None:
         """Have the last result read, if somebody still has it, before what it would be read from changes."""
-        unread, self._unread = self._unread and self._unread(), None
+        unread, self._unread = cast(ref[Unread], self._unread)(), None
         if unread:
             unread.column("flow")
             unread.column("potential")
@@ -430,12 +444,11 @@ class FlowNetwork:
         if cost_max > within:
             raise cost_error(self.n_nodes, cost_max)
 
-    def _check_count(self, n_nodes: int, n_arcs: int) -> None:
-        """Inside, ids of nodes and of the entries of arcs take 32 bits."""
-        if max(n_nodes, 3 * n_arcs) > ID_MAX:
-            raise NetworkError(f"{n_nodes} nodes, {n_arcs} arcs: at most {ID_MAX} and {ID_MAX // 3}")
-
-    def _check_balance(self) -> None:
+    def _refuse_balance(self) -> NoReturn:
         balance = int(self._totals[BALANCE])
-        if balance:
-            raise NetworkError(f"supplies sum to {balance}; they must sum to 0 (give the rest to a sink or a source)")
+        raise NetworkError(f"supplies sum to {balance}; they must sum to 0 (give the rest to a sink or a source)")
+
+
+def too_many(n_nodes: int, n_arcs: int) -> NetworkError:
+    """Inside, ids of nodes and of the entries of arcs take 32 bits."""
+    return NetworkError(f"{n_nodes} nodes, {n_arcs} arcs: at most {ID_MAX} and {ID_MAX // 3}")

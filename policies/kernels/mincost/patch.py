@@ -31,7 +31,7 @@ def join(net: Residual, tail: int, head: int, capacity: int, cost: int, arc: int
     sort_in(net, tail, forth)
 
 
-@kernel(types.int64(RESIDUAL, *[_ROW] * 5))
+@kernel(types.int64(RESIDUAL, *[_ROW] * 5), entry=True)
 def join_arcs(net: Residual, arcs: Int64s, tail: Int64s, head: Int64s, capacity: Int64s, cost: Int64s) -> int:
     """Add idle arcs; columns are in the order of `arcs`. Returns how many found room at both their ends."""
     for index in range(arcs.shape[0]):
@@ -58,7 +58,7 @@ def drop_entry(net: Residual, node: int, at: int) -> None:
     swap(net, at, net.stop[node])
 
 
-@kernel(types.void(RESIDUAL, _ROW))
+@kernel(types.void(RESIDUAL, _ROW), entry=True)
 def drop_arcs(net: Residual, arcs: Int64s) -> None:
     """Take arcs out; their flow becomes excess. Time O(1) an arc."""
     for index in range(arcs.shape[0]):
@@ -75,7 +75,7 @@ def drop_arcs(net: Residual, arcs: Int64s) -> None:
         net.flow[arcs[index]] = 0
 
 
-@kernel(types.void(RESIDUAL, _ROW, _ROW))
+@kernel(types.void(RESIDUAL, _ROW, _ROW), entry=True)
 def change_costs(net: Residual, arcs: Int64s, values: Int64s) -> None:
     for index in range(arcs.shape[0]):
         forth = net.entry[arcs[index]]
@@ -84,7 +84,7 @@ def change_costs(net: Residual, arcs: Int64s, values: Int64s) -> None:
             net.cost[net.sister[forth]] = -values[index]
 
 
-@kernel(types.void(RESIDUAL, _ROW, _ROW))
+@kernel(types.void(RESIDUAL, _ROW, _ROW), entry=True)
 def change_capacities(net: Residual, arcs: Int64s, values: Int64s) -> None:
     """Set capacities (NO_BOUND: none); what no longer fits becomes excess."""
     for index in range(arcs.shape[0]):
@@ -103,7 +103,7 @@ def change_capacities(net: Residual, arcs: Int64s, values: Int64s) -> None:
         sort_in(net, tail, net.entry[arcs[index]])
 
 
-@kernel(types.int64(RESIDUAL, _ROW, _ROW))
+@kernel(types.int64(RESIDUAL, _ROW, _ROW), entry=True)
 def arcs_at(net: Residual, nodes: Int64s, out_arcs: Int64s) -> int:
     """List the arcs at the nodes, each once (those between two of them too). Returns how many."""
     count = 0
@@ -168,7 +168,7 @@ def mend(net: Residual, node: int) -> bool:
     return True
 
 
-@kernel(types.int64(RESIDUAL, _ROW))
+@kernel(types.int64(RESIDUAL, _ROW), entry=True)
 def mend_all(net: Residual, nodes: Int64s) -> int:
     """Mend these nodes, each may be named often. Returns how many could not be."""
     done = np.zeros(net.price.shape[0], np.bool_)

@@ -11,7 +11,7 @@ from policies.kernels.mincost.residual import RESIDUAL, Residual
 _ROW, _FLAGS = types.int64[::1], types.boolean[::1]
 
 
-@kernel(types.void(RESIDUAL, LEAVES, _ROW))
+@kernel(types.void(RESIDUAL, LEAVES, _ROW), entry=True)
 def read_flow(net: Residual, table: Leaves, out_flow: Int64s) -> None:
     """Write each arc's flow, loops aside. Time O(A) to copy, O(N) for the leaves."""
     flow, is_leaf, row, arc_of = net.flow, table.is_leaf, table.row, table.arc
@@ -22,7 +22,7 @@ def read_flow(net: Residual, table: Leaves, out_flow: Int64s) -> None:
             out_flow[Index(arc_of[at])] = 1
 
 
-@kernel(types.void(RESIDUAL, LEAVES, _FLAGS, types.boolean, _ROW))
+@kernel(types.void(RESIDUAL, LEAVES, _FLAGS, types.boolean, _ROW), entry=True)
 def read_potential(net: Residual, table: Leaves, alive: Flags, solved: bool, out_potential: Int64s) -> None:
     """Write each node's price, 0 where it is not alive. `solved`: no leaf would rather be elsewhere than it is."""
     price, is_leaf, row, slot_of = net.price, table.is_leaf, table.row, table.slot
@@ -47,7 +47,7 @@ def fill_loops(net: Residual, table: Leaves, capacity: Int64s, cost: Int64s, flo
     return size
 
 
-@kernel(types.float64(RESIDUAL, LEAVES, _ROW))
+@kernel(types.float64(RESIDUAL, LEAVES, _ROW), entry=True)
 def add_up(net: Residual, table: Leaves, out_total: Int64s) -> float:
     """Write what all flow costs, loops aside, into out_total int64[1]. Returns about the sum of |flow x cost|.
 

@@ -5,12 +5,14 @@ alike, are spread over the blocks that pricing scans, so that every block holds 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import answer, basis, crash, repair, scaling, simplex, tree
+from policies.kernels.mincost.changes import Bounds, Costs
 from policies.kernels.mincost.columns import grown, spread
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import UNKNOWN, Incidence, enter_some, incidence_of, take_out, with_nodes
@@ -124,27 +126,26 @@ class Planted:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    # Excess is kept by who changes supplies. `tail` is the network's, by arc id.
+    # Excess of nodes that are there is kept by who changes supplies. `tail` is the network's, by arc id. What is
+    # `wanted` is written to the network's columns too, in the same call; False where it is refused.
 
-    def set_cost(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
-        repair.change_costs(self.net, self.root, arcs, values, self._position)
+    def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
+        return bool(repair.set_costs(*wanted, self.net, self.root, self._position))
 
-    def set_capacity(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
-        repair.change_capacities(self.net, arcs, values, self._position)
+    def set_capacity(self, wanted: Bounds, tail: Int64s) -> bool:
+        return bool(repair.set_bounds(*wanted, self.net, self._position))
 
-    def add_nodes(self, n_nodes: int) -> None:
-        """Make room for node ids below n_nodes; the new ones begin idle, the others may still owe what they sent."""
-        net, first = self.net, self._n_nodes
+    def add_nodes(self, supply: Int64s) -> None:
+        """Take in new nodes, with ids up to the supply's; they begin idle."""
+        net, first, n_nodes = self.net, self._n_nodes, supply.size
         if n_nodes > net.excess.size:
             names = ("potential", "excess", "after", "before", "rows")
             net = net._replace(**{name: grown(getattr(net, name), n_nodes) for name in names})
             self.net = net
-        if n_nodes > first:
-            if self._incidence:
-                self._incidence = with_nodes(self._incidence, n_nodes)
-            columns = (net.rows, net.after, net.before, net.potential, net.notes)
-            tree.append(*columns, first, n_nodes, self.root)
-            self._n_nodes = n_nodes
+        if self._incidence:
+            self._incidence = with_nodes(self._incidence, n_nodes)
+        repair.join_nodes(net, supply, first, self.root)
+        self._n_nodes = n_nodes
 
     def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
         """Take in new arcs."""
@@ -252,9 +253,17 @@ class Planted:
 
     @property
     def work(self) -> dict[str, int]:
-        work = dict(zip(_WORK, self._work.tolist(), strict=False))
-        del work["status"]
-        return work | {"pushes": self._pushes, "relabels": self._relabels}
+        return self.work_later()()
+
+    def work_later(self) -> Callable[[], dict[str, int]]:
+        """What says what the last solve took, when it is asked."""
+        return partial(_told_work, self._work.copy(), self._pushes, self._relabels)
+
+
+def _told_work(work: Int64s, pushes: int, relabels: int) -> dict[str, int]:
+    told = dict(zip(_WORK, work.tolist(), strict=False))
+    del told["status"]
+    return told | {"pushes": pushes, "relabels": relabels}
 
 
 def is_scheduling(supply: Int64s) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import patch, scaling
+from policies.kernels.mincost import changes, patch, scaling
+from policies.kernels.mincost.changes import Bounds, Costs
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.planted import Added, All, Arcs
 from policies.kernels.mincost.residual import Residual, build, read, with_nodes
@@ -28,15 +29,23 @@ class Priced:
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "scaling"
 
-    # Excess is kept by who changes supplies. `tail` is the network's, by arc id.
+    # Excess of nodes that are there is kept by who changes supplies; the rest as in `Planted`.
 
-    def set_cost(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+    def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
+        if not changes.set_costs(*wanted):
+            return False
+        arcs, values, *_ = wanted
         patch.change_costs(self.net, arcs, values)
         self.touched.append(tail[arcs])
+        return True
 
-    def set_capacity(self, arcs: Int64s, tail: Int64s, values: Int64s) -> None:
+    def set_capacity(self, wanted: Bounds, tail: Int64s) -> bool:
+        if not changes.set_bounds(*wanted):
+            return False
+        arcs, *_, values = wanted
         patch.change_capacities(self.net, arcs, values)
         self.touched.append(tail[arcs])
+        return True
 
     def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
         patch.drop_arcs(self.net, arcs)
@@ -47,9 +56,9 @@ class Priced:
         patch.arcs_at(self.net, nodes, found)
         return np.unique(found)
 
-    def add_nodes(self, n_nodes: int) -> None:
-        """Make room for node ids below n_nodes; the new ones begin idle."""
-        self.net = with_nodes(self.net, n_nodes)
+    def add_nodes(self, supply: Int64s) -> None:
+        """Take in new nodes, with ids up to the supply's; they begin idle."""
+        self.net = with_nodes(self.net, supply)
 
     def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
         """Take in new arcs; where one finds no room, all is built anew."""

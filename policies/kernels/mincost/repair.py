@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Index, Int64s, kernel
+from policies.kernels.mincost import changes
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.tree import (
@@ -20,6 +21,7 @@ from policies.kernels.mincost.tree import (
     DOWN,
     LAST,
     LOWER,
+    OVER,
     PARENT,
     PRED,
     SIZE,
@@ -36,7 +38,8 @@ from policies.kernels.mincost.tree import (
     level,
 )
 
-_INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
+_INT, _BOOL, _ROW = types.int64, types.boolean, types.int64[::1]
+_IDS, _FLAGS = types.int32[::1], types.boolean[::1]
 
 
 @kernel(types.void(COLUMNS, types.int64[::1], types.int64))
@@ -61,9 +64,10 @@ def plant(net: Columns, supply: Int64s, root: int) -> None:
 def send_up(net: Columns, node: int, bounds: bool) -> int:
     """Send a node's excess to its parent. 1 where some stays: what its arc has no bounds for, or all by an artificial.
 
-    bounds: one that was dropped and would be passed is put back.
+    bounds: one that was dropped and would be passed is put back; else that is noted (OVER).
     """
     rows, tail, capacity, bound, excess = net.rows, net.tail, net.capacity, net.bound, net.excess
+    notes = net.notes
     more, pred = excess[node], rows[node, PRED]
     up, down = rows[node, UP], rows[node, DOWN]
     place = Index(max(pred, 0))
@@ -72,8 +76,9 @@ def send_up(net: Columns, node: int, bounds: bool) -> int:
     flow = down if points_up else up
     wanted = flow + more if points_up else flow - more
     known, least = capacity[place], bound[place]
-    passes = is_real and bounds and known == NO_BOUND and wanted > least
-    limit = least if passes else known
+    passes = is_real and known == NO_BOUND and wanted > least
+    limit = least if passes and bounds else known
+    notes[OVER] |= passes and not bounds
     capacity[place] = limit
     kept = min(max(wanted, 0), limit) if is_real else 0  # An artificial arc takes nothing: what it carried comes back.
     left = limit - kept if is_real else (up if points_up else down)
@@ -165,7 +170,7 @@ def flow_of(net: Columns, arc: int) -> int:
     return flow
 
 
-@kernel(types.void(COLUMNS, _INT, _ROW, _IDS))
+@kernel(types.void(COLUMNS, _INT, _ROW, _IDS), entry=True)
 def drop_arcs(net: Columns, root: int, arcs: Int64s, position: Int32s) -> None:
     """Take arcs out, their flow becoming excess; subtrees that hung on them hang under the root. Time O(`cut`) each."""
     tail, head, state, excess = net.tail, net.head, net.state, net.excess
@@ -183,7 +188,15 @@ def drop_arcs(net: Columns, root: int, arcs: Int64s, position: Int32s) -> None:
         cost[arc] = 0
 
 
-@kernel(types.void(*[_ROW] * 5, *[_IDS] * 4, *[_ROW] * 3, types.int8[::1], _INT))
+@kernel(types.void(COLUMNS, _ROW, _INT, _INT), entry=True)
+def join_nodes(net: Columns, supply: Int64s, first: int, root: int) -> None:
+    """Take in nodes from `first` on, up to the supply's: under the root, idle, owing what they supply. O(1) each."""
+    append(net.rows, net.after, net.before, net.potential, net.notes, first, supply.shape[0], root)
+    for node in range(first, supply.shape[0]):
+        net.excess[node] = supply[node]
+
+
+@kernel(types.void(*[_ROW] * 5, *[_IDS] * 4, *[_ROW] * 3, types.int8[::1], _INT), entry=True)
 def join_arcs(
     arcs: Int64s,
     tail: Int64s,
@@ -214,9 +227,22 @@ def join_arcs(
         out_state[arc] = LOWER
 
 
-@kernel(types.void(COLUMNS, _INT, _ROW, _ROW, _IDS))
-def change_costs(net: Columns, root: int, arcs: Int64s, values: Int64s, position: Int32s) -> None:
-    """Set costs. Time O(1) each, `level` for arcs in the tree."""
+@kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, _INT, _ROW, _ROW, COLUMNS, _INT, _IDS), entry=True)
+def set_costs(
+    arcs: Int64s,
+    values: Int64s,
+    alive: Flags,
+    marks: Flags,
+    n_nodes: int,
+    to_cost: Int64s,
+    totals: Int64s,
+    net: Columns,
+    root: int,
+    position: Int32s,
+) -> bool:
+    """Set costs, here and (`changes.set_costs`) by id. False where refused. O(1) each, `level` for arcs in the tree."""
+    if not changes.set_costs(arcs, values, alive, marks, n_nodes, to_cost, totals):
+        return False
     cost = net.cost
     for index in range(arcs.shape[0]):
         arc = int(position[arcs[index]])
@@ -224,6 +250,7 @@ def change_costs(net: Columns, root: int, arcs: Int64s, values: Int64s, position
         node = below(net, arc)
         if node >= 0:
             level(net, node, root)
+    return True
 
 
 @kernel(types.void(COLUMNS, _INT, _INT), inline=True)
@@ -249,14 +276,27 @@ def bound_by(net: Columns, arc: int, value: int) -> None:
     net.capacity[arc] = value
 
 
-@kernel(types.void(COLUMNS, _ROW, _ROW, _IDS))
-def change_capacities(net: Columns, arcs: Int64s, values: Int64s, position: Int32s) -> None:
-    """Set capacities (NO_BOUND: none)."""
+@kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, *[_ROW] * 3, COLUMNS, _IDS), entry=True)
+def set_bounds(
+    arcs: Int64s,
+    values: Int64s,
+    alive: Flags,
+    marks: Flags,
+    to_bound: Int64s,
+    totals: Int64s,
+    out_bounds: Int64s,
+    net: Columns,
+    position: Int32s,
+) -> bool:
+    """Set capacities, here and (`changes.set_bounds`) by id. False where refused."""
+    if not changes.set_bounds(arcs, values, alive, marks, to_bound, totals, out_bounds):
+        return False
     bound = net.bound
     for index in range(arcs.shape[0]):
         arc = int(position[arcs[index]])
-        bound[arc] = values[index]
-        bound_by(net, arc, values[index])
+        bound[arc] = out_bounds[index]
+        bound_by(net, arc, out_bounds[index])
+    return True
 
 
 @kernel(types.int64(_ROW, _ROW, _FLAGS, _FLAGS, _ROW))

@@ -240,14 +240,12 @@ def build(
     return net
 
 
-def with_nodes(net: Residual, n_nodes: int) -> Residual:
-    """The same with room for node ids below `n_nodes`; the new ones have no entries, no excess and a price of 0."""
-    more = n_nodes - net.price.size
-    if more <= 0:
-        return net
-    end, none = np.full(more, net.arc.size, np.int64), np.zeros(more, np.int64)
+def with_nodes(net: Residual, supply: Int64s) -> Residual:
+    """The same with nodes up to the supply's; new ones have no entries, their supply as excess and a price of 0."""
+    new = supply[net.price.size :]
+    end = np.full(new.size, net.arc.size, np.int64)
     first, shut, stop, room = (np.concatenate([column, end]) for column in (net.first, net.shut, net.stop, net.room))
-    excess, price = (np.concatenate([column, none]) for column in (net.excess, net.price))
+    excess, price = np.concatenate([net.excess, new]), np.concatenate([net.price, np.zeros(new.size, np.int64)])
     return net._replace(first=first, shut=shut, stop=stop, room=room, excess=excess, price=price)
 
 

@@ -14,8 +14,9 @@ A tree arc's flow is kept only here: DOWN where the arc points up, UP where it p
 flow 0 (state LOWER) or its capacity (UPPER). Reduced cost of an arc: cost + potential[tail] - potential[head]; 0 in
 the tree.
 
-`notes` int64[3]: BIG, what an artificial arc costs; STALE, not 0 where potentials are no longer those of the tree;
-MOVED, how many potentials changes have moved since they were last made anew.
+`notes` int64[4]: BIG, what an artificial arc costs; STALE, not 0 where potentials are no longer those of the tree;
+MOVED, how many potentials changes have moved since they were last made anew; OVER, not 0 where flow was sent past a
+bound that was dropped.
 """
 
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ PARENT, PRED, UP, DOWN, SIZE, LAST = range(6)
 ROW = 8
 ARTIFICIAL_UP, ARTIFICIAL_DOWN = -2, -3
 LOWER, TREE, UPPER, DEAD = 1, 0, -1, 0  # A dead arc is skipped by pricing exactly like a tree arc.
-BIG, STALE, MOVED = range(3)
-N_NOTES = 3
+BIG, STALE, MOVED, OVER = range(4)
+N_NOTES = 4
 
 
 class Columns(NamedTuple):
