@@ -139,3 +139,16 @@ def test_a_result_names_its_status(problem: tuple[int, list[Arc], list[int]]) ->
     result: Result = network_of(*problem).solve()
     assert (result.status == "infeasible") == (result.unrouted > 0)
     assert (result.objective is None) == (result.status != "optimal")
+
+
+def test_columns_may_be_read_only_or_lie_anyhow() -> None:
+    """Views of other people's buffers are networks too, and are not written to."""
+    rows = np.array([[0, 1, 5, 2], [1, 2, 3, 4], [0, 2, 9, 7]], np.int64)
+    rows.setflags(write=False)
+    packed = np.frombuffer(b"\0" + np.array([4, 0, -4], np.int64).tobytes(), np.int64, offset=1)
+    network = FlowNetwork(3, *rows.T, packed)
+    assert network.solve().objective == 3 * 6 + 7
+    network.set_cost(np.broadcast_to(np.int64(2), 1), np.frombuffer(np.int64(5).tobytes(), np.int64))
+    result = network.solve()
+    assert (result.objective, certificate_error(network, result)) == (4 * 5, None)
+    assert rows.tolist() == [[0, 1, 5, 2], [1, 2, 3, 4], [0, 2, 9, 7]]

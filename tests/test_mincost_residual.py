@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import exchange, leaves
+from policies.kernels.mincost import changes, exchange, leaves
 from policies.kernels.mincost.contracted import Contracted, contracted
 from policies.kernels.mincost.dispatch import Kernel
 from policies.kernels.mincost.ids import Ids
@@ -178,7 +178,11 @@ def test_ids_are_given_again_and_never_twice(steps: list[int]) -> None:
     ids, held = Ids(2), [0, 1]
     for step in steps:
         if step >= 0:
-            new = ids.give(step).tolist()
+            given = np.empty(step, np.int64)
+            count = ids.make_room(step)
+            changes.give_ids(ids.count, ids.free, ids.n_free, ids.flags[0], given)
+            ids.gave(step, count)
+            new = given.tolist()
             assert not set(new) & set(held)
             held += new
         else:

@@ -120,6 +120,16 @@ def test_little_changes_cost_little_work() -> None:
     assert network.solve().work["pivots"] < cold / 10
 
 
+def test_work_is_that_of_the_solve_it_is_asked_of() -> None:
+    def build() -> FlowNetwork:
+        return schedule(np.random.default_rng(2), n_tasks=30, n_machines=10, slots=2)
+
+    network = build()
+    first, second = network.solve(), network.solve()
+    assert first.work == build().solve().work
+    assert second.work["pivots"] == 0
+
+
 def test_removed_ids_are_given_again_and_never_accepted_meanwhile() -> None:
     network = FlowNetwork(3, [0, 1], [1, 2], [5, 5], [1, 1], [0, 0, 0])
     network.remove_nodes([1])
