@@ -77,3 +77,16 @@ except TypeError:
     print("refused", len(check_arcs.signatures))
 """
     assert run(code) == ["refused", "1"]
+
+
+def test_an_entry_takes_what_its_signature_says_and_refuses_what_is_not_even_as_wide() -> None:
+    code = """
+import numpy as np
+from policies.kernels.mincost.exchange import only_consumer
+print(only_consumer(np.array([3, 0, -3])), only_consumer(np.array([-1, 2, -1])))
+try:
+    only_consumer(np.zeros(3, np.int32))
+except TypeError:
+    print("refused", hasattr(only_consumer, "signatures"))
+"""
+    assert run(code) == ["2", "-1", "refused", "False"]
