@@ -58,7 +58,7 @@ def _note(reals: Reals, ints: Int64s, at_us: int) -> bool:
     return is_forgotten
 
 
-@kernel(types.boolean(REALS, INTS, INT, INT))
+@kernel(types.boolean(REALS, INTS, INT, INT), entry=True)
 def take(reals: Reals, ints: Int64s, bps: int, at_us: int) -> bool:
     """Take in a measured rate. Out of order counts as now; negative as zero; absurdly high as high. True when nobody
     has asked for a horizon in an hour. Time O(models · horizons that have something to judge); allocates nothing.
@@ -77,7 +77,7 @@ def take(reals: Reals, ints: Int64s, bps: int, at_us: int) -> bool:
     return is_due and _note(reals, ints, at_us)
 
 
-@kernel(TOLD(REALS, INTS, INT))
+@kernel(TOLD(REALS, INTS, INT), entry=True)
 def tell(reals: Reals, ints: Int64s, row: int) -> tuple[int, int, int, int, int]:
     """`mix` of an outlook, which is thereby asked for; one that has nothing to be judged begins. At least one sample
     was taken."""
