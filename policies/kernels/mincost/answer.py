@@ -7,6 +7,7 @@ import numpy as np
 from numba import types
 
 from policies.kernels.jit import Index, Int64s, kernel
+from policies.kernels.mincost.columns import OBJECTIVE_SURE
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import INCIDENCE, Incidence
 from policies.kernels.mincost.repair import bound_overfull, hang, rebalance
@@ -86,14 +87,15 @@ def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, o
             if state[arc] == UPPER:
                 reduced = cost[arc] + potential[Index(tail[arc])] - potential[Index(head[arc])]
                 size += abs(float(capacity[arc]) * float(reduced))
-                total += capacity[arc] * reduced  # It may wrap; then `size` says that it is of no use.
+                total += capacity[arc] * reduced if size < OBJECTIVE_SURE else 0
     amounts, highest, lowest = 0, base, base
     for node in range(n_nodes):
         highest = max(highest, potential[node])
         lowest = min(lowest, potential[node])
         amounts += abs(supply[node])
-        total -= supply[node] * (potential[node] - base)
     size += float(amounts) * float(highest - lowest)
+    for node in range(n_nodes if size < OBJECTIVE_SURE else 0):
+        total -= supply[node] * (potential[node] - base)
     if max(highest - base, base - lowest) > far:
         for node in range(n_nodes):
             if not -far <= potential[node] - base <= far and rows[node, PRED] < 0:
