@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Int64s = npt.NDArray[np.int64]
 UNLIMITED = int(np.iinfo(np.int64).max)
+SINK = np.array([0])  # A scheduling graph's one consumer.
 
 
 class Graph(NamedTuple):
@@ -138,8 +139,7 @@ class Mutable(Protocol):
 class Delta(NamedTuple):
     """One round's changes, drawn before the clock runs."""
 
-    sink_supply: int
-
+    sink_supply: Int64s
     left: Int64s  # nodes whose last task left
     changed: Int64s  # nodes with another count
     counts: Int64s
@@ -171,7 +171,7 @@ def draw_churn(
     moved = (counts != supply[nodes]) & (counts > 0)
     new = new[new > 0].astype(np.int64)
     return Delta(
-        -int(counts.sum() + new.sum()),
+        np.array([-int(counts.sum() + new.sum())]),
         nodes[counts == 0],
         nodes[moved],
         counts[moved],
@@ -189,8 +189,8 @@ def apply_churn(network: Mutable, delta: Delta) -> None:
     network.set_supply(delta.changed, delta.counts)
     new = network.add_nodes(delta.new_counts)
     tail, *rest = delta.new_arcs
-    network.add_arcs(new[tail], *rest)
-    network.set_supply(np.array([0]), np.array([delta.sink_supply]))
+    network.add_arcs(new.take(tail), *rest)
+    network.set_supply(SINK, delta.sink_supply)
 
 
 def netgen_like(n_nodes: int, seed: int = 1) -> Graph:

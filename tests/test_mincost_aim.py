@@ -50,7 +50,7 @@ def aimed(held: Contracted, hub: int) -> None:
     slots = (
         np.zeros(held.table.is_leaf.size + 1, np.int64),
         np.empty(n_slots, np.int32),
-        np.empty(n_slots, np.int64),
+        np.empty(n_slots, np.int32),
     )
     aim.list_backwards(held.table, *slots)
     aim.aim(held.net, held.table, hub, *slots, held.scratch, np.zeros(exchange.N_WORK, np.int64))

@@ -10,7 +10,7 @@ from policies.kernels.mincost.certificate import certificate_error
 from policies.kernels.mincost.contracted import contracted
 from policies.kernels.mincost.dispatch import Kernel
 from policies.kernels.mincost.gate import cost_limit
-from policies.kernels.mincost.model import FLOW_MAX, OPEN, UNLIMITED, NetworkError, Result
+from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, OPEN, UNLIMITED, NetworkError, Result
 from policies.kernels.mincost.network import FlowNetwork
 from policies.kernels.mincost.planted import Arcs, Planted
 from tests.reference import mincost as reference
@@ -125,10 +125,12 @@ def check_repaired(held: Planted, network: FlowNetwork) -> None:
             assert abs(apart) == held.big
             more = int(rows[node, tree.DOWN] if pred == tree.ARTIFICIAL_UP else -rows[node, tree.UP])
         else:
-            points_up = net.tail[pred] == node
-            assert apart == (-net.cost[pred] if points_up else net.cost[pred])
+            rises = net.tail[pred] == node
+            assert rows[node, tree.RISES] == rises
+            assert apart == (-net.cost[pred] if rises else net.cost[pred])
             assert rows[node, tree.UP] + rows[node, tree.DOWN] == net.capacity[pred]
-            more = int(rows[node, tree.DOWN] if points_up else -rows[node, tree.UP])
+            assert rows[node, tree.LIMIT] == (net.bound[pred] if net.capacity[pred] == NO_BOUND else NO_BOUND)
+            more = int(rows[node, tree.DOWN] if rises else -rows[node, tree.UP])
         sent[node] += more
         sent[parent] -= more
     for arc in np.flatnonzero(net.state == tree.UPPER).tolist():

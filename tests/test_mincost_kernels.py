@@ -211,7 +211,7 @@ def test_magnitudes_that_could_wrap_are_left_to_the_simplex() -> None:
     assert "2^60" in (scaling.magnitude_error(100, 1000, 2**50, 1000) or "")
     assert "2^60" in (scaling.magnitude_error(100, 1000, 1000, 2**58) or "")
     one = np.ones(1, np.int64)
-    assert "unbounded" in (simplex_reason(Arcs(one, one, one > 0, one * NO_BOUND, -one), 1, 0, 1, True) or "")
+    assert "unbounded" in (simplex_reason(Arcs(one, one, one > 0, one * NO_BOUND, -one), 1, 0, 1, True, False) or "")
     network = FlowNetwork(2, [0], [1], [UNLIMITED], [2**54], [2**10, -(2**10)], kernel="scaling")
     result = network.solve()
     assert (result.kernel, result.objective) == ("simplex", 2**64)

@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-LINE = 8  # Numbers of 64 bits in a cache line.
+LINE = 64  # Bytes of a cache line.
 _view_of: Any = arrayobj.make_array  # Without types.
 
 

@@ -36,8 +36,8 @@ NODE, PRICE = range(2)  # Of a leaf: where it is (-1: nowhere), and its price.
 _INT, _ROW, _GRID, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
 
 
-@kernel(types.void(LEAVES, _ROW, _IDS, _ROW))
-def list_backwards(table: Leaves, out_first: Int64s, out_leaf: Int32s, out_cost: Int64s) -> None:
+@kernel(types.void(LEAVES, _ROW, _IDS, _IDS))
+def list_backwards(table: Leaves, out_first: Int64s, out_leaf: Int32s, out_cost: Int32s) -> None:
     """List the slots that lead to each node: v's from out_first[v] to out_first[v + 1], with their leaves and costs.
 
     out_first int64[N + 1], zeros; the others have room for all slots and AHEAD more. Time O(N + S).
@@ -62,14 +62,14 @@ def list_backwards(table: Leaves, out_first: Int64s, out_leaf: Int32s, out_cost:
     out_leaf[total : total + AHEAD] = 0
 
 
-@kernel(types.void(RESIDUAL, LEAVES, _INT, _ROW, _IDS, _ROW, _GRID, _ROW))
+@kernel(types.void(RESIDUAL, LEAVES, _INT, _ROW, _IDS, _IDS, _GRID, _ROW))
 def aim(
     net: Residual,
     table: Leaves,
     hub: int,
     slot_first: Int64s,
     slot_leaf: Int32s,
-    slot_cost: Int64s,
+    slot_cost: Int32s,
     scratch: Int64s,
     work: Int64s,
 ) -> None:

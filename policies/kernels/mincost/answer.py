@@ -25,7 +25,9 @@ from policies.kernels.mincost.tree import (
     UP,
     UPPER,
     Columns,
+    Int8s,
     Int32s,
+    carried,
     refresh,
 )
 
@@ -38,29 +40,36 @@ WANDERED = 1 << 58  # The root's potential moves, though only differences count:
 OBJECTIVE, SENT_UP, SENT_DOWN = range(3)  # Fields of what is told.
 N_TOLD = 3
 _INT, _ROW, _IDS, _FLAGS = types.int64, types.int64[::1], types.int32[::1], types.boolean[::1]
+_ROWS, _STATES = types.int64[:, ::1], types.int8[::1]
 
 
-@kernel(types.void(COLUMNS, _IDS, *[_INT] * 3, _ROW), entry=True)
-def read_flow(net: Columns, ids: Int32s, n_nodes: int, n_arcs: int, root: int, out_flow: Int64s) -> None:
+@kernel(_INT(_STATES), inline=True)
+def count_full(state: Int8s) -> int:
+    """How many arcs of a run are full. Without a branch, so that many are looked at at once."""
+    count: int = 0
+    for index in range(state.shape[0]):
+        count += state[index] == UPPER
+    return count
+
+
+@kernel(types.void(_ROWS, _STATES, _ROW, _IDS, _INT, _ROW), entry=True)
+def read_flow(rows: Int64s, state: Int8s, capacity: Int64s, ids: Int32s, n_nodes: int, out_flow: Int64s) -> None:
     """Write each arc's flow, by id. ids: whose arc lies where. Time O(A + N); of most arcs only the state is read."""
-    rows, state, capacity, tail = net.rows, net.state, net.capacity, net.tail
     out_flow[:] = 0
-    for arc in range(n_arcs):
+    for arc in range(out_flow.shape[0]):
         if state[arc] == UPPER:
             out_flow[Index(ids[arc])] = capacity[arc]
     for node in range(n_nodes):
         pred = rows[node, PRED]
-        if node != root and pred >= 0:
-            flow = rows[node, DOWN] if tail[pred] == node else rows[node, UP]
-            out_flow[Index(ids[pred])] = flow
+        if pred >= 0:
+            out_flow[Index(ids[Index(pred)])] = carried(rows, node)
 
 
-@kernel(types.void(COLUMNS, _FLAGS, _INT, _INT, _ROW), entry=True)
-def read_potential(net: Columns, alive: Flags, n_nodes: int, root: int, out_potential: Int64s) -> None:
+@kernel(types.void(_ROW, _FLAGS, _INT, _ROW), entry=True)
+def read_potential(potential: Int64s, alive: Flags, root: int, out_potential: Int64s) -> None:
     """Write each node's potential: to the root's, 0 where a node is not alive. Time O(N)."""
-    potential = net.potential
     base = potential[root]
-    for node in range(n_nodes):
+    for node in range(out_potential.shape[0]):
         out_potential[node] = potential[node] - base if alive[node] else 0
 
 
@@ -79,23 +88,22 @@ def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, o
     size = 0.0
     for begin in range(0, n_arcs, RUN):
         stop = min(begin + RUN, n_arcs)
-        states = state[begin:stop]
-        some = 0
-        for index in range(stop - begin):
-            some += states[index] == UPPER
-        for arc in range(begin, stop if some > 0 else begin):
-            if state[arc] == UPPER:
-                reduced = cost[arc] + potential[Index(tail[arc])] - potential[Index(head[arc])]
-                size += abs(float(capacity[arc]) * float(reduced))
-                total += capacity[arc] * reduced if size < OBJECTIVE_SURE else 0
+        for arc in range(begin, stop if count_full(state[begin:stop]) > 0 else begin):
+            place = Index(arc)
+            if state[place] == UPPER:
+                reduced = cost[place] + potential[Index(tail[place])] - potential[Index(head[place])]
+                size += abs(float(capacity[place]) * float(reduced))
+                total += capacity[place] * reduced if size < OBJECTIVE_SURE else 0
     amounts, highest, lowest = 0, base, base
     for node in range(n_nodes):
-        highest = max(highest, potential[node])
-        lowest = min(lowest, potential[node])
-        amounts += abs(supply[node])
+        at = Index(node)
+        highest = max(highest, potential[at])
+        lowest = min(lowest, potential[at])
+        amounts += abs(supply[at])
     size += float(amounts) * float(highest - lowest)
     for node in range(n_nodes if size < OBJECTIVE_SURE else 0):
-        total -= supply[node] * (potential[node] - base)
+        at = Index(node)
+        total -= supply[at] * (potential[at] - base)
     if max(highest - base, base - lowest) > far:
         for node in range(n_nodes):
             if not -far <= potential[node] - base <= far and rows[node, PRED] < 0:

@@ -16,9 +16,11 @@ from policies.kernels.mincost.tree import (
     DEAD,
     DOWN,
     LAST,
+    LIMIT,
     LOWER,
     PARENT,
     PRED,
+    RISES,
     SIZE,
     TREE,
     UP,
@@ -26,6 +28,7 @@ from policies.kernels.mincost.tree import (
     Columns,
     Int32s,
     carry,
+    limit_of,
 )
 
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
@@ -177,6 +180,8 @@ def hang(net: Columns, root: int, chosen: Int64s) -> None:
                     rows[below, PRED] = arc
                     rows[below, UP] = net.capacity[arc] if tail[arc] == below else 0
                     rows[below, DOWN] = net.capacity[arc] if head[arc] == below else 0
+                    rows[below, RISES] = tail[arc] == below
+                    rows[below, LIMIT] = limit_of(net, arc)
                     waiting[n_waiting] = below
                     n_waiting += 1
     for index in range(n_nodes - 1, -1, -1):

@@ -14,7 +14,12 @@ from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND
 # was negative, Σ supply.
 SUPPLY, CAPACITY, COST_MAX, EARNS, BALANCE = range(5)
 N_TOTALS = 5
-# Arguments of `set_costs` and `set_bounds`.
+# Arguments of `add_supplies` (excess aside), `add_arcs`, `set_costs` and `set_bounds`.
+Supplies = tuple[Int64s, Int64s, int, Int64s, int, Flags, Int64s, Int64s]
+NewArcs = tuple[
+    *tuple[Int64s, Int64s, Int64s, Int64s, Flags, Flags, int, Int64s, int, Int64s, int, Flags],
+    *tuple[Int64s, Int64s, Int64s, Int64s, Int64s, Int64s],
+]
 Costs = tuple[Int64s, Int64s, Flags, Flags, int, Int64s, Int64s]
 Bounds = tuple[Int64s, Int64s, Flags, Flags, Int64s, Int64s, Int64s]
 _INT, _BOOL, _ROW, _FLAGS = types.int64, types.boolean, types.int64[::1], types.boolean[::1]
@@ -29,7 +34,7 @@ def give_ids(count: int, free: Int64s, n_free: int, alive: Flags, out_ids: Int64
         alive[out_ids[index]] = True
 
 
-@kernel(_BOOL(_ROW, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 3), entry=True)
+@kernel(_BOOL(_ROW, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 3))
 def add_supplies(
     values: Int64s,
     totals: Int64s,
@@ -38,8 +43,8 @@ def add_supplies(
     n_free: int,
     alive: Flags,
     supply: Int64s,
-    excess: Int64s,
     out_ids: Int64s,
+    excess: Int64s,
 ) -> bool:
     """Add nodes with these supplies: see `give_ids`. Excess is that of ids below `count`, where it is kept.
 
@@ -140,7 +145,7 @@ def set_bounds(
     return True
 
 
-@kernel(_BOOL(*[_ROW] * 4, _FLAGS, _FLAGS, _INT, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 6), entry=True)
+@kernel(_BOOL(*[_ROW] * 4, _FLAGS, _FLAGS, _INT, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 6))
 def add_arcs(
     tail: Int64s,
     head: Int64s,

@@ -1,6 +1,5 @@
 """A network kept as a core and its leaves, for exchange paths: changed in place, mended, solved anew."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -9,10 +8,10 @@ import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import aim, changes, exchange, leaves, patch, placement
-from policies.kernels.mincost.changes import Bounds, Costs
+from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import Leaves
-from policies.kernels.mincost.planted import Added, All, Arcs
+from policies.kernels.mincost.planted import All, Arcs
 from policies.kernels.mincost.priced import GAVE_UP, OPTIMAL, SPARE, priced
 from policies.kernels.mincost.residual import Residual, build, with_nodes
 
@@ -41,7 +40,7 @@ class Contracted:
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "exchange"
 
-    # Excess of nodes that are there is kept by who changes supplies, and notes who has moved; the rest as in `Planted`.
+    # As in `Planted`; who sets supplies notes who has moved.
 
     def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
         if not changes.set_costs(*wanted):
@@ -87,16 +86,24 @@ class Contracted:
         found: Int64s = self.table.arc[slots].astype(np.int64)
         return found
 
-    def add_nodes(self, supply: Int64s) -> None:
-        """Take in new nodes, with ids up to the supply's; they begin idle."""
-        self.net = with_nodes(self.net, supply)
-        self.table = leaves.with_nodes(self.table, supply.size)
-        if self.scratch.shape[1] < supply.size:
+    def add_nodes(self, wanted: Supplies, n_nodes: int) -> bool:
+        """There will be so many ids of nodes."""
+        if not changes.add_supplies(*wanted, self.net.excess):
+            return False
+        *_, supply, ids = wanted
+        if n_nodes > self.net.price.size:
+            self.net = with_nodes(self.net, supply[:n_nodes])
+            self.table = leaves.with_nodes(self.table, n_nodes)
+        if self.scratch.shape[1] < n_nodes:
             self.scratch = exchange.scratch_for(self.table.is_leaf.size)
+        self.moved.append(ids.copy())
+        return True
 
-    def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
-        """Take in new arcs."""
-        tail, head, bound, cost = added
+    def add_arcs(self, wanted: NewArcs, n_arcs: int, all_columns: All) -> bool:
+        """There will be so many ids of arcs."""
+        if not changes.add_arcs(*wanted):
+            return False
+        tail, head, _, cost, *_, bound, ids = wanted
         self.touched.append(tail.copy())
         if n_arcs > self.net.entry.size:
             longer = n_arcs + n_arcs // 8
@@ -106,7 +113,7 @@ class Contracted:
         if self.flow is not None:
             self.flow = _extended(self.flow, n_arcs, 0)
             self.flow[ids] = 0
-            return
+            return True
         begin = np.zeros(1, np.int64)
         status = leaves.join_arcs(self.table, ids, tail, head, bound, cost, begin)
         while status == leaves.FULL:
@@ -121,6 +128,7 @@ class Contracted:
         if not fits:
             flow = self._give_up_leaves()
             flow[ids] = 0
+        return True
 
     def solve(self, arcs: Arcs, supply: Int64s, cost_max: int) -> int:
         """Route what is unrouted by paths while that takes few scans of all slots and entries, else by scaling.
@@ -150,7 +158,7 @@ class Contracted:
     def _route(self, waiting: Int64s, hub: int, scans_max: int, work: Int64s) -> int:
         """By paths; where searches for them come to be long ones, prices are set anew between them (see `aim`)."""
         size = self.net.to.size + int(self.table.ends[leaves.N_SLOTS])
-        slots: tuple[Int64s, leaves.Int32s, Int64s] | None = None
+        slots: tuple[Int64s, leaves.Int32s, leaves.Int32s] | None = None
         while True:
             searches, scanned = int(work[exchange.SEARCHES]), int(work[exchange.SCANNED])
             most = min(scans_max - scanned, SCANS_ONCE * size)
@@ -164,14 +172,9 @@ class Contracted:
             if slots is None:
                 n_slots = int(self.table.ends[leaves.N_SLOTS]) + aim.AHEAD
                 first = np.zeros(self.table.is_leaf.size + 1, np.int64)
-                slots = first, np.empty(n_slots, np.int32), np.empty(n_slots, np.int64)
+                slots = first, np.empty(n_slots, np.int32), np.empty(n_slots, np.int32)
                 aim.list_backwards(self.table, *slots)
             aim.aim(self.net, self.table, hub, *slots, self.scratch, work)
-
-    def work_later(self) -> Callable[[], dict[str, int]]:
-        """What says what the last solve took, when it is asked."""
-        work = self.work
-        return lambda: work
 
     def objective(self) -> tuple[int, float]:
         """What all flow costs, where no loop earns, and about the sum of |flow x cost|."""

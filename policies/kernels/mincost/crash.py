@@ -8,7 +8,7 @@ from numba import types
 
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.model import NO_BOUND, OPEN
-from policies.kernels.mincost.tree import COLUMNS, LOWER, TREE, Columns, carry, graft
+from policies.kernels.mincost.tree import COLUMNS, LOWER, TREE, Columns, carry, graft, limit_of
 
 PASSES_MAX = 12  # Ways with more arcs than this that lie unluckily stay artificial; measured: 2 to 4 suffice.
 
@@ -45,7 +45,8 @@ def lean(net: Columns, supply: Int64s, n_nodes: int, n_arcs: int, root: int, det
     for node in range(n_nodes):
         arc = way[node]
         if arc >= 0:
-            graft(net.rows, net.after, net.before, node, node, net.head[arc], root, arc, net.capacity[arc], 0)
+            room, limit = net.capacity[arc], limit_of(net, arc)
+            graft(net.rows, net.after, net.before, node, node, net.head[arc], root, arc, room, 0, 1, limit)
             net.state[arc] = TREE
             hung += 1
     return hung

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from policies.kernels.jit import Int64s
+from policies.kernels.mincost import leaves
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.planted import Arcs, wants_more_than
 from policies.kernels.mincost.scaling import magnitude_error
@@ -28,8 +29,10 @@ _MANY_OTHERS = (
 )
 
 
-def simplex_reason(arcs: Arcs, n_nodes: int, supplied: int, cost_max: int, earns: bool) -> str | None:
-    """Why only the simplex may solve it, None when others may. Time O(1), O(A) where an arc may earn."""
+def simplex_reason(arcs: Arcs, n_nodes: int, supplied: int, cost_max: int, earns: bool, by_paths: bool) -> str | None:
+    """Why only the simplex may solve it, None when others may (by_paths: by exchange). O(1), O(A) if one earns."""
+    if by_paths and cost_max > leaves.COST_MAX:
+        return f"|cost| up to {cost_max}: where leaves are looked at it must not pass {leaves.COST_MAX} = 2^31 - 1"
     if earns:
         earning = arcs.cost < 0
         if (arcs.bound[earning] == NO_BOUND).any():

@@ -159,6 +159,7 @@ def grow(
         label(scratch, count, root, 0, -1, -1, -1)
     met = 0
     scanned = 0
+    fetched: int = -1  # The chunk whose members' slots are on their way.
     while True:
         if count[Q_BEGIN] < count[Q_END]:
             node = scratch[PLATEAU, count[Q_BEGIN]]
@@ -209,17 +210,22 @@ def grow(
                     target = other
         if level >= nearest:
             break
-        # What is looked at next, most likely.
-        following_node = scratch[HEAP, 0] if count[N_HEAP] > 0 else node
-        if count[Q_BEGIN] < count[Q_END]:
-            following_node = scratch[PLATEAU, count[Q_BEGIN]]
-        fetch_chunk(member, chunk_of[following_node])
         chunk = chunk_of[node]
         stop = chunk * CHUNK + filled[node]
         while chunk >= 0:
-            fetch_slots(member, slot_of, chunk * CHUNK, stop)
-            fetch_chunk(member, following[chunk])
-            for place in range(chunk * CHUNK, stop):
+            first_place = chunk * CHUNK
+            ahead = following[chunk]
+            if ahead < 0:  # What is looked at next, most likely.
+                top = scratch[HEAP, 0] if count[N_HEAP] > 0 else node
+                ahead = chunk_of[scratch[PLATEAU, count[Q_BEGIN]] if count[Q_BEGIN] < count[Q_END] else top]
+            fetch_chunk(member, ahead)
+            if chunk != fetched:
+                fetch_slots(member, slot_of, first_place, stop)
+            fetched = ahead
+            middle = first_place + ((stop - first_place) >> 1)
+            for place in range(first_place, stop):
+                if place == middle:
+                    fetch_slots(member, slot_of, max(ahead, 0) * CHUNK, (max(ahead, 0) + 1) * CHUNK)
                 each, leaf = Index(place), member[Index(place), MEMBER]
                 moved = base - member[each, HERE]
                 first_slot, last_slot = member[each, BEGIN], member[each, END]

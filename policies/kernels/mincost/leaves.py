@@ -20,15 +20,18 @@ from policies.kernels.mincost.columns import grown
 from policies.kernels.mincost.gate import Flags
 
 Int32s = npt.NDArray[np.int32]
-# Fields of a leaf's row int64[ROW]: its slots, and room for more up to ROOM; the slot it is at (-1: nowhere) and its
+# Fields of a leaf's row int32[ROW]: its slots, and room for more up to ROOM; the slot it is at (-1: nowhere) and its
 # place among the members of the node there.
 FIRST, STOP, ROOM, AT, PLACE = range(5)
 ROW = 5
-TO, COST = range(2)  # Fields of a slot int64[2].
-# Fields of a member int64[4]: the leaf, what being here costs it, and its slots: a search reads nothing else of it.
+TO, COST = range(2)  # Fields of a slot int32[2].
+# Fields of a member int32[4]: the leaf, what being here costs it, and its slots: a search reads nothing else of it.
 LEAF, HERE, BEGIN, END = range(4)
+MEMBER = 4
+COST_MAX = (1 << 31) - 1  # Costs of slots take 32 bits: searches wait for memory more than for anything else.
 CHUNK = 8  # Members lie side by side, so many at a time: following links from one to the next took three times as long.
 SLOTS_FETCHED = 12  # Of a member, ahead of a look at them.
+IN_LINE = LINE // 4  # Fields of slots and members in a cache line.
 N_SLOTS, FREE, FLIPS = range(3)  # Fields of `ends`.
 FINE, NO_LEAF, FULL = range(3)
 LISTED = -2  # The PLACE of a leaf that is nowhere and waits.
@@ -42,12 +45,12 @@ class Leaves(NamedTuple):
     """
 
     is_leaf: Flags  # [N]
-    row: Int64s  # [N, ROW]
+    row: Int32s  # [N, ROW]
     chunk: Int64s  # [N]; a node's first chunk, -1: nobody is there
     filled: Int64s  # [N]
-    member: Int64s  # [C x CHUNK, 4]
+    member: Int32s  # [C x CHUNK, MEMBER]
     following: Int64s  # [C]; the next chunk, of a node or of those that are free; -1: none
-    slot: Int64s  # [S, 2]
+    slot: Int32s  # [S, 2]
     arc: Int32s  # [S]
     of_arc: Int32s  # [A]; the slot of an arc, -1: it is none of a leaf
     ends: Int64s  # [3]; slots from N_SLOTS on were never given; the first FREE chunk; FLIPS: so many leaves may cease
@@ -56,7 +59,7 @@ class Leaves(NamedTuple):
 _INT, _ROW, _GRID, _FLAGS, _IDS = (
     types.int64,
     types.int64[::1],
-    types.int64[:, ::1],
+    types.int32[:, ::1],
     types.boolean[::1],
     types.int32[::1],
 )
@@ -316,18 +319,18 @@ def best_slot(table: Leaves, leaf: int, price: Int64s) -> int:
 
 
 @kernel(types.void(_GRID, _INT), inline=True)
-def fetch_chunk(member: Int64s, chunk: int) -> None:
+def fetch_chunk(member: Int32s, chunk: int) -> None:
     """Have a chunk's members loaded, to be looked at soon."""
-    for item in range(0, CHUNK * 4, LINE):
-        prefetch(member, chunk * CHUNK * 4 + item)
+    for item in range(0, CHUNK * MEMBER, IN_LINE):
+        prefetch(member, chunk * CHUNK * MEMBER + item)
 
 
 @kernel(types.void(_GRID, _GRID, _INT, _INT), inline=True)
-def fetch_slots(member: Int64s, slot_of: Int64s, begin: int, end: int) -> None:
+def fetch_slots(member: Int32s, slot_of: Int32s, begin: int, end: int) -> None:
     """Have the slots of the members at begin..end-1 loaded: they lie anywhere, and searches waited for them."""
     for place in range(begin, end):
         first = 2 * member[Index(place), BEGIN]
-        for item in range(0, SLOTS_FETCHED * 2, LINE):
+        for item in range(0, SLOTS_FETCHED * 2, IN_LINE):
             prefetch(slot_of, first + item)
 
 
@@ -380,12 +383,12 @@ def plant(tail: Int64s, head: Int64s, alive: Flags, bound: Int64s, supply: Int64
     n_chunks = _chunks(n_nodes, int(np.count_nonzero(~is_leaf)) + n_flips)
     return Leaves(
         is_leaf,
-        np.zeros((n_nodes, ROW), np.int64),
+        np.zeros((n_nodes, ROW), np.int32),
         np.empty(n_nodes, np.int64),
         np.empty(n_nodes, np.int64),
-        np.empty((n_chunks * CHUNK, 4), np.int64),
+        np.empty((n_chunks * CHUNK, MEMBER), np.int32),
         np.empty(n_chunks, np.int64),
-        np.empty((n_slots, 2), np.int64),
+        np.empty((n_slots, 2), np.int32),
         np.empty(n_slots, np.int32),
         np.empty(tail.size, np.int32),
         np.array([0, -1, n_flips]),
@@ -410,7 +413,7 @@ def with_nodes(table: Leaves, n_nodes: int) -> Leaves:
     n_chunks = table.following.size
     following = np.empty(n_chunks + _chunks(is_leaf.size - first, 0), np.int64)
     following[:n_chunks] = table.following
-    member = np.empty((following.size * CHUNK, 4), np.int64)
+    member = np.empty((following.size * CHUNK, MEMBER), np.int32)
     member[: n_chunks * CHUNK] = table.member
     table = table._replace(is_leaf=is_leaf, row=row, chunk=chunk, filled=filled, following=following, member=member)
     free(table, n_chunks)

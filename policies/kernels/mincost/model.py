@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,21 +27,25 @@ class NetworkError(ValueError):
 
 
 class Unread:
-    """Flow and potential that nobody has asked for yet: read when somebody does, or before the network changes."""
+    """What nobody has asked an optimum for yet: read when somebody does, or before the network changes."""
 
-    def __init__(self, read_flow: Callable[[], Int64s], read_potential: Callable[[], Int64s]) -> None:
-        # How to read each that is not read yet; both hold what the network keeps, so they go as soon as they are read.
-        self._left = {"flow": read_flow, "potential": read_potential}
-        self._read: dict[str, Int64s] = {}
-        self._lock = Lock()  # A result may be looked at in one thread and its network changed in another.
+    __slots__ = ("__weakref__", "_lock", "_read", "_told")
 
-    def column(self, name: str) -> Int64s:
-        """flow or potential."""
+    def __init__(self, read: Callable[[str], Any], lock: Lock) -> None:
+        """read: tells each of LATER. It holds on to the network, so it goes when the columns are told."""
+        self._read: Callable[[str], Any] | None = read
+        self._lock = lock  # A result may be looked at in one thread and its network changed in another.
+        self._told: dict[str, Any] = {}
+
+    def told(self, name: str) -> Any:
+        """One of LATER."""
         with self._lock:
-            read = self._left.pop(name, None)
-            if read is not None:
-                self._read[name] = read()
-            return self._read[name]
+            if self._read is not None and name not in self._told:
+                self._told[name] = self._read(name)
+                if "flow" in self._told and "potential" in self._told:  # What is left is small: nothing is held on to.
+                    self._told["work"] = self._read("work")
+                    self._read = None
+            return self._told[name]
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Result:
     flow[a] > 0. Infeasible: `flow` routes what can be routed, `unrouted` units of supply remain, and `witness` flags
     (1) a set of nodes whose supply exceeds the capacity leaving it. Unbounded: `objective` is None and `witness` flags
     the arcs of a negative cycle without a bound. Capped: the kernel gave up at its pivot limit (never seen; a bug).
-    `flow` and `potential` are each written when first asked for, or before the network changes: a round in which nobody
-    asks is spared a pass over all arcs or nodes.
+    `flow`, `potential` and `work` are each told when first asked for, or before the network changes: a round in which
+    nobody asks is spared a pass over all arcs or nodes.
     """
 
     status: Status
@@ -65,27 +69,33 @@ class Result:
     witness: Int64s | None = None
     work: dict[str, int] = field(default_factory=dict)
 
-    if not TYPE_CHECKING:  # Or every name would pass for one of its own.
-
-        def __getattr__(self, name: str) -> Int64s | dict[str, int]:
-            """Of a result `read_later`: a column or its work, once."""
-            told = self.__dict__
-            if name not in LATER or "_unread" not in told:
-                raise AttributeError(f"{type(self).__name__} has no {name}")
-            value: Int64s | dict[str, int] = told["_work"]() if name == "work" else told["_unread"].column(name)
-            told[name] = value
-            return value
-
     def __getstate__(self) -> dict[str, Any]:
         """A copy has its own columns."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def read_later(objective: int, kernel: str, work: Callable[[], dict[str, int]], unread: Unread) -> Result:
-    """An optimum whose flow and potential are still to be read; `work` says what it took."""
+class _Later:
+    """A field of a result `read_later`; one that has it, or has read it, is not asked here."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, result: Result | None, owner: type[Result]) -> Any:
+        told = result.__dict__ if result is not None else {}
+        if "_unread" not in told:
+            raise AttributeError(f"{owner.__name__} has no {self._name}")
+        value = told[self._name] = told["_unread"].told(self._name)
+        return value
+
+
+for _name in LATER:
+    setattr(Result, _name, _Later(_name))
+
+
+def read_later(objective: int, kernel: str, unread: Unread) -> Result:
+    """An optimum of which all in LATER is still to be read."""
     result = object.__new__(Result)
     told = result.__dict__
     told["status"], told["objective"], told["kernel"] = "optimal", objective, kernel
-    told["unrouted"], told["witness"] = 0, None
-    told["_unread"], told["_work"] = unread, work
+    told["unrouted"], told["witness"], told["_unread"] = 0, None, unread
     return result

@@ -6,6 +6,7 @@ or `Priced`, which hear of every change.
 """
 
 from dataclasses import replace
+from threading import Lock
 from typing import NoReturn, cast
 from weakref import ref
 
@@ -32,6 +33,7 @@ from policies.kernels.mincost.ids import Ids
 from policies.kernels.mincost.merge import PERCENT, PERCENT_TREE, is_worth_merging, merged, unfolded
 from policies.kernels.mincost.model import (
     FLOW_MAX,
+    LATER,
     NO_BOUND,
     POTENTIAL_MAX,
     UNLIMITED,
@@ -77,6 +79,7 @@ class FlowNetwork:
         self._kernel: Kernel = kernel
         self._held: Planted | Priced | Contracted | None = None
         self._unread: ref[Unread] | None = None  # Of the last result, while it may still have to be read.
+        self._reading = Lock()
         self._totals = np.zeros(changes.N_TOTALS, np.int64)
         self._tail = self._head = self._cost = self._bound = self._supply = _NONE
         check_range("tail", tails, 0, n_nodes - 1)
@@ -207,50 +210,44 @@ class FlowNetwork:
     def _enter_nodes(self, supplies: Int64s) -> Int64s:
         if self._unread:
             self._read_last()
-        nodes, held, before, more = self._nodes, self._held, self._nodes.count, supplies.size
-        most = before + more
+        nodes, held, more = self._nodes, self._held, supplies.size
+        most = nodes.count + more
         if most > ID_MAX:
             raise too_many(most, 0)
         count = nodes.make_room(more)
         if count > self._supply.size:
             self._supply = grown(self._supply, count)
         ids = np.empty(more, np.int64)
-        wanted = (supplies, self._totals, before, nodes.free, nodes.n_free, nodes.flags[0])
-        if not changes.add_supplies(*wanted, self._supply, held.net.excess if held else _NONE, ids):
+        wanted = (supplies, self._totals, nodes.count, nodes.free, nodes.n_free, nodes.flags[0], self._supply, ids)
+        if not (held.add_nodes(wanted, count) if held else changes.add_supplies(*wanted, _NONE)):
             cost_max = int(self._totals[COST_MAX])
             if cost_max > cost_limit(most):
                 raise cost_error(most, cost_max)
             self._refuse_supply(supplies, _NONE)
         nodes.gave(more, count)
-        if held:
-            if count > before:
-                held.add_nodes(self._supply[:count])
-            if isinstance(held, Contracted):
-                held.moved.append(ids.copy())
         return ids
 
     def _enter_arcs(self, tails: Int64s, heads: Int64s, capacities: Int64s, costs: Int64s) -> Int64s:
         if self._unread:
             self._read_last()
-        nodes, arcs, before, more = self._nodes, self._arcs, self._arcs.count, tails.size
-        if 3 * (before + more) > ID_MAX:
-            raise too_many(nodes.count, before + more)
+        nodes, arcs, held, more = self._nodes, self._arcs, self._held, tails.size
+        if 3 * (arcs.count + more) > ID_MAX:
+            raise too_many(nodes.count, arcs.count + more)
         count = arcs.make_room(more)
         columns = (self._tail, self._head, self._bound, self._cost)
         if count > self._tail.size:
             tail, head, bound, cost = (grown(each, count) for each in columns)
             columns = self._tail, self._head, self._bound, self._cost = tail, head, bound, cost
         bounds, ids = np.empty(more, np.int64), np.empty(more, np.int64)
-        wanted = (tails, heads, capacities, costs, *nodes.flags, nodes.count, self._totals)
-        if not changes.add_arcs(*wanted, before, arcs.free, arcs.n_free, arcs.flags[0], *columns, bounds, ids):
+        of_nodes, of_arcs = (*nodes.flags, nodes.count), (arcs.count, arcs.free, arcs.n_free, arcs.flags[0])
+        wanted = (tails, heads, capacities, costs, *of_nodes, self._totals, *of_arcs, *columns, bounds, ids)
+        if not (held.add_arcs(wanted, count, self._all) if held else changes.add_arcs(*wanted)):
             nodes.check("tail", tails, unique=False)
             nodes.check("head", heads, unique=False)
             check_capacity(capacities)
             self._refuse_cost(costs, within=cost_limit(nodes.count))
             self._refuse_capacity(capacities, _NONE)
         arcs.gave(more, count)
-        if self._held:
-            self._held.add_arcs(count, ids, (tails, heads, bounds, costs), self._all)
         return ids
 
     # --- solving ------------------------------------------------------------------------------------------------------
@@ -272,7 +269,7 @@ class FlowNetwork:
     def _solve_first(self, arcs: Arcs, supply: Int64s) -> Result:
         """From nothing."""
         kernel = first_kernel(self._kernel, supply, arcs)
-        if kernel != "simplex" and self._simplex_reason(arcs) is not None:
+        if kernel != "simplex" and self._simplex_reason(arcs, kernel == "exchange") is not None:
             kernel = "simplex"
         if self._kernel == "auto" and is_worth_merging(arcs, supply) and not self._totals[EARNS]:
             result = self._solve_merged(kernel, arcs, supply)
@@ -310,16 +307,15 @@ class FlowNetwork:
     def _solve_by_prices(self, arcs: Arcs, supply: Int64s) -> Result:
         """By what is held; from nothing by the simplex where that gives up."""
         held = cast(Priced | Contracted, self._held)
-        if self._simplex_reason(arcs) is not None or held.solve(arcs, supply, int(self._totals[COST_MAX])) != OPTIMAL:
+        reason = self._simplex_reason(arcs, isinstance(held, Contracted))
+        if reason is not None or held.solve(arcs, supply, int(self._totals[COST_MAX])) != OPTIMAL:
             self._held = None
             return self._solve_by_simplex()
         alive = self._nodes.alive
         if isinstance(held, Contracted) and not self._totals[EARNS]:
             value, cost_size = held.objective()
             if cost_size < OBJECTIVE_SURE:
-                n_arcs = self.n_arcs
-                unread = Unread(lambda: held.read_flow(n_arcs), lambda: held.read_potential(alive))
-                return self._later(value, held, unread)
+                return self._later(value, held)
         flow, potential, cost_size = held.read(arcs, alive)
         return self._optimum(flow, potential, cost_size)
 
@@ -328,7 +324,7 @@ class FlowNetwork:
         if first:
             self._held = self._planted(*self._all())
         held = cast(Planted, self._held)
-        status = held.solve(self._all, self._supply[: self.n_nodes], int(self._totals[COST_MAX]))
+        status = held.solve(self._all, self._supply, int(self._totals[COST_MAX]))
         if status == simplex.UNBOUNDED:
             return self._unbounded(*self._all())
         value, sent_up, sent_down = held.told.tolist()
@@ -338,7 +334,7 @@ class FlowNetwork:
             if first:
                 self._hand_over(*self._all(), result)
             return result
-        flow, potential = held.read_flow(), held.read_potential(self._nodes.alive)
+        flow, potential = held.read_flow(self.n_arcs), held.read_potential(self._nodes.alive)
         if status == simplex.CAPPED:
             self._held = None
             return Result("capped", None, flow, potential, "simplex", unrouted, None, held.work)
@@ -347,25 +343,31 @@ class FlowNetwork:
         return Result("infeasible", None, flow, potential, "simplex", unrouted, witness, held.work)
 
     def _planted_optimum(self, held: Planted, value: int) -> Result:
-        nodes = self._nodes
         if held.sum_size >= OBJECTIVE_SURE:
-            flow, potential = held.read_flow(), held.read_potential(nodes.alive)
-            return Result(
-                "optimal", objective(flow, self._cost[: self.n_arcs]), flow, potential, "simplex", 0, None, held.work
-            )
-        return self._later(value, held, Unread(held.read_flow, lambda: held.read_potential(nodes.alive)))
+            flow, potential = held.read_flow(self.n_arcs), held.read_potential(self._nodes.alive)
+            value = objective(flow, self._cost[: self.n_arcs])
+            return Result("optimal", value, flow, potential, "simplex", 0, None, held.work)
+        return self._later(value, held)
 
-    def _later(self, value: int, held: Planted | Contracted, unread: Unread) -> Result:
-        """An optimum, to be read later."""
+    def _later(self, value: int, held: Planted | Contracted) -> Result:
+        """An optimum, the rest of which is read later."""
+        unread = Unread(self._read, self._reading)
         self._unread = ref(unread)
-        return read_later(value, held.kernel, held.work_later(), unread)
+        return read_later(value, held.kernel, unread)
+
+    def _read(self, name: str) -> Int64s | dict[str, int]:
+        """Of the last optimum: what it did not tell at once."""
+        held = cast(Planted | Contracted, self._held)
+        if name == "flow":
+            return held.read_flow(self.n_arcs)
+        return held.work if name == "work" else held.read_potential(self._nodes.alive)
 
     def _read_last(self) -> None:
         """Have the last result read, if somebody still has it, before what it would be read from changes."""
         unread, self._unread = cast(ref[Unread], self._unread)(), None
         if unread:
-            unread.column("flow")
-            unread.column("potential")
+            for name in LATER:
+                unread.told(name)
 
     def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)
@@ -375,8 +377,13 @@ class FlowNetwork:
     def _hand_over(self, arcs: Arcs, supply: Int64s, result: Result) -> None:
         """Go on with prices where that is better for the rounds to come."""
         kernel = first_kernel(self._kernel, supply, arcs)
-        if kernel != "simplex" and self._hands_over(arcs, supply) and self._simplex_reason(arcs) is None:
-            self._held = self._by_prices(kernel, arcs, supply, result.flow, result.potential)
+        if kernel == "simplex" or not self._hands_over(arcs, supply):
+            return
+        if self._simplex_reason(arcs, kernel == "exchange") is None:
+            flow, potential = result.flow, result.potential
+            if self._unread:
+                self._read_last()
+            self._held = self._by_prices(kernel, arcs, supply, flow, potential)
 
     def _by_prices(
         self, kernel: Kernel, arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s | None = None
@@ -385,9 +392,9 @@ class FlowNetwork:
             return priced(arcs, supply, flow, price)
         return contracted(arcs, supply, flow, price, never_scales=self._kernel == "exchange")
 
-    def _simplex_reason(self, arcs: Arcs) -> str | None:
+    def _simplex_reason(self, arcs: Arcs, by_paths: bool) -> str | None:
         totals = self._totals.tolist()
-        return simplex_reason(arcs, self.n_nodes, totals[SUPPLY] // 2, totals[COST_MAX], bool(totals[EARNS]))
+        return simplex_reason(arcs, self.n_nodes, totals[SUPPLY] // 2, totals[COST_MAX], bool(totals[EARNS]), by_paths)
 
     def _hands_over(self, arcs: Arcs, supply: Int64s) -> bool:
         return self._kernel == "auto" and hands_over(supply, arcs)
@@ -409,10 +416,11 @@ class FlowNetwork:
             return free
         return Result("unbounded", None, free.flow, np.zeros_like(supply), "simplex", 0, held.cycle(), held.work)
 
-    def _all(self) -> tuple[Arcs, Int64s]:
-        n_arcs = self.n_arcs
-        tail, head, bound, cost = (each[:n_arcs] for each in (self._tail, self._head, self._bound, self._cost))
-        return Arcs(tail, head, self._arcs.alive, bound, cost), self._supply[: self.n_nodes]
+    def _all(self, n_arcs: int | None = None) -> tuple[Arcs, Int64s]:
+        """Columns of all arcs, or of so many ids, and supplies of all nodes."""
+        stop = n_arcs or self.n_arcs
+        tail, head, bound, cost = (each[:stop] for each in (self._tail, self._head, self._bound, self._cost))
+        return Arcs(tail, head, self._arcs.flags[0][:stop], bound, cost), self._supply[: self.n_nodes]
 
     def _arcs_at(self, nodes: Int64s) -> Int64s:
         """The arcs at these nodes, each once."""

@@ -5,14 +5,13 @@ alike, are spread over the blocks that pricing scans, so that every block holds 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import answer, basis, crash, repair, scaling, simplex, tree
-from policies.kernels.mincost.changes import Bounds, Costs
+from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
 from policies.kernels.mincost.columns import grown, spread
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import UNKNOWN, Incidence, enter_some, incidence_of, take_out, with_nodes
@@ -31,7 +30,7 @@ NEAR_STEP = 12  # ε begins at that part of the largest cost and is divided by a
 NEAR_LAST = 2  # … down to so many units of cost: a phase more costs more than the pivots it spares.
 REROUTE_ARCS_MIN = 5_000  # Below, the simplex is as fast by itself in rounds.
 
-_WORK = ("status", "pivots", "degenerate_pivots", "arcs_scanned", "nodes_shifted", "cycle_steps")  # As in `simplex`.
+_WORK = ("pivots", "degenerate_pivots", "arcs_scanned", "nodes_shifted", "cycle_steps")  # As in `simplex`.
 
 
 class Arcs(NamedTuple):
@@ -44,8 +43,8 @@ class Arcs(NamedTuple):
     cost: Int64s
 
 
-Added = tuple[Int64s, Int64s, Int64s, Int64s]  # Of new arcs: tail, head, bound, cost.
-All = Callable[[], tuple[Arcs, Int64s]]  # A network's columns by arc id, and supplies by node, when they are asked for.
+# A network's columns by arc id, of all or of so many, and supplies by node, when they are asked for.
+All = Callable[..., tuple[Arcs, Int64s]]
 
 
 class Planted:
@@ -64,7 +63,8 @@ class Planted:
         for lying, column in ((tail, arcs.tail), (head, arcs.head), (cost, arcs.cost), (bound, arcs.bound)):
             lying[self._position[:n_arcs]] = column
         state = np.zeros(most, np.int8)
-        potential, excess, after, before = (np.zeros(n_nodes, np.int64) for _ in range(4))
+        potential, excess = np.zeros(n_nodes, np.int64), np.zeros(n_nodes, np.int64)
+        after, before = np.zeros(n_nodes, np.int32), np.zeros(n_nodes, np.int32)
         rows = np.empty((n_nodes, tree.ROW), np.int64)
         arc_columns = (tail, head, cost, bound, bound.copy(), state)
         self.net = tree.Columns(*arc_columns, potential, excess, after, before, rows, np.zeros(tree.N_NOTES, np.int64))
@@ -126,8 +126,8 @@ class Planted:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    # Excess of nodes that are there is kept by who changes supplies. `tail` is the network's, by arc id. What is
-    # `wanted` is written to the network's columns too, in the same call; False where it is refused.
+    # Excess of nodes whose supply is set is kept by who sets it. `tail` is the network's, by arc id. What is `wanted`
+    # is written to the network's columns too, in the same call; False where it is refused.
 
     def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
         return bool(repair.set_costs(*wanted, self.net, self.root, self._position))
@@ -135,32 +135,32 @@ class Planted:
     def set_capacity(self, wanted: Bounds, tail: Int64s) -> bool:
         return bool(repair.set_bounds(*wanted, self.net, self._position))
 
-    def add_nodes(self, supply: Int64s) -> None:
-        """Take in new nodes, with ids up to the supply's; they begin idle."""
-        net, first, n_nodes = self.net, self._n_nodes, supply.size
+    def add_nodes(self, wanted: Supplies, n_nodes: int) -> bool:
+        """There will be so many ids of nodes."""
+        net = self.net
         if n_nodes > net.excess.size:
             names = ("potential", "excess", "after", "before", "rows")
-            net = net._replace(**{name: grown(getattr(net, name), n_nodes) for name in names})
-            self.net = net
+            self.net = net = net._replace(**{name: grown(getattr(net, name), n_nodes) for name in names})
+        if not repair.add_nodes(*wanted, net, self.root):
+            return False
         if self._incidence:
             self._incidence = with_nodes(self._incidence, n_nodes)
-        repair.join_nodes(net, supply, first, self.root)
         self._n_nodes = n_nodes
+        return True
 
-    def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
-        """Take in new arcs."""
-        net, before = self.net, self._n_arcs
-        if n_arcs > before:
-            if n_arcs > net.tail.size:
-                names = ("tail", "head", "cost", "bound", "capacity", "state")
-                net = net._replace(**{name: grown(getattr(net, name), n_arcs) for name in names})
-                self.net = net
-                self._position, self._ids = grown(self._position, n_arcs), grown(self._ids, n_arcs)
-            self._n_arcs = n_arcs
-        places, sizes = (self._position, self._ids, net.tail, net.head), (net.bound, net.capacity, net.cost)
-        repair.join_arcs(ids, *added, *places, *sizes, net.state, before)
-        if self._incidence and not enter_some(self._incidence, net.tail, net.head, self._position, ids):
+    def add_arcs(self, wanted: NewArcs, n_arcs: int, all_columns: All) -> bool:
+        """There will be so many ids of arcs."""
+        net = self.net
+        if n_arcs > net.tail.size:
+            names = ("tail", "head", "cost", "bound", "capacity", "state")
+            self.net = net = net._replace(**{name: grown(getattr(net, name), n_arcs) for name in names})
+            self._position, self._ids = grown(self._position, n_arcs), grown(self._ids, n_arcs)
+        if not repair.add_arcs(*wanted, self._position, self._ids, net):
+            return False
+        self._n_arcs = n_arcs
+        if self._incidence and not enter_some(self._incidence, net.tail, net.head, self._position, wanted[-1]):
             self._incidence = None
+        return True
 
     def drop_arcs(self, arcs: Int64s, tail: Int64s) -> None:
         repair.drop_arcs(self.net, self.root, arcs, self._position)
@@ -172,7 +172,7 @@ class Planted:
     def solve(self, all_columns: All, supply: Int64s, cost_max: int) -> int:
         """Repair the tree, or plant a first one, and run the simplex. Its status, as in `simplex`; `told` says more.
 
-        supply: by node.
+        supply: by node, with room to grow.
         """
         self._work[: simplex.CURSOR] = 0
         self._raise_big(cost_max)
@@ -186,9 +186,10 @@ class Planted:
             if status == simplex.UNBOUNDED and not np.array_equal(self.net.capacity, self.net.bound):
                 status = simplex.CAPPED  # Changes made a dropped bound matter: take none for granted.
         else:
-            status = self._solve_first(all_columns()[0], supply)
+            status = self._solve_first(*all_columns())
         if status == simplex.CAPPED:
-            self._plant(all_columns()[0].alive, supply, bare=True)
+            arcs, supply = all_columns()
+            self._plant(arcs.alive, supply, bare=True)
             status = self._run(supply, 0)
         self._is_solved = True
         return status
@@ -221,16 +222,16 @@ class Planted:
         self.sum_size = answer.resolve(self.net, known, *sizes, *limits, supply, self._work, self.told)
         return int(self._work[simplex.STATUS])
 
-    def read_flow(self) -> Int64s:
-        """By arc."""
-        flow = np.empty(self._n_arcs, np.int64)
-        answer.read_flow(self.net, self._ids, self._n_nodes, self._n_arcs, self.root, flow)
+    def read_flow(self, n_arcs: int) -> Int64s:
+        """By arc, all of them."""
+        net, flow = self.net, np.empty(n_arcs, np.int64)
+        answer.read_flow(net.rows, net.state, net.capacity, self._ids, self._n_nodes, flow)
         return flow
 
     def read_potential(self, alive: Flags) -> Int64s:
         """By node. alive: likewise."""
         potential = np.empty(self._n_nodes, np.int64)
-        answer.read_potential(self.net, alive, self._n_nodes, self.root, potential)
+        answer.read_potential(self.net.potential, alive, self.root, potential)
         return potential
 
     def cycle(self) -> Int64s:
@@ -253,17 +254,9 @@ class Planted:
 
     @property
     def work(self) -> dict[str, int]:
-        return self.work_later()()
-
-    def work_later(self) -> Callable[[], dict[str, int]]:
-        """What says what the last solve took, when it is asked."""
-        return partial(_told_work, self._work.copy(), self._pushes, self._relabels)
-
-
-def _told_work(work: Int64s, pushes: int, relabels: int) -> dict[str, int]:
-    told = dict(zip(_WORK, work.tolist(), strict=False))
-    del told["status"]
-    return told | {"pushes": pushes, "relabels": relabels}
+        """What the last solve took."""
+        work = dict(zip(_WORK, self._work.tolist()[1:], strict=False))
+        return work | {"pushes": self._pushes, "relabels": self._relabels}
 
 
 def is_scheduling(supply: Int64s) -> bool:

@@ -9,9 +9,9 @@ import numpy as np
 
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import changes, patch, scaling
-from policies.kernels.mincost.changes import Bounds, Costs
+from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
 from policies.kernels.mincost.gate import Flags
-from policies.kernels.mincost.planted import Added, All, Arcs
+from policies.kernels.mincost.planted import All, Arcs
 from policies.kernels.mincost.residual import Residual, build, read, with_nodes
 
 SPARE = 2  # Room for so many more entries at each node, and a quarter: a rebuild costs as much as many small rounds.
@@ -29,7 +29,7 @@ class Priced:
     work: dict[str, int] = field(default_factory=dict)
     kernel: str = "scaling"
 
-    # Excess of nodes that are there is kept by who changes supplies; the rest as in `Planted`.
+    # As in `Planted`.
 
     def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
         if not changes.set_costs(*wanted):
@@ -56,13 +56,19 @@ class Priced:
         patch.arcs_at(self.net, nodes, found)
         return np.unique(found)
 
-    def add_nodes(self, supply: Int64s) -> None:
-        """Take in new nodes, with ids up to the supply's; they begin idle."""
-        self.net = with_nodes(self.net, supply)
+    def add_nodes(self, wanted: Supplies, n_nodes: int) -> bool:
+        """There will be so many ids of nodes."""
+        if not changes.add_supplies(*wanted, self.net.excess):
+            return False
+        *_, supply, _ids = wanted
+        self.net = with_nodes(self.net, supply[:n_nodes])
+        return True
 
-    def add_arcs(self, n_arcs: int, ids: Int64s, added: Added, all_columns: All) -> None:
-        """Take in new arcs; where one finds no room, all is built anew."""
-        tail, head, bound, cost = added
+    def add_arcs(self, wanted: NewArcs, n_arcs: int, all_columns: All) -> bool:
+        """There will be so many ids of arcs. Where one finds no room, all is built anew."""
+        if not changes.add_arcs(*wanted):
+            return False
+        tail, head, _, cost, *_, bound, ids = wanted
         self.touched.append(tail.copy())
         if n_arcs > self.net.entry.size:
             longer = np.full(n_arcs + n_arcs // 8, -1, np.int32)
@@ -72,8 +78,9 @@ class Priced:
             self.net = self.net._replace(entry=longer, flow=flow)
         self.has_loops = self.has_loops or bool((tail == head).any())
         if patch.join_arcs(self.net, ids, tail, head, bound, cost) < ids.size:
-            arcs, supply = all_columns()
+            arcs, supply = all_columns(n_arcs)
             self.net = build(*arcs, self.net.flow[:n_arcs].copy(), supply, self.net.price, SPARE)
+        return True
 
     def solve(self, arcs: Arcs, supply: Int64s, cost_max: int) -> int:
         """Route what is unrouted by scaling, from the flow and the prices there are.

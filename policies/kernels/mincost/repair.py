@@ -15,34 +15,36 @@ from policies.kernels.mincost import changes
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
 from policies.kernels.mincost.tree import (
-    ARTIFICIAL_UP,
     COLUMNS,
     DEAD,
     DOWN,
     LAST,
+    LIMIT,
     LOWER,
     OVER,
     PARENT,
     PRED,
+    RISES,
     SIZE,
     STALE,
     TREE,
     UP,
     UPPER,
     Columns,
-    Int8s,
     Int32s,
     append,
+    carried,
     carry,
     cut,
     level,
+    limit_of,
 )
 
 _INT, _BOOL, _ROW = types.int64, types.boolean, types.int64[::1]
 _IDS, _FLAGS = types.int32[::1], types.boolean[::1]
 
 
-@kernel(types.void(COLUMNS, types.int64[::1], types.int64))
+@kernel(types.void(COLUMNS, _ROW, _INT))
 def plant(net: Columns, supply: Int64s, root: int) -> None:
     """Start over: every node hangs under the root by an artificial arc that carries its supply. Time O(N)."""
     net.excess[:] = 0
@@ -60,37 +62,36 @@ def plant(net: Columns, supply: Int64s, root: int) -> None:
             carry(net.rows, node, supply[node])
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.boolean), inline=True)
+@kernel(_INT(COLUMNS, _INT, _BOOL), inline=True)
 def send_up(net: Columns, node: int, bounds: bool) -> int:
     """Send a node's excess to its parent. 1 where some stays: what its arc has no bounds for, or all by an artificial.
 
     bounds: one that was dropped and would be passed is put back; else that is noted (OVER).
     """
-    rows, tail, capacity, bound, excess = net.rows, net.tail, net.capacity, net.bound, net.excess
-    notes = net.notes
-    more, pred = excess[node], rows[node, PRED]
+    rows, capacity, excess, notes = net.rows, net.capacity, net.excess, net.notes
+    more, pred, limit = excess[node], rows[node, PRED], rows[node, LIMIT]
     up, down = rows[node, UP], rows[node, DOWN]
-    place = Index(max(pred, 0))
-    is_real = pred >= 0
-    points_up = tail[place] == node if is_real else pred == ARTIFICIAL_UP
-    flow = down if points_up else up
-    wanted = flow + more if points_up else flow - more
-    known, least = capacity[place], bound[place]
-    passes = is_real and known == NO_BOUND and wanted > least
-    limit = least if passes and bounds else known
+    is_real, rises = pred >= 0, rows[node, RISES] == 1
+    flow = down if rises else up
+    wanted = flow + more if rises else flow - more
+    passes = wanted > limit
+    room = up + down
     notes[OVER] |= passes and not bounds
-    capacity[place] = limit
-    kept = min(max(wanted, 0), limit) if is_real else 0  # An artificial arc takes nothing: what it carried comes back.
-    left = limit - kept if is_real else (up if points_up else down)
-    sent = kept - flow if points_up else flow - kept
-    rows[node, UP] = left if points_up else kept
-    rows[node, DOWN] = kept if points_up else left
+    if passes and bounds:
+        room = limit
+        capacity[Index(max(pred, 0))] = limit
+        rows[node, LIMIT] = NO_BOUND
+    kept = min(max(wanted, 0), room) if is_real else 0  # An artificial arc takes nothing: what it carried comes back.
+    left = room - kept if is_real else (up if rises else down)
+    sent = kept - flow if rises else flow - kept
+    rows[node, UP] = left if rises else kept
+    rows[node, DOWN] = kept if rises else left
     excess[rows[node, PARENT]] += sent if is_real else 0
     excess[node] = more - sent
     return 0 if is_real and kept == wanted else 1
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64))
+@kernel(types.void(COLUMNS, _INT, _INT))
 def hang(net: Columns, node: int, root: int) -> None:
     """Hang a node whose excess can go no further under the root, by an artificial arc that carries it."""
     surplus, pred = net.excess[node], net.rows[node, PRED]
@@ -99,12 +100,11 @@ def hang(net: Columns, node: int, root: int) -> None:
         carry(net.rows, node, surplus)
         level(net, node, root)
         return
-    flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
-    net.state[pred] = LOWER if flow == 0 else UPPER
+    net.state[pred] = LOWER if carried(net.rows, node) == 0 else UPPER
     cut(net, node, root, surplus)
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.boolean, types.int64[::1]))
+@kernel(_INT(COLUMNS, _INT, _BOOL, _ROW))
 def rebalance(net: Columns, root: int, bounds: bool, out_blocked: Int64s) -> int:
     """Send all excess up the tree; what a bound keeps from going on is left at the nodes blocked. Returns how many.
 
@@ -144,7 +144,7 @@ def rebalance(net: Columns, root: int, bounds: bool, out_blocked: Int64s) -> int
     return blocked
 
 
-@kernel(types.int64(COLUMNS, types.int64), inline=True)
+@kernel(_INT(COLUMNS, _INT), inline=True)
 def below(net: Columns, arc: int) -> int:
     """The lower end of an arc in the tree; -1: it is not in it. Time O(1)."""
     rows, tail, head = net.rows, net.tail, net.head
@@ -157,16 +157,14 @@ def below(net: Columns, arc: int) -> int:
     return node
 
 
-@kernel(types.int64(COLUMNS, types.int64), inline=True)
+@kernel(_INT(COLUMNS, _INT), inline=True)
 def flow_of(net: Columns, arc: int) -> int:
     """The arc's flow. Time O(1)."""
     rows, node = net.rows, below(net, arc)
-    place, points_up = Index(max(node, 0)), net.tail[arc] == node
-    up, down = rows[place, UP], rows[place, DOWN]
     room, is_full = net.capacity[arc], net.state[arc] == UPPER
     outside = room if is_full else 0
-    carried = down if points_up else up
-    flow: int = carried if node >= 0 else outside
+    inside = carried(rows, max(node, 0))
+    flow: int = inside if node >= 0 else outside
     return flow
 
 
@@ -188,43 +186,79 @@ def drop_arcs(net: Columns, root: int, arcs: Int64s, position: Int32s) -> None:
         cost[arc] = 0
 
 
-@kernel(types.void(COLUMNS, _ROW, _INT, _INT), entry=True)
-def join_nodes(net: Columns, supply: Int64s, first: int, root: int) -> None:
-    """Take in nodes from `first` on, up to the supply's: under the root, idle, owing what they supply. O(1) each."""
-    append(net.rows, net.after, net.before, net.potential, net.notes, first, supply.shape[0], root)
-    for node in range(first, supply.shape[0]):
-        net.excess[node] = supply[node]
+@kernel(_BOOL(_ROW, _ROW, _INT, _ROW, _INT, _FLAGS, _ROW, _ROW, COLUMNS, _INT), entry=True)
+def add_nodes(
+    values: Int64s,
+    totals: Int64s,
+    count: int,
+    free: Int64s,
+    n_free: int,
+    alive: Flags,
+    supply: Int64s,
+    out_ids: Int64s,
+    net: Columns,
+    root: int,
+) -> bool:
+    """Add nodes (`changes.add_supplies`), idle and owing what they supply: new ones under the root. O(1) each.
+
+    False where refused.
+    """
+    excess = net.excess
+    if not changes.add_supplies(values, totals, count, free, n_free, alive, supply, out_ids, excess):
+        return False
+    stop = count + max(values.shape[0] - n_free, 0)
+    append(net.rows, net.after, net.before, net.potential, net.notes, count, stop, root)
+    for node in range(count, stop):
+        excess[node] = supply[node]
+    return True
 
 
-@kernel(types.void(*[_ROW] * 5, *[_IDS] * 4, *[_ROW] * 3, types.int8[::1], _INT), entry=True)
-def join_arcs(
-    arcs: Int64s,
+@kernel(
+    _BOOL(*[_ROW] * 4, _FLAGS, _FLAGS, _INT, _ROW, _INT, _ROW, _INT, _FLAGS, *[_ROW] * 6, _IDS, _IDS, COLUMNS),
+    entry=True,
+)
+def add_arcs(
     tail: Int64s,
     head: Int64s,
-    bound: Int64s,
+    capacity: Int64s,
     cost: Int64s,
+    nodes: Flags,
+    marks: Flags,
+    n_nodes: int,
+    totals: Int64s,
+    count: int,
+    free: Int64s,
+    n_free: int,
+    alive: Flags,
+    to_tail: Int64s,
+    to_head: Int64s,
+    to_bound: Int64s,
+    to_cost: Int64s,
+    out_bounds: Int64s,
+    out_ids: Int64s,
     position: Int32s,
     ids: Int32s,
-    out_tail: Int32s,
-    out_head: Int32s,
-    out_bound: Int64s,
-    out_capacity: Int64s,
-    out_cost: Int64s,
-    out_state: Int8s,
-    n_arcs: int,
-) -> None:
-    """Add idle arcs; columns are in the order of `arcs`. Those from n_arcs on are new and get a place. O(1) each."""
-    for index in range(arcs.shape[0]):
-        if arcs[index] >= n_arcs:
-            position[arcs[index]] = arcs[index]
-            ids[arcs[index]] = arcs[index]
-        arc = position[arcs[index]]
-        out_tail[arc] = tail[index]
-        out_head[arc] = head[index]
-        out_bound[arc] = bound[index]
-        out_capacity[arc] = bound[index]
-        out_cost[arc] = cost[index]
-        out_state[arc] = LOWER
+    net: Columns,
+) -> bool:
+    """Add arcs, here, idle, and (`changes.add_arcs`) by id. New ids get a place. False where refused. O(1) each."""
+    given, of_nodes = (tail, head, capacity, cost), (nodes, marks, n_nodes)
+    by_id = (to_tail, to_head, to_bound, to_cost)
+    if not changes.add_arcs(*given, *of_nodes, totals, count, free, n_free, alive, *by_id, out_bounds, out_ids):
+        return False
+    tails, heads, bounds, capacities, costs = net.tail, net.head, net.bound, net.capacity, net.cost
+    for index in range(out_ids.shape[0]):
+        one = out_ids[index]
+        if one >= count:
+            position[one] = one
+            ids[one] = one
+        arc = position[one]
+        tails[arc] = tail[index]
+        heads[arc] = head[index]
+        bounds[arc] = out_bounds[index]
+        capacities[arc] = out_bounds[index]
+        costs[arc] = cost[index]
+        net.state[arc] = LOWER
+    return True
 
 
 @kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, _INT, _ROW, _ROW, COLUMNS, _INT, _IDS), entry=True)
@@ -267,13 +301,15 @@ def bound_by(net: Columns, arc: int, value: int) -> None:
         kept = 0 if value == NO_BOUND else value
     empties = is_full & (kept == 0)
     state[arc] = LOWER if empties else state[arc]
-    place, is_tree, points_up = Index(max(node, 0)), node >= 0, tail[arc] == node
-    up, down = value - kept if points_up else kept, kept if points_up else value - kept
-    rows[place, UP] = up if is_tree else rows[place, UP]
-    rows[place, DOWN] = down if is_tree else rows[place, DOWN]
     excess[Index(tail[arc])] += flow - kept
     excess[Index(head[arc])] -= flow - kept
     net.capacity[arc] = value
+    place, is_tree, limit = Index(max(node, 0)), node >= 0, limit_of(net, arc)
+    rises = rows[place, RISES] == 1
+    up, down = value - kept if rises else kept, kept if rises else value - kept
+    rows[place, UP] = up if is_tree else rows[place, UP]
+    rows[place, DOWN] = down if is_tree else rows[place, DOWN]
+    rows[place, LIMIT] = limit if is_tree else rows[place, LIMIT]
 
 
 @kernel(_BOOL(_ROW, _ROW, _FLAGS, _FLAGS, *[_ROW] * 3, COLUMNS, _IDS), entry=True)
@@ -310,17 +346,15 @@ def arcs_at(tail: Int64s, head: Int64s, alive: Flags, nodes: Flags, out_arcs: In
     return count
 
 
-@kernel(types.int64(COLUMNS, types.int64))
+@kernel(_INT(COLUMNS, _INT))
 def bound_overfull(net: Columns, n_nodes: int) -> int:
     """Put back the bounds of tree arcs that were solved without and pass them. Returns how many. Time O(N)."""
+    rows = net.rows
     count: int = 0
     for node in range(n_nodes):
-        pred = net.rows[node, PRED]
-        if net.rows[node, PARENT] >= 0 and pred >= 0 and net.capacity[pred] != net.bound[pred]:
-            flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
-            if flow > net.bound[pred]:
-                bound_by(net, pred, net.bound[pred])
-                count += 1
+        if rows[node, PRED] >= 0 and carried(rows, node) > rows[node, LIMIT]:
+            bound_by(net, rows[node, PRED], rows[node, LIMIT])
+            count += 1
     return count
 
 

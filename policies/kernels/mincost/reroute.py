@@ -18,18 +18,18 @@ from policies.kernels.mincost.repair import hang, send_up
 from policies.kernels.mincost.simplex import PIVOTS, SCANNED, SHIFTED
 from policies.kernels.mincost.tree import (
     COLUMNS,
-    DOWN,
     LAST,
     LOWER,
     PARENT,
     PRED,
     SIZE,
     TREE,
-    UP,
     UPPER,
     Columns,
     Int32s,
+    carried,
     graft,
+    limit_of,
     shift,
     told_by_parent,
 )
@@ -92,9 +92,7 @@ def swap(net: Columns, node: int, root: int, way: int, work: Int64s) -> None:
     rows, tail, head, state, potential = net.rows, net.tail, net.head, net.state, net.potential
     old, arc = rows[node, PRED], way >> 1
     place = Index(max(old, 0))
-    old_up, old_down = rows[node, UP], rows[node, DOWN]
-    old_flow = old_down if tail[place] == node else old_up
-    outside, known = LOWER if old_flow == 0 else UPPER, state[place]
+    outside, known = LOWER if carried(rows, node) == 0 else UPPER, state[place]
     state[place] = outside if old >= 0 else known
     room = net.capacity[arc]
     flow = 0 if state[arc] == LOWER else room
@@ -105,7 +103,7 @@ def swap(net: Columns, node: int, root: int, way: int, work: Int64s) -> None:
     if way & 1 == 0:
         low, high = high, low
         up, down = down, up
-    graft(rows, net.after, net.before, low, node, high, root, arc, up, down)
+    graft(rows, net.after, net.before, low, node, high, root, arc, up, down, way & 1, limit_of(net, arc))
     change = told_by_parent(net, low) - potential[low]
     work[SHIFTED] += shift(net, low, root, change)
     work[PIVOTS] += 1

@@ -15,6 +15,7 @@ from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.tree import (
     COLUMNS,
     DOWN,
+    LIMIT,
     LOWER,
     PARENT,
     PRED,
@@ -25,7 +26,9 @@ from policies.kernels.mincost.tree import (
     Columns,
     Int8s,
     Int32s,
+    carried,
     graft,
+    limit_of,
     shift,
 )
 
@@ -118,14 +121,10 @@ def find_listed(
     return entering
 
 
-@kernel(_INT(COLUMNS, _INT), inline=True)
-def passes(net: Columns, node: int) -> int:
+@kernel(_INT(_ROWS, _INT), inline=True)
+def passes(rows: Int64s, node: int) -> int:
     """1 where the node's arc passes a bound that was dropped."""
-    pred = net.rows[node, PRED]
-    if pred < 0:
-        return 0
-    flow = net.rows[node, DOWN] if net.tail[pred] == node else net.rows[node, UP]
-    past: int = flow > net.bound[pred]
+    past: int = carried(rows, node) > rows[node, LIMIT]
     return past
 
 
@@ -159,24 +158,23 @@ def blocking(rows: Int64s, source: int, target: int, room: int) -> tuple[int, in
     return amount, leaving, source_side, down, steps
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 4, types.boolean, _ROW), inline=True)
-def push(net: Columns, source: int, target: int, top: int, amount: int, bounds: bool, work: Int64s) -> None:
+@kernel(types.void(_ROWS, *[_INT] * 4, types.boolean, _ROW), inline=True)
+def push(rows: Int64s, source: int, target: int, top: int, amount: int, bounds: bool, work: Int64s) -> None:
     """Send so much round that cycle. bounds: count arcs that come to pass a bound that was dropped."""
-    rows = net.rows
     passed = 0
     down = source
     while down != top:
         rows[down, DOWN] -= amount
         rows[down, UP] += amount
         if bounds:
-            passed += passes(net, down)
+            passed += passes(rows, down)
         down = rows[down, PARENT]
     up = target
     while up != top:
         rows[up, UP] -= amount
         rows[up, DOWN] += amount
         if bounds:
-            passed += passes(net, up)
+            passed += passes(rows, up)
         up = rows[up, PARENT]
     work[PASSED] += passed
 
@@ -190,8 +188,7 @@ def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side
     rows, tail, head, state, capacity = net.rows, net.tail, net.head, net.state, net.capacity
     old = rows[leaving, PRED]
     if old >= 0:
-        old_flow = rows[leaving, DOWN] if tail[old] == leaving else rows[leaving, UP]
-        state[old] = LOWER if old_flow == 0 else UPPER
+        state[old] = LOWER if carried(rows, leaving) == 0 else UPPER
     flow = amount if state[entering] == LOWER else capacity[entering] - amount
     forth = (state[entering] == LOWER) == (side == 1)  # The moved subtree is the tail's.
     state[entering] = TREE
@@ -202,7 +199,7 @@ def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side
     if forth:
         up, down = down, up
         reduced = -reduced
-    graft(rows, net.after, net.before, node, leaving, parent, top, entering, up, down)
+    graft(rows, net.after, net.before, node, leaving, parent, top, entering, up, down, forth, limit_of(net, entering))
     work[SHIFTED] += shift(net, node, root, reduced)
 
 
@@ -258,13 +255,13 @@ def optimise(
         work[WALKED] += steps
         work[DEGENERATE] += amount == 0
         if amount > 0:
-            push(net, source, target, top, amount, bounds, work)
+            push(rows, source, target, top, amount, bounds, work)
         if leaving < 0:
             state[entering] = -state[entering]
         else:
             swap(net, root, entering, amount, leaving, side, top, work)
             if bounds:
-                work[PASSED] += passes(net, source if side == 1 else target)
+                work[PASSED] += passes(rows, source if side == 1 else target)
         if count % REVIEW == REVIEW - 1:
             moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST
             scanning = work[SCANNED] - scanned

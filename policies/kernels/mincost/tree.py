@@ -8,11 +8,12 @@ PARENT the parent node, -1 at the root;
 PRED   the arc to the parent; ARTIFICIAL_UP / ARTIFICIAL_DOWN for an artificial arc node → root / root → node, which
        has no bound and costs `big`;
 UP     how much more flow fits from the node to its parent (OPEN or more: no bound), DOWN from the parent to the node;
-SIZE   nodes in the subtree, LAST the last of them in the list.
+SIZE   nodes in the subtree, LAST the last of them in the list;
+RISES  1 where the arc goes from the node to its parent, 0 where it comes from there;
+LIMIT  where the arc's bound was dropped, that bound; else NO_BOUND.
 
-A tree arc's flow is kept only here: DOWN where the arc points up, UP where it points down. An arc outside the tree has
-flow 0 (state LOWER) or its capacity (UPPER). Reduced cost of an arc: cost + potential[tail] - potential[head]; 0 in
-the tree.
+A tree arc's flow is kept only here: DOWN where it rises, else UP. An arc outside the tree has flow 0 (state LOWER) or
+its capacity (UPPER). Reduced cost of an arc: cost + potential[tail] - potential[head]; 0 in the tree.
 
 `notes` int64[4]: BIG, what an artificial arc costs; STALE, not 0 where potentials are no longer those of the tree;
 MOVED, how many potentials changes have moved since they were last made anew; OVER, not 0 where flow was sent past a
@@ -30,7 +31,7 @@ from policies.kernels.mincost.model import NO_BOUND, POTENTIAL_MAX
 
 Int32s = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
-PARENT, PRED, UP, DOWN, SIZE, LAST = range(6)
+PARENT, PRED, UP, DOWN, SIZE, LAST, RISES, LIMIT = range(8)
 ROW = 8
 ARTIFICIAL_UP, ARTIFICIAL_DOWN = -2, -3
 LOWER, TREE, UPPER, DEAD = 1, 0, -1, 0  # A dead arc is skipped by pricing exactly like a tree arc.
@@ -49,23 +50,38 @@ class Columns(NamedTuple):
     state: Int8s  # [A]
     potential: Int64s  # [N]
     excess: Int64s  # [N]; what a node must send more than it does
-    after: Int64s  # [N]; the list, a ring through the root
-    before: Int64s  # [N]
+    after: Int32s  # [N]; the list, a ring through the root
+    before: Int32s  # [N]
     rows: Int64s  # [N, ROW]
     notes: Int64s  # [N_NOTES]
 
 
 _INT, _ROW, _ROWS, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
 COLUMNS: Any = types.NamedTuple(  # type: ignore[no-untyped-call]
-    [_IDS, _IDS, _ROW, _ROW, _ROW, types.int8[::1], _ROW, _ROW, _ROW, _ROW, _ROWS, _ROW], Columns
+    [_IDS, _IDS, _ROW, _ROW, _ROW, types.int8[::1], _ROW, _ROW, _IDS, _IDS, _ROWS, _ROW], Columns
 )
 
 
-@kernel(types.void(_ROWS, _ROW, _ROW, *[types.int64] * 7), inline=True)
+@kernel(_INT(_ROWS, _INT), inline=True)
+def carried(rows: Int64s, node: int) -> int:
+    """The flow of the node's arc. Time O(1)."""
+    up, down = rows[node, UP], rows[node, DOWN]
+    flow: int = down if rows[node, RISES] == 1 else up
+    return flow
+
+
+@kernel(_INT(COLUMNS, _INT), inline=True)
+def limit_of(net: Columns, arc: int) -> int:
+    """What the row of a node with that arc has for its LIMIT."""
+    limit: int = net.bound[arc] if net.capacity[arc] == NO_BOUND else NO_BOUND
+    return limit
+
+
+@kernel(types.void(_ROWS, _IDS, _IDS, *[_INT] * 9), inline=True)
 def graft(
     rows: Int64s,
-    after: Int64s,
-    before: Int64s,
+    after: Int32s,
+    before: Int32s,
     node: int,
     last: int,
     parent: int,
@@ -73,8 +89,10 @@ def graft(
     pred: int,
     up: int,
     down: int,
+    rises: int,
+    limit: int,
 ) -> None:
-    """Hang `node` under `parent`, reversing the path from `node` up to `last`, whose old arc leaves the tree.
+    """Hang `node` under `parent` by that arc, reversing the path from `node` up to `last`, whose arc leaves the tree.
 
     The moved subtree is that of `last`, and its list becomes: all of the path's first node, then for each next node of
     the path what it has beyond the one before, which is at most two runs of the old list. `top` is an ancestor of both
@@ -106,10 +124,14 @@ def graft(
     path_pred = rows[path, PRED]
     path_up = rows[path, UP]
     path_down = rows[path, DOWN]
+    path_rises = rows[path, RISES]
+    path_limit = rows[path, LIMIT]
     rows[node, PARENT] = parent
     rows[node, PRED] = pred
     rows[node, UP] = up
     rows[node, DOWN] = down
+    rows[node, RISES] = rises
+    rows[node, LIMIT] = limit
     rows[node, SIZE] = old_size
     path_last = end
     while path != last:
@@ -134,15 +156,21 @@ def graft(
         turned_pred = rows[turned, PRED]
         turned_up = rows[turned, UP]
         turned_down = rows[turned, DOWN]
+        turned_rises = rows[turned, RISES]
+        turned_limit = rows[turned, LIMIT]
         rows[turned, PARENT] = path
         rows[turned, PRED] = path_pred
         rows[turned, UP] = path_down
         rows[turned, DOWN] = path_up
+        rows[turned, RISES] = 1 - path_rises
+        rows[turned, LIMIT] = path_limit
         path = turned
         path_parent = turned_parent
         path_pred = turned_pred
         path_up = turned_up
         path_down = turned_down
+        path_rises = turned_rises
+        path_limit = turned_limit
     path = last
     while path != parent:
         rows[path, LAST] = end
@@ -163,7 +191,7 @@ def graft(
         above = rows[above, PARENT]
 
 
-@kernel(types.int64(COLUMNS, types.int64, types.int64, types.int64), inline=True)
+@kernel(_INT(COLUMNS, _INT, _INT, _INT), inline=True)
 def shift(net: Columns, top: int, root: int, change: int) -> int:
     """Raise the potentials at and below `top` by `change` over all others. Returns how many moved: the smaller side.
 
@@ -190,21 +218,18 @@ def shift(net: Columns, top: int, root: int, change: int) -> int:
     return count
 
 
-@kernel(types.int64(COLUMNS, types.int64), inline=True)
+@kernel(_INT(COLUMNS, _INT), inline=True)
 def told_by_parent(net: Columns, node: int) -> int:
     """The potential that a node below the root has by its arc in the tree. Time O(1)."""
-    rows, tail, cost, potential = net.rows, net.tail, net.cost, net.potential
+    rows, cost, potential = net.rows, net.cost, net.potential
     pred = rows[node, PRED]
-    place = Index(max(pred, 0))
-    step = -cost[place] if tail[place] == node else cost[place]
-    far = net.notes[BIG]
-    if pred < 0:
-        step = -far if pred == ARTIFICIAL_UP else far
+    step = net.notes[BIG] if pred < 0 else cost[Index(max(pred, 0))]
+    step = -step if rows[node, RISES] == 1 else step
     told: int = potential[rows[node, PARENT]] + step
     return told
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64), inline=True)
+@kernel(types.void(COLUMNS, _INT, _INT), inline=True)
 def level(net: Columns, node: int, root: int) -> None:
     """Let the potentials at and below `node` follow its arc, which changed. Time O(the smaller side).
 
@@ -218,7 +243,7 @@ def level(net: Columns, node: int, root: int) -> None:
     notes[STALE] |= (moved > 0) & (notes[MOVED] > net.rows[root, SIZE])
 
 
-@kernel(types.void(_ROWS, types.int64, types.int64), inline=True)
+@kernel(types.void(_ROWS, _INT, _INT), inline=True)
 def carry(rows: Int64s, node: int, surplus: int) -> None:
     """Make the arc of `node`, a child of the root, artificial, carrying `surplus` (negative: towards the node)."""
     goes_up = surplus >= 0
@@ -226,19 +251,21 @@ def carry(rows: Int64s, node: int, surplus: int) -> None:
     rows[node, PRED] = ARTIFICIAL_UP if goes_up else ARTIFICIAL_DOWN
     rows[node, UP] = NO_BOUND - amount if goes_up else amount
     rows[node, DOWN] = amount if goes_up else NO_BOUND - amount
+    rows[node, RISES] = goes_up
+    rows[node, LIMIT] = NO_BOUND
 
 
-@kernel(types.void(COLUMNS, types.int64, types.int64, types.int64), inline=True)
+@kernel(types.void(COLUMNS, _INT, _INT, _INT), inline=True)
 def cut(net: Columns, node: int, root: int, surplus: int) -> None:
     """Hang the subtree of `node` under the root by an artificial arc carrying `surplus`. Time O(depth + `level`)."""
-    graft(net.rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0)
+    graft(net.rows, net.after, net.before, node, node, root, root, ARTIFICIAL_UP, 0, 0, 1, NO_BOUND)
     carry(net.rows, node, surplus)
     level(net, node, root)
 
 
-@kernel(types.void(_ROWS, *[_ROW] * 4, *[types.int64] * 3))
+@kernel(types.void(_ROWS, _IDS, _IDS, _ROW, _ROW, *[_INT] * 3))
 def append(
-    rows: Int64s, after: Int64s, before: Int64s, potential: Int64s, notes: Int64s, first: int, stop: int, root: int
+    rows: Int64s, after: Int32s, before: Int32s, potential: Int64s, notes: Int64s, first: int, stop: int, root: int
 ) -> None:
     """Hang the new nodes first..stop-1 under the root, idle. Time O(new nodes)."""
     for node in range(first, stop):
@@ -256,7 +283,7 @@ def append(
         rows[root, SIZE] += 1
 
 
-@kernel(types.void(COLUMNS, types.int64))
+@kernel(types.void(COLUMNS, _INT))
 def refresh(net: Columns, root: int) -> None:
     """Recompute the potential of every node from the root's, 0, down. Time O(N)."""
     net.potential[root] = 0
