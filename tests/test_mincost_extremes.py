@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.kernels.mincost import changes, dispatch, exchange, tree
+from policies.kernels.mincost import changes, dispatch, exchange, leaves, tree
 from policies.kernels.mincost.certificate import certificate_error
 from policies.kernels.mincost.contracted import contracted
 from policies.kernels.mincost.dispatch import Kernel
@@ -266,3 +266,22 @@ def test_costs_at_the_bound_without_end() -> None:
     result = network.solve()
     assert result.objective == -20 * limit
     assert certificate_error(network, result) is None
+
+
+@pytest.mark.parametrize("way", ["set", "add"])
+def test_exchange_paths_hold_costs_of_31_bits_and_the_simplex_takes_over_beyond(way: str) -> None:
+    most = leaves.SLOT_COST_MAX
+    tail, head, cost = [0, 0, 1, 1, 2, 3], [2, 3, 2, 3, 4, 4], [most, 1, 2, 4, 0, 0]
+    network = FlowNetwork(5, tail, head, [1] * 6, cost, [1, 1, 0, 0, -2], kernel="exchange")
+    result = check_like_plain(network)
+    assert (result.kernel, result.objective) == ("exchange", 3)
+    network.set_capacity([1], [0])  # Task 0 has the dear place alone.
+    result = check_like_plain(network)
+    assert (result.kernel, result.objective) == ("exchange", most + 4)
+    if way == "set":
+        network.set_cost([0], [most + 1])
+    else:
+        network.remove_arcs([0])
+        network.add_arcs([0], [2], [1], [most + 1])
+    result = check_like_plain(network)
+    assert (result.kernel, result.objective) == ("simplex", most + 5)

@@ -45,9 +45,11 @@ class Contracted:
     def set_cost(self, wanted: Costs, tail: Int64s) -> bool:
         if not changes.set_costs(*wanted):
             return False
-        arcs, values, *_ = wanted
+        arcs, values, *_, totals = wanted
         tails = tail[arcs]
         self.touched.append(tails)
+        if self.flow is None and totals[changes.COST_MAX] > leaves.SLOT_COST_MAX:
+            self._give_up_leaves()  # Before long the simplex takes over: see `dispatch`.
         if self.flow is None:
             leaves.change_costs(self.table, arcs, tails, values)
             patch.change_costs(self.net, arcs, values)
@@ -103,13 +105,15 @@ class Contracted:
         """There will be so many ids of arcs."""
         if not changes.add_arcs(*wanted):
             return False
-        tail, head, _, cost, *_, bound, ids = wanted
+        tail, head, _, cost, _, _, _, totals, *_, bound, ids = wanted
         self.touched.append(tail.copy())
         if n_arcs > self.net.entry.size:
             longer = n_arcs + n_arcs // 8
             entry, of_arc = (_extended(column, longer, -1) for column in (self.net.entry, self.table.of_arc))
             self.net = self.net._replace(entry=entry, flow=_extended(self.net.flow, longer, 0))
             self.table = self.table._replace(of_arc=of_arc)
+        if self.flow is None and totals[changes.COST_MAX] > leaves.SLOT_COST_MAX:
+            self._give_up_leaves()
         if self.flow is not None:
             self.flow = _extended(self.flow, n_arcs, 0)
             self.flow[ids] = 0

@@ -31,8 +31,8 @@ _MANY_OTHERS = (
 
 def simplex_reason(arcs: Arcs, n_nodes: int, supplied: int, cost_max: int, earns: bool, by_paths: bool) -> str | None:
     """Why only the simplex may solve it, None when others may (by_paths: by exchange). O(1), O(A) if one earns."""
-    if by_paths and cost_max > leaves.COST_MAX:
-        return f"|cost| up to {cost_max}: where leaves are looked at it must not pass {leaves.COST_MAX} = 2^31 - 1"
+    if by_paths and cost_max > leaves.SLOT_COST_MAX:
+        return f"|cost| up to {cost_max}: by exchange paths it must not pass {leaves.SLOT_COST_MAX} = 2^31 - 1"
     if earns:
         earning = arcs.cost < 0
         if (arcs.bound[earning] == NO_BOUND).any():

@@ -28,7 +28,7 @@ TO, COST = range(2)  # Fields of a slot int32[2].
 # Fields of a member int32[4]: the leaf, what being here costs it, and its slots: a search reads nothing else of it.
 LEAF, HERE, BEGIN, END = range(4)
 MEMBER = 4
-COST_MAX = (1 << 31) - 1  # Costs of slots take 32 bits: searches wait for memory more than for anything else.
+SLOT_COST_MAX = (1 << 31) - 1  # Costs of slots take 32 bits: searches wait for memory more than for anything else.
 CHUNK = 8  # Members lie side by side, so many at a time: following links from one to the next took three times as long.
 SLOTS_FETCHED = 12  # Of a member, ahead of a look at them.
 IN_LINE = LINE // 4  # Fields of slots and members in a cache line.
@@ -329,7 +329,7 @@ def fetch_chunk(member: Int32s, chunk: int) -> None:
 def fetch_slots(member: Int32s, slot_of: Int32s, begin: int, end: int) -> None:
     """Have the slots of the members at begin..end-1 loaded: they lie anywhere, and searches waited for them."""
     for place in range(begin, end):
-        first = 2 * member[Index(place), BEGIN]
+        first = np.int64(member[Index(place), BEGIN]) * 2
         for item in range(0, SLOTS_FETCHED * 2, IN_LINE):
             prefetch(slot_of, first + item)
 

@@ -26,28 +26,6 @@ class NetworkError(ValueError):
     """The caller's arrays are not a network: the message names the array, the place and the bound."""
 
 
-class Unread:
-    """What nobody has asked an optimum for yet: read when somebody does, or before the network changes."""
-
-    __slots__ = ("__weakref__", "_lock", "_read", "_told")
-
-    def __init__(self, read: Callable[[str], Any], lock: Lock) -> None:
-        """read: tells each of LATER. It holds on to the network, so it goes when the columns are told."""
-        self._read: Callable[[str], Any] | None = read
-        self._lock = lock  # A result may be looked at in one thread and its network changed in another.
-        self._told: dict[str, Any] = {}
-
-    def told(self, name: str) -> Any:
-        """One of LATER."""
-        with self._lock:
-            if self._read is not None and name not in self._told:
-                self._told[name] = self._read(name)
-                if "flow" in self._told and "potential" in self._told:  # What is left is small: nothing is held on to.
-                    self._told["work"] = self._read("work")
-                    self._read = None
-            return self._told[name]
-
-
 @dataclass(frozen=True)
 class Result:
     """A solve's outcome. `flow[arc]` and `potential[node]` follow the network's ids; removed ids hold 0.
@@ -75,27 +53,38 @@ class Result:
 
 
 class _Later:
-    """A field of a result `read_later`; one that has it, or has read it, is not asked here."""
+    """A field of a result `read_later` that nobody has asked for yet; once read, the result has it like any other."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __get__(self, result: Result | None, owner: type[Result]) -> Any:
         told = result.__dict__ if result is not None else {}
-        if "_unread" not in told:
+        if "_read" not in told:
             raise AttributeError(f"{owner.__name__} has no {self._name}")
-        value = told[self._name] = told["_unread"].told(self._name)
-        return value
+        with told["_lock"]:
+            if self._name not in told:
+                told[self._name] = told["_read"](self._name)
+            if (
+                told["_read"] and "flow" in told and "potential" in told
+            ):  # Let go of the network.
+                told["work"] = told["work"] if "work" in told else told["_read"]("work")
+                told["_read"] = None
+            return told[self._name]
 
 
 for _name in LATER:
     setattr(Result, _name, _Later(_name))
 
 
-def read_later(objective: int, kernel: str, unread: Unread) -> Result:
-    """An optimum of which all in LATER is still to be read."""
+def read_later(objective: int, kernel: str, read: Callable[[str], Any], lock: Lock) -> Result:
+    """An optimum whose flow, potential and work `read` tells when somebody asks, or before the network changes.
+
+    lock: it may be looked at in one thread and its network changed in another.
+    """
     result = object.__new__(Result)
     told = result.__dict__
     told["status"], told["objective"], told["kernel"] = "optimal", objective, kernel
-    told["unrouted"], told["witness"], told["_unread"] = 0, None, unread
+    told["unrouted"], told["witness"] = 0, None
+    told["_read"], told["_lock"] = read, lock
     return result

@@ -39,7 +39,6 @@ from policies.kernels.mincost.model import (
     UNLIMITED,
     NetworkError,
     Result,
-    Unread,
     read_later,
 )
 from policies.kernels.mincost.planted import Arcs, Planted
@@ -78,7 +77,7 @@ class FlowNetwork:
         self._nodes, self._arcs = Ids(0), Ids(0)
         self._kernel: Kernel = kernel
         self._held: Planted | Priced | Contracted | None = None
-        self._unread: ref[Unread] | None = None  # Of the last result, while it may still have to be read.
+        self._unread: ref[Result] | None = None  # The last one, while it may still have to be read.
         self._reading = Lock()
         self._totals = np.zeros(changes.N_TOTALS, np.int64)
         self._tail = self._head = self._cost = self._bound = self._supply = _NONE
@@ -259,7 +258,7 @@ class FlowNetwork:
         if self._unread:
             self._read_last()
         if isinstance(self._held, Planted):
-            return self._solve_by_simplex()
+            return self._solve_planted(self._held)
         if not self._nodes.any:
             return Result("optimal", 0, np.zeros(self.n_arcs, np.int64), np.zeros(self.n_nodes, np.int64), "simplex")
         if self._held is None:
@@ -292,9 +291,9 @@ class FlowNetwork:
         if first.status != "optimal":
             return None
         if kernel == "simplex":
-            self._held = self._planted(arcs, supply)
-            self._held.plant_merged(arcs, supply, small.ids, small.inside, cast(Planted, network._held))
-            result = self._solve_by_simplex()
+            self._held = held = self._planted(arcs, supply)
+            held.plant_merged(arcs, supply, small.ids, small.inside, cast(Planted, network._held))
+            result = self._solve_planted(held)
         else:
             flow, potential = unfolded(small, arcs, supply, first.flow, first.potential)
             potential[~self._nodes.alive] = 0
@@ -320,20 +319,21 @@ class FlowNetwork:
         return self._optimum(flow, potential, cost_size)
 
     def _solve_by_simplex(self) -> Result:
-        first = self._held is None
-        if first:
-            self._held = self._planted(*self._all())
-        held = cast(Planted, self._held)
+        """From nothing."""
+        self._held = held = self._planted(*self._all())
+        result = self._solve_planted(held)
+        if result.status == "optimal":
+            self._hand_over(*self._all(), result)
+        return result
+
+    def _solve_planted(self, held: Planted) -> Result:
         status = held.solve(self._all, self._supply, int(self._totals[COST_MAX]))
         if status == simplex.UNBOUNDED:
             return self._unbounded(*self._all())
         value, sent_up, sent_down = held.told.tolist()
         unrouted = max(sent_up, sent_down)
         if status == simplex.OPTIMAL and not unrouted:
-            result = self._planted_optimum(held, value)
-            if first:
-                self._hand_over(*self._all(), result)
-            return result
+            return self._planted_optimum(held, value)
         flow, potential = held.read_flow(self.n_arcs), held.read_potential(self._nodes.alive)
         if status == simplex.CAPPED:
             self._held = None
@@ -351,23 +351,24 @@ class FlowNetwork:
 
     def _later(self, value: int, held: Planted | Contracted) -> Result:
         """An optimum, the rest of which is read later."""
-        unread = Unread(self._read, self._reading)
-        self._unread = ref(unread)
-        return read_later(value, held.kernel, unread)
+        result = read_later(value, held.kernel, self._read, self._reading)
+        self._unread = ref(result)
+        return result
 
     def _read(self, name: str) -> Int64s | dict[str, int]:
         """Of the last optimum: what it did not tell at once."""
-        held = cast(Planted | Contracted, self._held)
+        held = self._held
+        assert isinstance(held, Planted | Contracted)
         if name == "flow":
             return held.read_flow(self.n_arcs)
         return held.work if name == "work" else held.read_potential(self._nodes.alive)
 
     def _read_last(self) -> None:
         """Have the last result read, if somebody still has it, before what it would be read from changes."""
-        unread, self._unread = cast(ref[Unread], self._unread)(), None
-        if unread:
+        result, self._unread = self._unread and self._unread(), None
+        if result:
             for name in LATER:
-                unread.told(name)
+                getattr(result, name)
 
     def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)

@@ -216,10 +216,12 @@ class Planted:
         return self._run(supply, 0)
 
     def _run(self, supply: Int64s, list_max: int, effort_max: int = NO_BOUND) -> int:
-        pivots_max = 200 * (self._n_arcs + self._n_nodes) + 10_000
-        sizes, limits = (self._n_nodes, self._n_arcs, self.root), (list_max, pivots_max, effort_max)
+        n_nodes, n_arcs = self._n_nodes, self._n_arcs
+        limits = (list_max, 200 * (n_arcs + n_nodes) + 10_000, effort_max)
         known = self._incidence if list_max and self._incidence else UNKNOWN
-        self.sum_size = answer.resolve(self.net, known, *sizes, *limits, supply, self._work, self.told)
+        self.sum_size = answer.resolve(
+            self.net, known, n_nodes, n_arcs, self.root, *limits, supply, self._work, self.told
+        )
         return int(self._work[simplex.STATUS])
 
     def read_flow(self, n_arcs: int) -> Int64s:
