@@ -77,10 +77,12 @@ def send_up(net: Columns, node: int, bounds: bool) -> int:
     passes = wanted > limit
     room = up + down
     notes[OVER] |= passes and not bounds
-    if passes and bounds:
-        room = limit
-        capacity[Index(max(pred, 0))] = limit
-        rows[node, LIMIT] = NO_BOUND
+    puts_back = passes and bounds
+    place = Index(pred if puts_back else 0)  # Nearly always the first arc's, which is at hand.
+    known = capacity[place]
+    capacity[place] = limit if puts_back else known
+    rows[node, LIMIT] = NO_BOUND if puts_back else limit
+    room = limit if puts_back else room
     kept = min(max(wanted, 0), room) if is_real else 0  # An artificial arc takes nothing: what it carried comes back.
     left = room - kept if is_real else (up if rises else down)
     sent = kept - flow if rises else flow - kept

@@ -73,7 +73,8 @@ def carried(rows: Int64s, node: int) -> int:
 @kernel(_INT(COLUMNS, _INT), inline=True)
 def limit_of(net: Columns, arc: int) -> int:
     """What the row of a node with that arc has for its LIMIT."""
-    limit: int = net.bound[arc] if net.capacity[arc] == NO_BOUND else NO_BOUND
+    bound, capacity = net.bound[arc], net.capacity[arc]
+    limit: int = bound if capacity == NO_BOUND else NO_BOUND
     return limit
 
 
@@ -222,10 +223,10 @@ def shift(net: Columns, top: int, root: int, change: int) -> int:
 def told_by_parent(net: Columns, node: int) -> int:
     """The potential that a node below the root has by its arc in the tree. Time O(1)."""
     rows, cost, potential = net.rows, net.cost, net.potential
-    pred = rows[node, PRED]
-    step = net.notes[BIG] if pred < 0 else cost[Index(max(pred, 0))]
-    step = -step if rows[node, RISES] == 1 else step
-    told: int = potential[rows[node, PARENT]] + step
+    pred, rises, above = rows[node, PRED], rows[node, RISES] == 1, potential[rows[node, PARENT]]
+    far, price = net.notes[BIG], cost[Index(max(pred, 0))]
+    step = far if pred < 0 else price
+    told: int = above - step if rises else above + step
     return told
 
 
