@@ -65,9 +65,7 @@ class _Later:
         with told["_lock"]:
             if self._name not in told:
                 told[self._name] = told["_read"](self._name)
-            if (
-                told["_read"] and "flow" in told and "potential" in told
-            ):  # Let go of the network.
+            if told["_read"] and "flow" in told and "potential" in told:  # Let go of the network.
                 told["work"] = told["work"] if "work" in told else told["_read"]("work")
                 told["_read"] = None
             return told[self._name]
