@@ -16,6 +16,7 @@ from policies.kernels.mincost import exchange, repair, reroute, simplex, tree
 
 pytestmark = pytest.mark.kernel
 
+_config: Any = numba.config
 _LABEL = re.compile(r'^("[^"]+"|[\w.$-]+):')
 _TARGET = re.compile(r'label %("[^"]+"|[\w.$-]+)')
 
@@ -49,7 +50,9 @@ def test_what_lies_in_a_loop_is_found() -> None:
     assert counted_in_loops(f"define void @f() {{\n{looping.replace('label %a, label', 'label %b, label')}}}\n") == 0
 
 
-@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="interpreted, nothing is compiled")  # type: ignore[attr-defined]
+@pytest.mark.skipif(
+    bool(_config.DISABLE_JIT or _config.BOUNDSCHECK), reason="nothing is compiled, or compiled with what may fail"
+)
 @pytest.mark.parametrize(
     "kernel",
     [simplex.optimise, tree.refresh, repair.rebalance, reroute.reroute, exchange.grow],

@@ -1,6 +1,7 @@
 """Prices set anew between searches for exchange paths: they stay right, and every node has a way that costs nothing."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,7 +46,8 @@ def far_from_lack(held: Contracted, hub: int) -> dict[int, int]:
     return distance
 
 
-def aimed(held: Contracted, hub: int) -> None:
+def aimed(held: Contracted, hub: int) -> npt.NDArray[np.int64]:
+    """Returns the ways that were told."""
     n_slots = int(held.table.ends[leaves.N_SLOTS]) + aim.AHEAD
     slots = (
         np.zeros(held.table.is_leaf.size + 1, np.int64),
@@ -53,7 +55,9 @@ def aimed(held: Contracted, hub: int) -> None:
         np.empty(n_slots, np.int32),
     )
     aim.list_backwards(held.table, *slots)
-    aim.aim(held.net, held.table, hub, *slots, held.scratch, np.zeros(exchange.N_WORK, np.int64))
+    ways = np.empty((3, held.scratch.shape[1]), np.int64)
+    aim.aim(held.net, held.table, hub, *slots, ways, held.scratch, np.zeros(exchange.N_WORK, np.int64))
+    return ways
 
 
 @pytest.mark.parametrize("hub", [-1, 0])
@@ -71,12 +75,44 @@ def test_every_node_has_a_way_to_what_lacks_that_costs_nothing(seed: int, hub: i
         leaves.leave(held.table, leaf)
     before = far_from_lack(held, hub)
     price = held.net.price.copy()
-    aimed(held, hub)
+    ways = aimed(held, hub)
     assert max(before.values()) > 0
     assert all(price[node] - held.net.price[node] == far for node, far in before.items())
     assert set(far_from_lack(held, hub).values()) == {0}
     assert all(cost + held.net.price[here] - held.net.price[there] >= 0 for here, there, cost in steps(held))
     assert (held.scratch[exchange.DISTANCE] == OPEN).all()
+    nodes, excess = np.flatnonzero(~held.table.is_leaf).tolist(), held.net.excess
+    for node in nodes:  # Each way is there and ends at what lacks.
+        met = [node]
+        while ways[aim.NEXT, met[-1]] >= 0 and len(met) <= len(nodes):
+            met.append(int(ways[aim.NEXT, met[-1]]))
+        assert ways[aim.NEXT, met[-1]] == (aim.THERE if node in before else aim.LOST)
+        assert met[-1] == hub or excess[met[-1]] < 0 or node not in before
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_waits_goes_the_ways_that_were_told_while_they_are_free(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plan = schedule(rng, n_tasks=60, n_machines=15, slots=4)
+    network = FlowNetwork(plan.n_nodes, plan.tail, plan.head, plan.capacity, plan.cost, plan.supply, kernel="exchange")
+    network.solve()
+    held = network._held
+    assert isinstance(held, Contracted)
+    net, table = held.net, held.table
+    placed = np.flatnonzero(table.is_leaf & (table.row[:, leaves.AT] >= 0))
+    gone = rng.choice(placed, 6, replace=False)
+    for leaf in gone.tolist():  # Nowhere: they wait, and where they were lacks one each.
+        net.excess[table.slot[table.row[leaf, leaves.AT], leaves.TO]] -= 1
+        net.excess[leaf] += 1
+        leaves.leave(table, leaf)
+    lacks = -int(net.excess[net.excess < 0].sum())
+    work = np.zeros(exchange.N_WORK, np.int64)
+    went = aim.follow(net, table, gone, -1, aimed(held, -1), held.scratch, work)
+    assert 1 <= went == work[exchange.PATHS]
+    assert -int(net.excess[net.excess < 0].sum()) == lacks - went
+    assert int((net.excess[gone] > 0).sum()) == gone.size - went
+    price = net.price
+    assert all(cost + price[here] - price[there] >= 0 for here, there, cost in steps(held))  # Still right.
 
 
 @given(st.data())

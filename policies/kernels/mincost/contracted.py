@@ -163,6 +163,7 @@ class Contracted:
         """By paths; where searches for them come to be long ones, prices are set anew between them (see `aim`)."""
         size = self.net.to.size + int(self.table.ends[leaves.N_SLOTS])
         slots: tuple[Int64s, leaves.Int32s, leaves.Int32s] | None = None
+        ways = _NONE
         while True:
             searches, scanned = int(work[exchange.SEARCHES]), int(work[exchange.SCANNED])
             most = min(scans_max - scanned, SCANS_ONCE * size)
@@ -178,7 +179,12 @@ class Contracted:
                 first = np.zeros(self.table.is_leaf.size + 1, np.int64)
                 slots = first, np.empty(n_slots, np.int32), np.empty(n_slots, np.int32)
                 aim.list_backwards(self.table, *slots)
-            aim.aim(self.net, self.table, hub, *slots, self.scratch, work)
+                ways = np.empty((3, self.scratch.shape[1]), np.int64)
+            went = size
+            while waiting.size and went * each >= size:  # As many searches look at more.
+                aim.aim(self.net, self.table, hub, *slots, ways, self.scratch, work)
+                went = int(aim.follow(self.net, self.table, waiting, hub, ways, self.scratch, work))
+                waiting = waiting[self.net.excess[waiting] > 0]
 
     def objective(self) -> tuple[int, float]:
         """What all flow costs, where no loop earns, and about the sum of |flow x cost|."""
