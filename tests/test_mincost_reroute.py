@@ -1,5 +1,6 @@
 """Rounds in which what a change blocks is rerouted by pivots of the dual simplex, and results that are read later."""
 
+import copy
 import gc
 import pickle
 import weakref
@@ -163,6 +164,18 @@ def test_a_result_that_is_read_later_is_a_result() -> None:
     with pytest.raises(AttributeError, match="flows"):
         result.flows  # type: ignore[attr-defined]  # noqa: B018
     assert result.flow is result.flow
+
+
+@pytest.mark.parametrize("kernel", ["simplex", "exchange", "scaling"])
+def test_a_copied_network_goes_its_own_way(kernel: Kernel) -> None:
+    plan = schedule(np.random.default_rng(6), n_tasks=40, n_machines=10, slots=6)
+    network = FlowNetwork(plan.n_nodes, plan.tail, plan.head, plan.capacity, plan.cost, plan.supply, kernel=kernel)
+    result = network.solve()
+    twin = copy.deepcopy(network)
+    twin.set_cost([15], [2_000])
+    assert twin.solve().objective != result.objective
+    check_equals_cold(twin)
+    assert network.solve().flow.tolist() == result.flow.tolist()
 
 
 @pytest.mark.parametrize("kernel", ["simplex", "exchange"])

@@ -75,14 +75,11 @@ for _name in LATER:
     setattr(Result, _name, _Later(_name))
 
 
-def read_later(objective: int, kernel: str, read: Callable[[str], Any], lock: Lock) -> Result:
-    """An optimum whose flow, potential and work `read` tells when somebody asks, or before the network changes.
-
-    lock: it may be looked at in one thread and its network changed in another.
-    """
+def read_later(objective: int, kernel: str, read: Callable[[str], Any]) -> Result:
+    """An optimum whose flow, potential and work `read` tells when somebody asks, or before the network changes."""
     result = object.__new__(Result)
     told = result.__dict__
     told["status"], told["objective"], told["kernel"] = "optimal", objective, kernel
     told["unrouted"], told["witness"] = 0, None
-    told["_read"], told["_lock"] = read, lock
+    told["_read"], told["_lock"] = read, Lock()  # Looked at in one thread, its network perhaps changed in another.
     return result

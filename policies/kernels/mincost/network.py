@@ -6,7 +6,6 @@ or `Priced`, which hear of every change.
 """
 
 from dataclasses import replace
-from threading import Lock
 from typing import NoReturn, cast
 from weakref import ref
 
@@ -78,7 +77,6 @@ class FlowNetwork:
         self._kernel: Kernel = kernel
         self._held: Planted | Priced | Contracted | None = None
         self._unread: ref[Result] | None = None  # The last one, while it may still have to be read.
-        self._reading = Lock()
         self._totals = np.zeros(changes.N_TOTALS, np.int64)
         self._tail = self._head = self._cost = self._bound = self._supply = _NONE
         check_range("tail", tails, 0, n_nodes - 1)
@@ -351,7 +349,7 @@ class FlowNetwork:
 
     def _later(self, value: int, held: Planted | Contracted) -> Result:
         """An optimum, the rest of which is read later."""
-        result = read_later(value, held.kernel, self._read, self._reading)
+        result = read_later(value, held.kernel, self._read)
         self._unread = ref(result)
         return result
 
