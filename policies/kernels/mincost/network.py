@@ -378,11 +378,8 @@ class FlowNetwork:
         kernel = first_kernel(self._kernel, supply, arcs)
         if kernel == "simplex" or not self._hands_over(arcs, supply):
             return
-        if self._simplex_reason(arcs, kernel == "exchange") is None:
-            flow, potential = result.flow, result.potential
-            if self._unread:
-                self._read_last()
-            self._held = self._by_prices(kernel, arcs, supply, flow, potential)
+        if self._simplex_reason(arcs, kernel == "exchange") is None:  # Reads the result whole before its holder goes.
+            self._held = self._by_prices(kernel, arcs, supply, result.flow, result.potential)
 
     def _by_prices(
         self, kernel: Kernel, arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s | None = None
