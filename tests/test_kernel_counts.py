@@ -12,7 +12,7 @@ import networkx as nx
 import numba
 import pytest
 
-from policies.kernels.mincost import exchange, repair, reroute, simplex, tree
+from policies.kernels.mincost import exchange, repair, reroute, runs, simplex, tree
 
 pytestmark = pytest.mark.kernel
 
@@ -55,7 +55,7 @@ def test_what_lies_in_a_loop_is_found() -> None:
 )
 @pytest.mark.parametrize(
     "kernel",
-    [simplex.optimise, tree.refresh, repair.rebalance, reroute.reroute, exchange.grow],
+    [simplex.optimise, runs.pivot_all, runs.cut_out, tree.refresh, repair.rebalance, reroute.reroute, exchange.grow],
     ids=lambda each: each.__name__,
 )
 def test_no_array_is_counted_in_a_loop(kernel: Callable[..., Any]) -> None:

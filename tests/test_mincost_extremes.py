@@ -14,7 +14,7 @@ from policies.kernels.mincost.model import FLOW_MAX, NO_BOUND, OPEN, UNLIMITED, 
 from policies.kernels.mincost.network import FlowNetwork
 from policies.kernels.mincost.planted import Arcs, Planted
 from tests.reference import mincost as reference
-from tests.test_mincost_basis import check_tree
+from tests.test_mincost_runs import check_tree
 
 pytestmark = pytest.mark.kernel
 

@@ -13,8 +13,8 @@ from policies.kernels.mincost.model import UNLIMITED
 from policies.kernels.mincost.network import FlowNetwork
 from policies.kernels.mincost.planted import Planted
 from tests.reference import mincost as reference
-from tests.test_mincost_basis import check_tree
 from tests.test_mincost_extremes import check_like_plain, disturb, plain
+from tests.test_mincost_runs import check_tree
 
 pytestmark = pytest.mark.kernel
 

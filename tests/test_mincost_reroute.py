@@ -20,7 +20,7 @@ from policies.kernels.mincost.incidence import Incidence, enter_some, incidence_
 from policies.kernels.mincost.model import UNLIMITED
 from policies.kernels.mincost.network import FlowNetwork
 from policies.kernels.mincost.planted import Planted
-from tests.test_mincost_basis import check_tree
+from tests.test_mincost_runs import check_tree
 from tests.test_mincost_warm import change_and_balance, check_equals_cold, schedule
 
 pytestmark = pytest.mark.kernel

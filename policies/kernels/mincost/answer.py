@@ -12,7 +12,8 @@ from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import INCIDENCE, Incidence
 from policies.kernels.mincost.repair import bound_overfull, hang, rebalance
 from policies.kernels.mincost.reroute import reroute
-from policies.kernels.mincost.simplex import CAPPED, OPTIMAL, PASSED, STATUS, optimise
+from policies.kernels.mincost.runs import BIG_MAX, optimise_by_runs
+from policies.kernels.mincost.simplex import CAPPED, HEAVY, OPTIMAL, PASSED, STATUS, optimise
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
     BIG,
@@ -33,6 +34,7 @@ from policies.kernels.mincost.tree import (
 
 BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
 ROUND_BLOCK = 8  # In rounds so many times as large: better arcs enter, a third fewer of them for as many looked at.
+RUNS_ARCS_MIN = 5_000  # Below, what a pivot moves is in the caches.
 RUN = 128  # Arcs that are looked at together: few are full.
 REROUTE_SCANS = 4  # Of all arcs, that other ways may take before the rest is the simplex's.
 TURNS_MAX = 1000  # Solves after a bound was put back; measured: 1, at times 2.
@@ -117,7 +119,7 @@ def add_up(net: Columns, n_nodes: int, n_arcs: int, root: int, supply: Int64s, o
     return size
 
 
-@kernel(types.float64(COLUMNS, INCIDENCE, *[_INT] * 6, *[_ROW] * 3), entry=True)
+@kernel(types.float64(COLUMNS, INCIDENCE, *[_INT] * 5, *[_ROW] * 3), entry=True)
 def resolve(
     net: Columns,
     incidence: Incidence,
@@ -126,7 +128,6 @@ def resolve(
     root: int,
     list_max: int,
     pivots_max: int,
-    effort_max: int,
     supply: Int64s,
     work: Int64s,
     out_told: Int64s,
@@ -140,6 +141,7 @@ def resolve(
     block = max(int(np.sqrt(n_arcs)), BLOCK_MIN) * (ROUND_BLOCK if list_max > 0 else 1)
     blocked = np.empty(net.excess.shape[0], np.int64)
     watches, reroutes = list_max > 0, incidence.first.shape[0] > 0
+    yields = not watches and n_arcs >= RUNS_ARCS_MIN and net.notes[BIG] <= BIG_MAX
     for _ in range(TURNS_MAX):
         work[PASSED] = 0
         net.notes[OVER] = 0
@@ -154,7 +156,9 @@ def resolve(
         if net.notes[STALE]:
             refresh(net, root)
         net.notes[MOVED] = 0
-        optimise(net, root, n_arcs, block, list_max, watches, pivots_max, effort_max, work)
+        optimise(net, root, n_arcs, block, list_max, watches, yields, pivots_max, work)
+        if work[STATUS] == HEAVY:
+            optimise_by_runs(net, root, n_arcs, block, int(np.sqrt(n_nodes)), pivots_max, work)
         if work[STATUS] != OPTIMAL:
             return 0.0
         if (watches and work[PASSED] + net.notes[OVER] == 0) or bound_overfull(net, n_nodes) == 0:

@@ -1,8 +1,4 @@
-"""A spanning tree out of a flow with prices: where the simplex goes on from what scaling only came near.
-
-Source: Bixby, Saltzman, Recovering an optimal LP basis from an interior point solution (1994), for the order: what lies
-between its bounds must be in the basis, and of the rest what is nearest to being tight is the best guess.
-"""
+"""A spanning tree out of that of a merged network, where the simplex goes on with the whole one."""
 
 import numpy as np
 from numba import types
@@ -10,14 +6,11 @@ from numba import types
 from policies.kernels.jit import Int64s, kernel
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.model import NO_BOUND
-from policies.kernels.mincost.residual import RESIDUAL, Residual
 from policies.kernels.mincost.tree import (
     COLUMNS,
-    DEAD,
     DOWN,
     LAST,
     LIMIT,
-    LOWER,
     PARENT,
     PRED,
     RISES,
@@ -32,62 +25,6 @@ from policies.kernels.mincost.tree import (
 )
 
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
-_BETWEEN = 1 << 61  # Less than this: an arc's flow lies between its bounds.
-
-
-@kernel(types.void(COLUMNS, RESIDUAL, _IDS, *[_ROW] * 3))
-def lay(net: Columns, near: Residual, position: Int32s, out_flow: Int64s, out_reduced: Int64s, out_key: Int64s) -> None:
-    """Write where the arcs lie in `net` what `near` has of them, by id: flow, reduced cost in units of 1 / (N + 1).
-
-    In the order of the keys they should enter a tree: between its bounds first, then by distance from being tight.
-    """
-    scale = near.price.shape[0] + 1
-    for arc in range(position.shape[0]):
-        at, forth = position[arc], near.entry[arc]
-        flow = near.left[near.sister[forth]] if forth >= 0 else 0
-        reduced = net.cost[at] * scale + near.price[net.tail[at]] - near.price[net.head[at]]
-        out_flow[at] = flow
-        out_reduced[at] = reduced
-        out_key[at] = abs(reduced) + (0 if 0 < flow < net.capacity[at] else _BETWEEN)
-
-
-@kernel(_INT(_ROW, _INT))
-def part_of(above: Int64s, node: int) -> int:
-    """The name of the node's part, in a forest of disjoint sets."""
-    while above[node] != node:
-        above[node] = above[above[node]]
-        node = above[node]
-    return node
-
-
-@kernel(_INT(COLUMNS, *[_ROW] * 4))
-def choose(net: Columns, flow: Int64s, reduced: Int64s, order: Int64s, out_chosen: Int64s) -> int:
-    """Choose a forest of arcs in that order; the others are put at a bound, and excess is what they leave to the tree.
-
-    Few of the others lie between their bounds (their flow closes a cycle): they go where their price sends them.
-    Returns how many were chosen. All arcs must be LOWER or DEAD. Time O(A).
-    """
-    tail, head, state, capacity, excess = net.tail, net.head, net.state, net.capacity, net.excess
-    above = np.arange(excess.shape[0])
-    count: int = 0
-    for index in range(order.shape[0]):
-        arc = order[index]
-        if state[arc] == DEAD:
-            continue
-        one, other = part_of(above, tail[arc]), part_of(above, head[arc])
-        if one != other:
-            above[one] = other
-            out_chosen[count] = arc
-            count += 1
-        elif 0 < flow[arc] and capacity[arc] != NO_BOUND and (reduced[arc] < 0 or flow[arc] >= capacity[arc]):
-            state[arc] = UPPER
-            excess[tail[arc]] -= capacity[arc]
-            excess[head[arc]] += capacity[arc]
-        else:
-            state[arc] = LOWER
-    for index in range(count):
-        state[out_chosen[index]] = TREE
-    return count
 
 
 @kernel(_INT(COLUMNS, COLUMNS, *[_IDS] * 3, types.boolean[::1], _ROW))

@@ -10,24 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import answer, basis, crash, repair, scaling, simplex, tree
+from policies.kernels.mincost import answer, basis, crash, repair, simplex, tree
 from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
 from policies.kernels.mincost.columns import grown, spread
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import UNKNOWN, Incidence, enter_some, incidence_of, take_out, with_nodes
 from policies.kernels.mincost.model import NO_BOUND
-from policies.kernels.mincost.residual import build
 
 SOURCES_SPARSE = 32  # One consumer and a source in that many nodes or more: a scheduling network, worth a crash tree.
-# In large scheduling networks scaling comes near the optimum at about the same cost whatever the load, and the tree it
-# leaves is a few hundred pivots from the end. The simplex from the crash tree takes a third of that or four times as
-# much; it shows early, by how many pivots it has made for its first scans.
-NEAR_ARCS_MIN = 10_000  # Below, scaling saves nothing.
-PROBE = 100  # After so many scans of all arcs …
-DEAR = ((90, 95), (65, 41), (0, 31))  # … pivots are dear ones where more than so much percent of the slots is wanted
-# and there were fewer than that for each 100 nodes: the first of those that applies.
-NEAR_STEP = 12  # ε begins at that part of the largest cost and is divided by as much …
-NEAR_LAST = 2  # … down to so many units of cost: a phase more costs more than the pivots it spares.
 REROUTE_ARCS_MIN = 5_000  # Below, the simplex is as fast by itself in rounds.
 
 _WORK = ("pivots", "degenerate_pivots", "arcs_scanned", "nodes_shifted", "cycle_steps")  # As in `simplex`.
@@ -69,7 +59,6 @@ class Planted:
         arc_columns = (tail, head, cost, bound, bound.copy(), state)
         self.net = tree.Columns(*arc_columns, potential, excess, after, before, rows, np.zeros(tree.N_NOTES, np.int64))
         self._work = np.zeros(simplex.N_WORK, np.int64)
-        self._pushes = self._relabels = 0  # Of scaling that came near.
         self.big = 0  # What artificial arcs cost.
         self._incidence: Incidence | None = None  # From the first round on.
         self.told = np.zeros(answer.N_TOLD, np.int64)  # Of the last solve (see `answer`), and
@@ -90,29 +79,6 @@ class Planted:
         repair.drop_redundant_bounds(net.tail, net.head, supply, net.bound, net.capacity)
         if is_scheduling(supply):
             crash.lean(net, supply, self._n_nodes, self._n_arcs, self.root, self.big)
-
-    def _plant_near(self, arcs: Arcs, supply: Int64s) -> bool:
-        """A first tree out of what scaling comes near the optimum with; False, and nothing changed, where it fails."""
-        cost_max = int(np.abs(arcs.cost).max())
-        tight = scaling.tightened(arcs.tail, arcs.head, arcs.bound, arcs.cost, supply, cost_max)
-        if tight is None:
-            return False
-        near = build(*arcs, np.zeros(self._n_arcs, np.int64), supply, np.zeros(self._n_nodes, np.int64), 0)
-        work = np.zeros(scaling.N_WORK, np.int64)
-        status = scaling.approach(near, tight, cost_max // NEAR_STEP, NEAR_LAST, NEAR_STEP, work)
-        self._pushes, self._relabels = int(work[scaling.PUSHES]), int(work[scaling.RELABELS])
-        if status != scaling.FINE:
-            return False
-        self._plant(arcs.alive, supply, bare=True)
-        net = self.net
-        repair.drop_redundant_bounds(net.tail, net.head, supply, net.bound, net.capacity)
-        net.excess[:] = supply
-        flow, reduced, key = (np.empty(self._n_arcs, np.int64) for _ in range(3))
-        basis.lay(net, near, self._position, flow, reduced, key)
-        chosen = np.empty(self._n_nodes, np.int64)
-        n_chosen = basis.choose(net, flow, reduced, np.argsort(key), chosen)
-        basis.hang(net, self.root, chosen[:n_chosen])
-        return True
 
     def plant_merged(self, arcs: Arcs, supply: Int64s, ids: Int64s, inside: Flags, small: "Planted") -> None:
         """A first tree out of that of the network with nodes merged, whose arcs are `ids`, and the arcs inside."""
@@ -178,7 +144,6 @@ class Planted:
         self._raise_big(cost_max)
         status = simplex.CAPPED
         if self._is_planted:
-            self._pushes = self._relabels = 0
             if self._is_solved and self._incidence is None and self._n_arcs >= REROUTE_ARCS_MIN:
                 alive = all_columns()[0].alive[self._ids[: self._n_arcs]]
                 self._incidence = incidence_of(self.net.tail, self.net.head, alive, self._n_nodes)
@@ -186,7 +151,9 @@ class Planted:
             if status == simplex.UNBOUNDED and not np.array_equal(self.net.capacity, self.net.bound):
                 status = simplex.CAPPED  # Changes made a dropped bound matter: take none for granted.
         else:
-            status = self._solve_first(*all_columns())
+            arcs, supply = all_columns()
+            self._plant(arcs.alive, supply, bare=False)
+            status = self._run(supply, 0)
         if status == simplex.CAPPED:
             arcs, supply = all_columns()
             self._plant(arcs.alive, supply, bare=True)
@@ -202,22 +169,9 @@ class Planted:
             self.net.notes[tree.BIG] = self.big
             self.net.notes[tree.STALE] = 1
 
-    def _solve_first(self, arcs: Arcs, supply: Int64s) -> int:
-        """From nothing. CAPPED where only the bare tree is left to try."""
-        self._plant(arcs.alive, supply, bare=False)
-        if self._n_arcs < NEAR_ARCS_MIN or not is_scheduling(supply) or (arcs.cost < 0).any():
-            return self._run(supply, 0)
-        status = self._run(supply, 0, PROBE * self._n_arcs)
-        if status != simplex.CAPPED:
-            return status
-        dear = next(pivots for percent, pivots in DEAR if wants_more_than(percent, arcs, supply))
-        if 100 * self._work[simplex.PIVOTS] < dear * self._n_nodes:
-            self._plant_near(arcs, supply)
-        return self._run(supply, 0)
-
-    def _run(self, supply: Int64s, list_max: int, effort_max: int = NO_BOUND) -> int:
+    def _run(self, supply: Int64s, list_max: int) -> int:
         n_nodes, n_arcs = self._n_nodes, self._n_arcs
-        limits = (list_max, 200 * (n_arcs + n_nodes) + 10_000, effort_max)
+        limits = (list_max, 200 * (n_arcs + n_nodes) + 10_000)
         known = self._incidence if list_max and self._incidence else UNKNOWN
         self.sum_size = answer.resolve(
             self.net, known, n_nodes, n_arcs, self.root, *limits, supply, self._work, self.told
@@ -257,8 +211,7 @@ class Planted:
     @property
     def work(self) -> dict[str, int]:
         """What the last solve took."""
-        work = dict(zip(_WORK, self._work.tolist()[1:], strict=False))
-        return work | {"pushes": self._pushes, "relabels": self._relabels}
+        return dict(zip(_WORK, self._work.tolist()[1:], strict=False))
 
 
 def is_scheduling(supply: Int64s) -> bool:

@@ -288,7 +288,7 @@ def magnitude_error(n_nodes: int, n_arcs: int, cost_max: int, flow_total: int) -
 
 
 def tightened(tail: Int64s, head: Int64s, bound: Int64s, cost: Int64s, supply: Int64s, cost_max: int) -> Int64s | None:
-    """Finite capacities that mean the same, for `solve` and `approach`; None where magnitudes could wrap.
+    """Finite capacities that mean the same, for `solve`; None where magnitudes could wrap.
 
     Arcs that earn must have bounds.
     """
@@ -298,23 +298,6 @@ def tightened(tail: Int64s, head: Int64s, bound: Int64s, cost: Int64s, supply: I
     tight = np.empty(tail.size, np.int64)
     tighten(tail, head, bound, supply, flow_total, tight)
     return tight
-
-
-def approach(net: Residual, tight: Int64s, first: int, last: int, step: int, work: Int64s) -> int:
-    """Route every excess at nearly the least cost: `last`-optimal, from `first` on, ε divided by `step`, units of cost.
-
-    Prices are left in units of 1 / (N + 1). STUCK and CAPPED as in `refine`.
-    """
-    n_nodes = net.price.size
-    scale = n_nodes + 1
-    bound_by(net, tight)
-    net.price[:] *= scale
-    epsilon, finest = max(first, last) * scale, last * scale
-    while True:
-        status = refine(net, scale, epsilon, RELABELS_PER_NODE * n_nodes, work)
-        if status != FINE or epsilon == finest:
-            return int(status)
-        epsilon = max(epsilon // step, finest)
 
 
 def solve(net: Residual, bound: Int64s, tight: Int64s, epsilon: int, work: Int64s) -> int:

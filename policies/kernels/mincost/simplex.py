@@ -35,18 +35,20 @@ from policies.kernels.mincost.tree import (
 # Fields of `work` int64[N_WORK]. CURSOR is kept from solve to solve: where the block search goes on.
 STATUS, PIVOTS, DEGENERATE, SCANNED, SHIFTED, WALKED, CURSOR, LISTED, PASSED = range(9)
 N_WORK = 9
-OPTIMAL, UNBOUNDED, CAPPED = range(3)
+OPTIMAL, UNBOUNDED, CAPPED, HEAVY = range(4)
 
 # Where pivots move much of the tree, a better entering arc is worth a longer search: the block grows while moving costs
 # more than scanning. A node moved, or a step along the cycle, costs about as much as MOVE_COST arcs scanned.
 REVIEW = 32  # Pivots between two looks at the balance.
 MOVE_COST = 4
 BLOCK_GROWTH_MAX = 16
+HEAVY_REVIEWS = 4  # So many more than others in which pivots moved more nodes than a block has arcs.
 # A warm solve lists what else a block had to offer and enters it before the next block is searched: few arcs are worth
 # entering then, and each would have to wait for the cursor to come round. In a cold solve the list only ages.
 LIST_MAX = 256
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
 _ROWS, _STATES = types.int64[:, ::1], types.int8[::1]
+_THREE: Any = types.UniTuple(_INT, 3)  # type: ignore[no-untyped-call]
 _FIVE: Any = types.UniTuple(_INT, 5)  # type: ignore[no-untyped-call]
 
 
@@ -179,38 +181,53 @@ def push(rows: Int64s, source: int, target: int, top: int, amount: int, bounds: 
     work[PASSED] += passed
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW), inline=True)
-def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side: int, top: int, work: Int64s) -> None:
-    """Put `entering`, on which so much was sent, in the place of the arc of `leaving`. Time O(depth + moved subtree).
+@kernel(_THREE(COLUMNS, _INT, _INT), inline=True)
+def ends_of(net: Columns, entering: int, side: int) -> tuple[int, int, int]:
+    """The node that an entering arc hangs, the one it hangs it under, and 1 where the arc rises from there, else 0.
 
     side: as `blocking` has it.
     """
-    rows, tail, head, state, capacity = net.rows, net.tail, net.head, net.state, net.capacity
+    forth: int = (net.state[entering] == LOWER) == (side == 1)  # The moved subtree is the tail's.
+    tail, head = net.tail[entering], net.head[entering]
+    return (tail if forth else head), (head if forth else tail), forth
+
+
+@kernel(types.void(COLUMNS, *[_INT] * 7), inline=True)
+def turn(net: Columns, entering: int, amount: int, leaving: int, node: int, parent: int, forth: int, top: int) -> None:
+    """Put `entering`, on which so much was sent, in the place of the arc of `leaving`. Time O(way to `top`), mostly.
+
+    node, parent, forth: as `ends_of` has them. Potentials stay as they are.
+    """
+    rows, state, capacity = net.rows, net.state, net.capacity
     old = rows[leaving, PRED]
     if old >= 0:
         state[old] = LOWER if carried(rows, leaving) == 0 else UPPER
     flow = amount if state[entering] == LOWER else capacity[entering] - amount
-    forth = (state[entering] == LOWER) == (side == 1)  # The moved subtree is the tail's.
     state[entering] = TREE
-    node = tail[entering] if forth else head[entering]
-    parent = head[entering] if forth else tail[entering]
-    reduced = net.cost[entering] + net.potential[tail[entering]] - net.potential[head[entering]]
     up, down = flow, capacity[entering] - flow
     if forth:
         up, down = down, up
-        reduced = -reduced
     graft(rows, net.after, net.before, node, leaving, parent, top, entering, up, down, forth, limit_of(net, entering))
-    work[SHIFTED] += shift(net, node, root, reduced)
 
 
-@kernel(_INT(_ROW), inline=True)
-def effort(work: Int64s) -> int:
-    """What pivots have cost so far, in arcs scanned."""
-    cost: int = work[SCANNED] + MOVE_COST * (work[SHIFTED] + work[WALKED])
-    return cost
+@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW), inline=True)
+def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side: int, top: int, work: Int64s) -> None:
+    """`turn`, and shift the potentials of what moved. Time O(way to `top` + the smaller part of the tree)."""
+    node, parent, forth = ends_of(net, entering, side)
+    reduced = net.cost[entering] + net.potential[net.tail[entering]] - net.potential[net.head[entering]]
+    turn(net, entering, amount, leaving, node, parent, forth, top)
+    work[SHIFTED] += shift(net, node, root, -reduced if forth else reduced)
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 4, types.boolean, *[_INT] * 2, _ROW))
+@kernel(_INT(*[_INT] * 4), inline=True)
+def balanced(block: int, smallest: int, moving: int, scanning: int) -> int:
+    """How large blocks are to be, where moving and scanning have cost so much with blocks of that size."""
+    larger, smaller = min(2 * block, BLOCK_GROWTH_MAX * smallest), max(block // 2, smallest)
+    size: int = larger if moving > 2 * scanning else smaller if 2 * moving < scanning else block
+    return size
+
+
+@kernel(types.void(COLUMNS, *[_INT] * 4, types.boolean, types.boolean, _INT, _ROW))
 def optimise(
     net: Columns,
     root: int,
@@ -218,20 +235,21 @@ def optimise(
     block: int,
     list_max: int,
     bounds: bool,
+    yields: bool,
     pivots_max: int,
-    effort_max: int,
     work: Int64s,
 ) -> None:
     """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle.
 
-    CAPPED past `pivots_max` or `effort_max`. bounds: count in work[PASSED] how often flow comes to pass a bound that
-    was dropped.
+    CAPPED past `pivots_max`. bounds: count in work[PASSED] how often flow comes to pass a bound that was dropped.
+    yields: end as HEAVY where pivots have come to move much of the tree (see `runs`).
     """
     tail, head, cost, state, potential, rows = net.tail, net.head, net.cost, net.state, net.potential, net.rows
     listed = np.empty(list_max, np.int64)
     work[LISTED] = 0
     work[STATUS] = CAPPED
     smallest = block
+    heavy = 0
     scanned = work[SCANNED]
     moved = work[SHIFTED] + work[WALKED]
     for count in range(pivots_max):
@@ -265,11 +283,10 @@ def optimise(
         if count % REVIEW == REVIEW - 1:
             moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST
             scanning = work[SCANNED] - scanned
-            if moving > 2 * scanning:
-                block = min(2 * block, BLOCK_GROWTH_MAX * smallest)
-            elif 2 * moving < scanning:
-                block = max(block // 2, smallest)
+            block = balanced(block, smallest, moving, scanning)
+            heavy = max(heavy + (1 if moving > REVIEW * MOVE_COST * smallest else -1), 0)
             scanned = work[SCANNED]
             moved = work[SHIFTED] + work[WALKED]
-            if effort(work) > effort_max:
+            if yields and heavy == HEAVY_REVIEWS:
+                work[STATUS] = HEAVY
                 return
