@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from policies.kernels.mincost import contracted, dispatch, scaling
 from policies.kernels.mincost.certificate import certificate_error
+from policies.kernels.mincost.columns import spread_by_tail
 from policies.kernels.mincost.dispatch import Kernel, simplex_reason
 from policies.kernels.mincost.model import NO_BOUND, UNLIMITED, NetworkError
 from policies.kernels.mincost.network import FlowNetwork
@@ -178,6 +179,16 @@ def test_scaling_takes_over_where_paths_take_too_long(slots: int, monkeypatch: p
         assert certificate_error(network, result) is None
         churn(rng, network, 100, 9)
     assert kernels[0] == "exchange+scaling"
+
+
+@given(tails=st.lists(st.integers(0, 40), max_size=60))
+def test_arcs_are_laid_out_by_tail_and_neighbours_apart(tails: list[int]) -> None:
+    tail = np.array(tails, np.int64)
+    position, order = spread_by_tail(tail, 41)
+    assert sorted(order.tolist()) == list(range(tail.size))
+    assert position[order].tolist() == list(range(tail.size))
+    by_stride = [node for first in range(6) for node in range(first, 41, 6)]  # 6² ≤ 41 < 7².
+    assert tail[order].tolist() == [node for node in by_stride for _ in range(tails.count(node))]
 
 
 def test_the_dispatcher_takes_scaling_where_most_arcs_are_among_machines() -> None:

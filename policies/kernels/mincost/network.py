@@ -317,11 +317,13 @@ class FlowNetwork:
         return self._optimum(flow, potential, cost_size)
 
     def _solve_by_simplex(self) -> Result:
-        """From nothing."""
-        self._held = held = self._planted(*self._all())
+        """From nothing; goes on with prices where that is better for the rounds to come."""
+        arcs, supply = self._all()
+        kernel = first_kernel(self._kernel, supply, arcs)
+        self._held = held = self._planted(arcs, supply, by_tail=kernel != "simplex")
         result = self._solve_planted(held)
-        if result.status == "optimal":
-            self._hand_over(*self._all(), result)
+        if result.status == "optimal" and kernel != "simplex" and self._hands_over(arcs, supply):
+            self._hand_over(kernel, arcs, supply, result)
         return result
 
     def _solve_planted(self, held: Planted) -> Result:
@@ -368,16 +370,12 @@ class FlowNetwork:
             for name in LATER:
                 getattr(result, name)
 
-    def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
+    def _planted(self, arcs: Arcs, supply: Int64s, by_tail: bool = False) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)
         alive = np.where(self._nodes.alive, supply, np.iinfo(np.int64).max)
-        return Planted(arcs, supply, int(alive.argmin()))
+        return Planted(arcs, supply, int(alive.argmin()), by_tail)
 
-    def _hand_over(self, arcs: Arcs, supply: Int64s, result: Result) -> None:
-        """Go on with prices where that is better for the rounds to come."""
-        kernel = first_kernel(self._kernel, supply, arcs)
-        if kernel == "simplex" or not self._hands_over(arcs, supply):
-            return
+    def _hand_over(self, kernel: Kernel, arcs: Arcs, supply: Int64s, result: Result) -> None:
         if self._simplex_reason(arcs, kernel == "exchange") is None:  # Reads the result whole before its holder goes.
             self._held = self._by_prices(kernel, arcs, supply, result.flow, result.potential)
 

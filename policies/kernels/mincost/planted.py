@@ -12,7 +12,7 @@ import numpy as np
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import answer, basis, crash, repair, simplex, tree
 from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
-from policies.kernels.mincost.columns import grown, spread
+from policies.kernels.mincost.columns import grown, spread, spread_by_tail
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import UNKNOWN, Incidence, enter_some, incidence_of, take_out, with_nodes
 from policies.kernels.mincost.model import NO_BOUND
@@ -42,12 +42,13 @@ class Planted:
 
     kernel = "simplex"
 
-    def __init__(self, arcs: Arcs, supply: Int64s, root: int) -> None:
-        """Everything hangs under `root`, a node that is alive."""
+    def __init__(self, arcs: Arcs, supply: Int64s, root: int, by_tail: bool = False) -> None:
+        """Everything hangs under `root`, a node that is alive. by_tail: the arcs of a node lie together."""
         n_nodes, n_arcs = supply.size, arcs.tail.size
         self._n_nodes, self._n_arcs, self.root = n_nodes, n_arcs, root
         most = max(n_arcs, 1)  # Kernels look at some arc even where none is.
-        self._position, self._ids = spread(most)
+        by_tail = by_tail and n_arcs > 0
+        self._position, self._ids = spread_by_tail(arcs.tail, n_nodes) if by_tail else spread(most)
         tail, head = np.zeros(most, np.int32), np.zeros(most, np.int32)
         cost, bound = np.zeros(most, np.int64), np.zeros(most, np.int64)
         for lying, column in ((tail, arcs.tail), (head, arcs.head), (cost, arcs.cost), (bound, arcs.bound)):
