@@ -42,7 +42,8 @@ OPTIMAL, UNBOUNDED, CAPPED, HEAVY = range(4)
 REVIEW = 32  # Pivots between two looks at the balance.
 MOVE_COST = 4
 BLOCK_GROWTH_MAX = 16
-HEAVY_REVIEWS = 4  # So many more than others in which pivots moved more nodes than a block has arcs.
+HEAVY_REVIEWS = 8  # So many more than others in which pivots moved more nodes than a block has arcs, and …
+STEP_MOVES = 8  # … so many for each step of a cycle: where cycles are long, runs would be cut all along.
 # A warm solve lists what else a block had to offer and enters it before the next block is searched: few arcs are worth
 # entering then, and each would have to wait for the cursor to come round. In a cold solve the list only ages.
 LIST_MAX = 256
@@ -250,8 +251,7 @@ def optimise(
     work[STATUS] = CAPPED
     smallest = block
     heavy = 0
-    scanned = work[SCANNED]
-    moved = work[SHIFTED] + work[WALKED]
+    scanned, shifted, walked = work[SCANNED], work[SHIFTED], work[WALKED]
     for count in range(pivots_max):
         entering = -1
         if work[LISTED] > 0:
@@ -281,12 +281,10 @@ def optimise(
             if bounds:
                 work[PASSED] += passes(rows, source if side == 1 else target)
         if count % REVIEW == REVIEW - 1:
-            moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST
-            scanning = work[SCANNED] - scanned
-            block = balanced(block, smallest, moving, scanning)
-            heavy = max(heavy + (1 if moving > REVIEW * MOVE_COST * smallest else -1), 0)
-            scanned = work[SCANNED]
-            moved = work[SHIFTED] + work[WALKED]
+            shifting, walking = work[SHIFTED] - shifted, work[WALKED] - walked
+            block = balanced(block, smallest, (shifting + walking) * MOVE_COST, work[SCANNED] - scanned)
+            heavy = max(heavy + (1 if shifting > max(REVIEW * smallest, STEP_MOVES * walking) else -1), 0)
+            scanned, shifted, walked = work[SCANNED], work[SHIFTED], work[WALKED]
             if yields and heavy == HEAVY_REVIEWS:
                 work[STATUS] = HEAVY
                 return
