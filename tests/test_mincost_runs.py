@@ -1,10 +1,13 @@
 """The simplex with potentials kept by runs of the tree's list: the same tree, the same potentials, the same optimum."""
 
+from math import isqrt
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import mincost_graphs as graphs
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import repair, runs, simplex, tree
 from policies.kernels.mincost.certificate import certificate_error
@@ -146,23 +149,30 @@ def test_runs_stay_whole_through_thousands_of_pivots(slots: int, ids: str) -> No
     assert work[simplex.PIVOTS] > 1_000
 
 
-@pytest.mark.parametrize("slots", [9, 10])
-def test_the_simplex_yields_where_pivots_move_much_of_the_tree(slots: int) -> None:
-    network = lumped(slots)
-    held, work = planted_of(network)
-    simplex.optimise(held.net, 0, network.n_arcs, 20, 0, False, True, ENDLESS, work)
+def yielded(graph: graphs.Graph) -> tuple[Planted, Int64s]:
+    """Solved by the simplex until it yields, if it does."""
+    held, work = planted_of(FlowNetwork(*graph[:6], kernel="simplex"))
+    simplex.optimise(held.net, 0, graph.tail.size, isqrt(graph.tail.size), 0, False, True, ENDLESS, work)
+    return held, work
+
+
+@pytest.mark.parametrize("load", [80, 95, 120])
+def test_the_simplex_yields_where_all_hang_under_one_node(load: int) -> None:
+    graph = graphs.scheduling("edge", 1_000, load, "class")
+    held, work = yielded(graph)
     assert work[simplex.STATUS] == simplex.HEAVY
     before = int(work[simplex.PIVOTS])
-    runs.optimise_by_runs(held.net, 0, network.n_arcs, 100, 55, ENDLESS, work)
+    runs.optimise_by_runs(held.net, 0, graph.tail.size, 60, 35, ENDLESS, work)
     assert work[simplex.STATUS] == simplex.OPTIMAL
     assert work[simplex.PIVOTS] > before
     check_potentials(held)
 
 
-def test_it_does_not_where_they_move_little() -> None:
-    held, work = planted_of(lumped(25))
-    simplex.optimise(held.net, 0, held.net.tail.size, 100, 0, False, True, ENDLESS, work)
+@pytest.mark.parametrize("graph", [graphs.scheduling("quincy", 1_000, 50, "class"), graphs.road_like(1 << 10)])
+def test_it_does_not_where_little_moves_or_cycles_are_long(graph: graphs.Graph) -> None:
+    held, work = yielded(graph)
     assert work[simplex.STATUS] == simplex.OPTIMAL
+    check_potentials(held)
 
 
 @pytest.mark.parametrize("slots", [9, 10, 25])

@@ -140,10 +140,10 @@ def cut_out(
         steps += cut(own, offset, end, notes, after, before, root, begin)
         steps += cut(own, offset, end, notes, after, before, root, each)
         begin = int(after[Index(rows[Index(each), LAST])])
-        steps += cut(own, offset, end, notes, after, before, root, begin)
         walks = each != top
         each = rows[Index(each), PARENT]
-    return steps
+    begin = begin if wanted else root  # Which begins a run always.
+    return steps + cut(own, offset, end, notes, after, before, root, begin)
 
 
 @kernel(_INT(RUNS, _ROWS, _IDS, _IDS, *[_INT] * 3, _FLAG), inline=True)
