@@ -20,10 +20,8 @@ from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.simplex import (
     CAPPED,
     CURSOR,
-    DEGENERATE,
     MOVE_COST,
     OPTIMAL,
-    PIVOTS,
     REVIEW,
     SCANNED,
     SHIFTED,
@@ -31,12 +29,11 @@ from policies.kernels.mincost.simplex import (
     UNBOUNDED,
     WALKED,
     balanced,
-    blocking,
     ends_of,
-    push,
+    send_round,
     turn,
 )
-from policies.kernels.mincost.tree import COLUMNS, LAST, LOWER, PARENT, SIZE, Columns, Int8s, Int32s
+from policies.kernels.mincost.tree import COLUMNS, LAST, PARENT, SIZE, Columns, Int8s, Int32s
 
 RUN_BITS = 16
 _RUN = (1 << RUN_BITS) - 1
@@ -278,22 +275,12 @@ def pivot_all(net: Columns, runs: Runs, root: int, n_arcs: int, block: int, pivo
         if entering < 0:
             work[STATUS] = OPTIMAL
             return
-        work[PIVOTS] += 1
-        forth = state[entering] == LOWER
-        source = tail[entering] if forth else head[entering]
-        target = head[entering] if forth else tail[entering]
-        amount, leaving, side, top, steps = blocking(rows, source, target, net.capacity[entering])
+        amount, leaving, side, top = send_round(net, rows, entering, False, work)
         if amount >= OPEN:
             work[CURSOR] = entering
             work[STATUS] = UNBOUNDED
             return
-        work[WALKED] += steps
-        work[DEGENERATE] += amount == 0
-        if amount > 0:
-            push(rows, source, target, top, amount, False, work)
-        if leaving < 0:
-            state[entering] = -state[entering]
-        else:
+        if leaving >= 0:
             swap(net, runs, root, entering, amount, leaving, side, top, work)
         if count % REVIEW == REVIEW - 1:
             moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST

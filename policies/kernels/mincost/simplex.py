@@ -50,6 +50,7 @@ LIST_MAX = 256
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
 _ROWS, _STATES = types.int64[:, ::1], types.int8[::1]
 _THREE: Any = types.UniTuple(_INT, 3)  # type: ignore[no-untyped-call]
+_FOUR: Any = types.UniTuple(_INT, 4)  # type: ignore[no-untyped-call]
 _FIVE: Any = types.UniTuple(_INT, 5)  # type: ignore[no-untyped-call]
 
 
@@ -163,16 +164,16 @@ def blocking(rows: Int64s, source: int, target: int, room: int) -> tuple[int, in
 
 @kernel(types.void(_ROWS, *[_INT] * 4, types.boolean, _ROW), inline=True)
 def push(rows: Int64s, source: int, target: int, top: int, amount: int, bounds: bool, work: Int64s) -> None:
-    """Send so much round that cycle. bounds: count arcs that come to pass a bound that was dropped."""
+    """Send so much, if anything, round that cycle. bounds: count arcs that come to pass a bound that was dropped."""
     passed = 0
-    down = source
+    down = source if amount > 0 else top
     while down != top:
         rows[down, DOWN] -= amount
         rows[down, UP] += amount
         if bounds:
             passed += passes(rows, down)
         down = rows[down, PARENT]
-    up = target
+    up = target if amount > 0 else top
     while up != top:
         rows[up, UP] -= amount
         rows[up, DOWN] += amount
@@ -180,6 +181,28 @@ def push(rows: Int64s, source: int, target: int, top: int, amount: int, bounds: 
             passed += passes(rows, up)
         up = rows[up, PARENT]
     work[PASSED] += passed
+
+
+@kernel(_FOUR(COLUMNS, _ROWS, _INT, types.boolean, _ROW), inline=True)
+def send_round(net: Columns, rows: Int64s, entering: int, bounds: bool, work: Int64s) -> tuple[int, int, int, int]:
+    """Send what fits round the cycle that `entering` closes; an arc that itself blocks goes to its other bound.
+
+    Returns the amount (OPEN or more: there is no bound, and nothing was sent), and the node whose arc blocks, its side
+    and the cycle's top as `blocking` has them. bounds: as in `push`.
+    """
+    tail, head, state = net.tail, net.head, net.state
+    forth = state[entering] == LOWER
+    one, other = tail[entering], head[entering]
+    source = one if forth else other
+    target = other if forth else one
+    amount, leaving, side, top, steps = blocking(rows, source, target, net.capacity[entering])
+    work[PIVOTS] += 1
+    work[WALKED] += steps
+    work[DEGENERATE] += amount == 0
+    fits = amount < OPEN
+    state[entering] *= 1 - 2 * (fits & (leaving < 0))
+    push(rows, source, target, top, amount * fits, bounds, work)
+    return amount, leaving, side, top
 
 
 @kernel(_THREE(COLUMNS, _INT, _INT), inline=True)
@@ -211,13 +234,17 @@ def turn(net: Columns, entering: int, amount: int, leaving: int, node: int, pare
     graft(rows, net.after, net.before, node, leaving, parent, top, entering, up, down, forth, limit_of(net, entering))
 
 
-@kernel(types.void(COLUMNS, *[_INT] * 6, _ROW), inline=True)
-def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side: int, top: int, work: Int64s) -> None:
-    """`turn`, and shift the potentials of what moved. Time O(way to `top` + the smaller part of the tree)."""
+@kernel(_INT(COLUMNS, *[_INT] * 6, _ROW), inline=True)
+def swap(net: Columns, root: int, entering: int, amount: int, leaving: int, side: int, top: int, work: Int64s) -> int:
+    """`turn`, and shift the potentials of what moved. Time O(way to `top` + the smaller part of the tree).
+
+    Returns the node that hangs by the entering arc now.
+    """
     node, parent, forth = ends_of(net, entering, side)
     reduced = net.cost[entering] + net.potential[net.tail[entering]] - net.potential[net.head[entering]]
     turn(net, entering, amount, leaving, node, parent, forth, top)
     work[SHIFTED] += shift(net, node, root, -reduced if forth else reduced)
+    return node
 
 
 @kernel(_INT(*[_INT] * 4), inline=True)
@@ -261,25 +288,15 @@ def optimise(
         if entering < 0:
             work[STATUS] = OPTIMAL
             return
-        work[PIVOTS] += 1
-        forth = state[entering] == LOWER
-        source = tail[entering] if forth else head[entering]
-        target = head[entering] if forth else tail[entering]
-        amount, leaving, side, top, steps = blocking(rows, source, target, net.capacity[entering])
+        amount, leaving, side, top = send_round(net, rows, entering, bounds, work)
         if amount >= OPEN:
             work[CURSOR] = entering
             work[STATUS] = UNBOUNDED
             return
-        work[WALKED] += steps
-        work[DEGENERATE] += amount == 0
-        if amount > 0:
-            push(rows, source, target, top, amount, bounds, work)
-        if leaving < 0:
-            state[entering] = -state[entering]
-        else:
-            swap(net, root, entering, amount, leaving, side, top, work)
+        if leaving >= 0:
+            hung = swap(net, root, entering, amount, leaving, side, top, work)
             if bounds:
-                work[PASSED] += passes(rows, source if side == 1 else target)
+                work[PASSED] += passes(rows, hung)
         if count % REVIEW == REVIEW - 1:
             shifting, walking = work[SHIFTED] - shifted, work[WALKED] - walked
             block = balanced(block, smallest, (shifting + walking) * MOVE_COST, work[SCANNED] - scanned)
