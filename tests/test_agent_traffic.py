@@ -109,7 +109,9 @@ class Device:
             1, Fetch(shard_id=shard.shard_id, size_bytes=shard.size_bytes, name="data", sources=sources)
         )
         ended = await self.events.get()
-        assert isinstance(ended, FetchEnded) and ended.ok
+        while not isinstance(ended, FetchEnded):  # A slow machine tells how far it is first.
+            ended = await self.events.get()
+        assert ended.ok
         (sample,) = ended.samples
         return sample
 
