@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.kernels.mincost import aim, contracted, exchange, leaves
+from policies.kernels.mincost import aim, exchange, leaves, paths
 from policies.kernels.mincost.certificate import certificate_error
 from policies.kernels.mincost.contracted import Contracted
 from policies.kernels.mincost.model import OPEN
@@ -55,8 +55,10 @@ def aimed(held: Contracted, hub: int) -> npt.NDArray[np.int64]:
         np.empty(n_slots, np.int32),
     )
     aim.list_backwards(held.table, *slots)
-    ways = np.empty((3, held.scratch.shape[1]), np.int64)
-    aim.aim(held.net, held.table, hub, *slots, ways, held.scratch, np.zeros(exchange.N_WORK, np.int64))
+    ways = np.empty((aim.N_WAYS, held.scratch.shape[1]), np.int64)
+    nobody, work = np.zeros(held.net.price.size, np.bool_), np.zeros(exchange.N_WORK, np.int64)
+    far = aim.aim(held.net, held.table, hub, nobody, *slots, ways, held.scratch, work)
+    aim.approach(held.net, held.table, ways, far)
     return ways
 
 
@@ -119,8 +121,8 @@ def test_what_waits_goes_the_ways_that_were_told_while_they_are_free(seed: int) 
 @settings(deadline=None, max_examples=60)
 def test_a_sequence_with_prices_set_anew_after_every_search_equals_cold_solves(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contracted, "SCANS_ONCE", 0)
-        patch.setattr(contracted, "LONG", 1 << 40)
+        patch.setattr(paths, "SCANS_ONCE", 0)
+        patch.setattr(paths, "LONG", 1 << 40)
         network = FlowNetwork(1, [], [], [], [], [0], kernel="exchange")
         for _ in range(data.draw(st.integers(1, 8))):
             change_and_balance(network, data)
@@ -135,8 +137,8 @@ def test_full_networks_are_solved_as_before(slots: int, monkeypatch: pytest.Monk
     expected = FlowNetwork(*columns, kernel="simplex").solve().objective
     calls: list[int] = []
     kernel = aim.aim
-    monkeypatch.setattr(contracted, "SCANS_ONCE", 0)
-    monkeypatch.setattr(contracted, "LONG", 1 << 40)
+    monkeypatch.setattr(paths, "SCANS_ONCE", 0)
+    monkeypatch.setattr(paths, "LONG", 1 << 40)
     monkeypatch.setattr(aim, "aim", lambda *given: calls.append(1) or kernel(*given))
     network = FlowNetwork(*columns, kernel="exchange")
     result = network.solve()

@@ -32,15 +32,17 @@ from policies.kernels.mincost.exchange import (
     label,
     pop,
 )
+from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import AT, COST, FIRST, LEAVES, STOP, TO, Int32s, Leaves, best_slot
 from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.residual import RESIDUAL, Residual
 
 AHEAD = 16  # Slots: so far ahead their leaves are loaded.
 NODE, PRICE = range(2)  # Of a leaf: where it is (-1: nowhere), and its price.
-# Rows of `ways` int64[3, N], the tree of ways to what lacks: the next node (THERE at what lacks, LOST where no way is),
-# the leaf that goes there (-1: none), else the entry, as in `exchange`.
-NEXT, GOES, ENTRY = range(3)
+# Rows of `ways` int64[N_WAYS, N], the tree of ways to what lacks: the next node (THERE at what lacks, LOST where no way
+# is), the leaf that goes there (-1: none), else the entry, as in `exchange`; and how far it is, OPEN where no way is.
+NEXT, GOES, ENTRY, FAR = range(4)
+N_WAYS = 4
 THERE, LOST = -1, -2
 _INT, _ROW, _GRID, _IDS = types.int64, types.int64[::1], types.int64[:, ::1], types.int32[::1]
 
@@ -71,21 +73,23 @@ def list_backwards(table: Leaves, out_first: Int64s, out_leaf: Int32s, out_cost:
     out_leaf[total : total + AHEAD] = 0
 
 
-@kernel(types.void(RESIDUAL, LEAVES, _INT, _ROW, _IDS, _IDS, _GRID, _GRID, _ROW))
+@kernel(_INT(RESIDUAL, LEAVES, _INT, types.boolean[::1], _ROW, _IDS, _IDS, _GRID, _GRID, _ROW))
 def aim(
     net: Residual,
     table: Leaves,
     hub: int,
+    outside: Flags,
     slot_first: Int64s,
     slot_leaf: Int32s,
     slot_cost: Int32s,
     ways: Int64s,
     scratch: Int64s,
     work: Int64s,
-) -> None:
-    """Take each node's distance to the nearest that lacks, or to the hub (-1: none), off its price; tell its way there.
+) -> int:
+    """Tell each node's way to the nearest that lacks, or to the hub (-1: none), and how far that is.
 
-    slot_*: as `list_backwards` has them. Prices must be right, and stay so. Time O(S + E) and a heap's.
+    Leaves that are at a node outside stay there. slot_*: as `list_backwards` has them. Prices must be right. Returns
+    the greatest distance. Time O(S + E) and a heap's.
     """
     price, excess, to, cost, left, sister = net.price, net.excess, net.to, net.cost, net.left, net.sister
     first, stop, arc_of, entry_of = net.first, net.stop, net.arc, net.entry
@@ -131,18 +135,27 @@ def aim(
             leaf = Index(slot_leaf[Index(place)])
             other = own[leaf, NODE]
             new = base + slot_cost[Index(place)] + own[leaf, PRICE]
-            if other >= 0 and new < distance[Index(other)]:
+            if other >= 0 and new < distance[Index(other)] and not outside[Index(other)]:
                 label(scratch, count, other, new, -1, -1, -1)
                 ways[NEXT, Index(other)] = node
                 ways[GOES, Index(other)] = np.int64(leaf)
         scanned += stop[Index(node)] - first[Index(node)] + end - begin
-    far = count[LEVEL]
     for node in range(n_nodes):
-        price[node] -= 0 if is_leaf[node] else min(distance[node], far)
+        ways[FAR, node] = distance[node]
     for index in range(count[N_SEEN]):
         distance[Index(scratch[SEEN, Index(index)])] = OPEN
     work[SETTLED] += count[N_SEEN]
     work[SCANNED] += scanned
+    far: int = count[LEVEL]
+    return far
+
+
+@kernel(types.void(RESIDUAL, LEAVES, _GRID, _INT))
+def approach(net: Residual, table: Leaves, ways: Int64s, far: int) -> None:
+    """Take each node's distance, or `far` where it is more, off its price: ways cost nothing more then."""
+    price, is_leaf = net.price, table.is_leaf
+    for node in range(price.shape[0]):
+        price[node] -= min(ways[FAR, node], far) * (not is_leaf[node])
 
 
 @kernel(_INT(LEAVES, _INT, _INT), inline=True)

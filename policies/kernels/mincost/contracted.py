@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.kernels.jit import Int64s
-from policies.kernels.mincost import aim, changes, exchange, leaves, patch, placement
+from policies.kernels.mincost import changes, exchange, leaves, patch, placement
 from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.leaves import Leaves
+from policies.kernels.mincost.paths import Paths
 from policies.kernels.mincost.planted import All, Arcs
 from policies.kernels.mincost.priced import GAVE_UP, OPTIMAL, SPARE, priced
 from policies.kernels.mincost.residual import Residual, build, with_nodes
@@ -18,8 +19,6 @@ from policies.kernels.mincost.residual import Residual, build, with_nodes
 SCANS_COLD = 400  # Scans of all slots and entries that paths may take before scaling does it; a bound, not tuned.
 SCANS_WARM = 200
 SCANS_FORCED = 1 << 20  # Never give up.
-SCANS_ONCE = 3  # After so many it is looked whether searches have come to be long, each of more than
-LONG = 128  # a part in so many of all, and whether those that are left would take as much again.
 _Any = TypeVar("_Any", bound=np.generic)
 _NONE = np.empty(0, np.int64)
 
@@ -140,6 +139,7 @@ class Contracted:
         GAVE_UP: no feasible flow was found, or magnitudes could wrap; nothing here is of use then.
         """
         scans = SCANS_FORCED if self.never_scales else SCANS_WARM if self.is_warm else SCANS_COLD
+        from_nothing = not self.is_warm
         self.is_warm = True
         work = np.zeros(exchange.N_WORK, np.int64)
         self.kernel = "exchange"
@@ -149,7 +149,7 @@ class Contracted:
             return GAVE_UP
         most = scans * (self.net.to.size + self.table.arc.size) + 1000
         hub = int(exchange.only_consumer(supply))
-        status = self._route(waiting, hub, most, work)
+        status = Paths(self.net, self.table, hub, self.scratch, work).route(waiting, most, from_nothing)
         if status == exchange.GREW:
             status = self._scale(arcs, supply, cost_max)
         self.work |= {
@@ -158,33 +158,6 @@ class Contracted:
             "entries_scanned": int(work[exchange.SCANNED]) + self.work.get("entries_scanned", 0),
         }
         return OPTIMAL if status == exchange.FINE else GAVE_UP
-
-    def _route(self, waiting: Int64s, hub: int, scans_max: int, work: Int64s) -> int:
-        """By paths; where searches for them come to be long ones, prices are set anew between them (see `aim`)."""
-        size = self.net.to.size + int(self.table.ends[leaves.N_SLOTS])
-        slots: tuple[Int64s, leaves.Int32s, leaves.Int32s] | None = None
-        ways = _NONE
-        while True:
-            searches, scanned = int(work[exchange.SEARCHES]), int(work[exchange.SCANNED])
-            most = min(scans_max - scanned, SCANS_ONCE * size)
-            status = exchange.route(self.net, self.table, waiting, hub, most, self.scratch, work)
-            if status != exchange.GREW or work[exchange.SCANNED] > scans_max:
-                return status
-            waiting = waiting[self.net.excess[waiting] > 0]
-            each = (int(work[exchange.SCANNED]) - scanned) // max(1, int(work[exchange.SEARCHES]) - searches)
-            if LONG * each < size or each * waiting.size < SCANS_ONCE * size:
-                continue
-            if slots is None:
-                n_slots = int(self.table.ends[leaves.N_SLOTS]) + aim.AHEAD
-                first = np.zeros(self.table.is_leaf.size + 1, np.int64)
-                slots = first, np.empty(n_slots, np.int32), np.empty(n_slots, np.int32)
-                aim.list_backwards(self.table, *slots)
-                ways = np.empty((3, self.scratch.shape[1]), np.int64)
-            went = size
-            while waiting.size and went * each >= size:  # As many searches look at more.
-                aim.aim(self.net, self.table, hub, *slots, ways, self.scratch, work)
-                went = int(aim.follow(self.net, self.table, waiting, hub, ways, self.scratch, work))
-                waiting = waiting[self.net.excess[waiting] > 0]
 
     def objective(self) -> tuple[int, float]:
         """What all flow costs, where no loop earns, and about the sum of |flow x cost|."""

@@ -4,7 +4,7 @@ Simplex: lumped and general networks; what may be unbounded; magnitudes that sca
 networks with a node for each task, whose searches pass by the tasks and through the machines alone, and where the
 simplex would spend itself on degenerate pivots as soon as they are full. Scaling: such networks where tasks have few
 places each and most arcs are among machines. A network stays with the kernel that solved it first: the simplex keeps
-its tree, the others a flow with prices. One exception: `hands_over`.
+its tree, the others a flow with prices.
 """
 
 from typing import Literal
@@ -14,14 +14,13 @@ import numpy as np
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import leaves
 from policies.kernels.mincost.model import NO_BOUND
-from policies.kernels.mincost.planted import Arcs, wants_more_than
+from policies.kernels.mincost.planted import Arcs
 from policies.kernels.mincost.scaling import magnitude_error
 
 Kernel = Literal["auto", "simplex", "exchange", "scaling"]
 KERNELS: tuple[Kernel, ...] = ("auto", "simplex", "exchange", "scaling")
 _ARCS_MIN = 2_000  # Below, the simplex needs no longer than the others take to set up.
 _LUMPED = 2  # A network whose tasks were lumped: less than one source in so many sends one unit.
-_FULL_PERCENT = 100  # Of the slots: more is wanted than there is.
 _SOURCES_SPARSE = 16  # A source in that many nodes or more.
 _FEW_PLACES = 2  # For each task, and
 _MANY_OTHERS = (
@@ -57,12 +56,3 @@ def first_kernel(wanted: Kernel, supply: Int64s, arcs: Arcs) -> Kernel:
     others = int(np.count_nonzero((supply[arcs.tail] != 1) & (arcs.bound > 0)))
     few_places = of_tasks <= _FEW_PLACES * sources and of_tasks < _MANY_OTHERS * others
     return "exchange" if of_tasks >= others and not few_places else "scaling"
-
-
-def hands_over(supply: Int64s, arcs: Arcs) -> bool:
-    """True where the simplex finds the first optimum sooner, though prices are better for the rounds that follow.
-
-    More is wanted than the bounded ways into the consumer let pass: searches pass through everything then, each again.
-    Time O(A).
-    """
-    return wants_more_than(_FULL_PERCENT, arcs, supply)

@@ -420,8 +420,18 @@ def route(
             augment(net, table, scratch[FOUND, 0], hub, scratch, work)
             if work[SCANNED] > limit:
                 return GREW
-    while hub >= 0 and excess[hub] > 0:
-        found = grow(net, table, hub, -1, excess[hub], scratch, count, work)
+    return FINE
+
+
+@kernel(_INT(RESIDUAL, LEAVES, *[_INT] * 3, _GRID, _ROW), entry=True)
+def drain(net: Residual, table: Leaves, hub: int, wanted: int, scans_max: int, scratch: Int64s, work: Int64s) -> int:
+    """Settle what the hub has too much of, all the lacks that are left by one search from there, again and again."""
+    excess = net.excess
+    count = np.zeros(N_COUNT, np.int64)
+    limit = work[SCANNED] + scans_max
+    until = excess[hub] - min(wanted, excess[hub])
+    while excess[hub] > until:
+        found = grow(net, table, hub, -1, excess[hub] - until, scratch, count, work)
         if found == 0:
             return STUCK
         for index in range(found):

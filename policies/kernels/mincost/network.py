@@ -16,7 +16,7 @@ from policies.kernels.mincost import changes, simplex
 from policies.kernels.mincost.changes import BALANCE, CAPACITY, COST_MAX, EARNS, SUPPLY
 from policies.kernels.mincost.columns import OBJECTIVE_SURE, grown, objective
 from policies.kernels.mincost.contracted import Contracted, contracted
-from policies.kernels.mincost.dispatch import KERNELS, Kernel, first_kernel, hands_over, simplex_reason
+from policies.kernels.mincost.dispatch import KERNELS, Kernel, first_kernel, simplex_reason
 from policies.kernels.mincost.gate import (
     Flags,
     Integers,
@@ -272,7 +272,7 @@ class FlowNetwork:
             result = self._solve_merged(kernel, arcs, supply)
             if result is not None:
                 return result
-        if kernel == "simplex" or self._hands_over(arcs, supply):
+        if kernel == "simplex":
             return self._solve_by_simplex()
         self._held = self._by_prices(kernel, arcs, supply)
         return self._solve_by_prices(arcs, supply)
@@ -317,14 +317,9 @@ class FlowNetwork:
         return self._optimum(flow, potential, cost_size)
 
     def _solve_by_simplex(self) -> Result:
-        """From nothing; goes on with prices where that is better for the rounds to come."""
-        arcs, supply = self._all()
-        kernel = first_kernel(self._kernel, supply, arcs)
-        self._held = held = self._planted(arcs, supply, by_tail=kernel != "simplex")
-        result = self._solve_planted(held)
-        if result.status == "optimal" and kernel != "simplex" and self._hands_over(arcs, supply):
-            self._hand_over(kernel, arcs, supply, result)
-        return result
+        """From nothing."""
+        self._held = held = self._planted(*self._all())
+        return self._solve_planted(held)
 
     def _solve_planted(self, held: Planted) -> Result:
         status = held.solve(self._all, self._supply, int(self._totals[COST_MAX]))
@@ -370,14 +365,10 @@ class FlowNetwork:
             for name in LATER:
                 getattr(result, name)
 
-    def _planted(self, arcs: Arcs, supply: Int64s, by_tail: bool = False) -> Planted:
+    def _planted(self, arcs: Arcs, supply: Int64s) -> Planted:
         self._totals[COST_MAX] = np.abs(arcs.cost).max(initial=0)
         alive = np.where(self._nodes.alive, supply, np.iinfo(np.int64).max)
-        return Planted(arcs, supply, int(alive.argmin()), by_tail)
-
-    def _hand_over(self, kernel: Kernel, arcs: Arcs, supply: Int64s, result: Result) -> None:
-        if self._simplex_reason(arcs, kernel == "exchange") is None:  # Reads the result whole before its holder goes.
-            self._held = self._by_prices(kernel, arcs, supply, result.flow, result.potential)
+        return Planted(arcs, supply, int(alive.argmin()))
 
     def _by_prices(
         self, kernel: Kernel, arcs: Arcs, supply: Int64s, flow: Int64s | None = None, price: Int64s | None = None
@@ -389,9 +380,6 @@ class FlowNetwork:
     def _simplex_reason(self, arcs: Arcs, by_paths: bool) -> str | None:
         totals = self._totals.tolist()
         return simplex_reason(arcs, self.n_nodes, totals[SUPPLY] // 2, totals[COST_MAX], bool(totals[EARNS]), by_paths)
-
-    def _hands_over(self, arcs: Arcs, supply: Int64s) -> bool:
-        return self._kernel == "auto" and hands_over(supply, arcs)
 
     def _optimum(self, flow: Int64s, potential: Int64s, cost_size: float) -> Result:
         assert self._held is not None

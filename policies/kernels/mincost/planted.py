@@ -12,10 +12,9 @@ import numpy as np
 from policies.kernels.jit import Int64s
 from policies.kernels.mincost import answer, basis, crash, repair, simplex, tree
 from policies.kernels.mincost.changes import Bounds, Costs, NewArcs, Supplies
-from policies.kernels.mincost.columns import grown, spread, spread_by_tail
+from policies.kernels.mincost.columns import grown, spread
 from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import UNKNOWN, Incidence, enter_some, incidence_of, take_out, with_nodes
-from policies.kernels.mincost.model import NO_BOUND
 
 SOURCES_SPARSE = 32  # One consumer and a source in that many nodes or more: a scheduling network, worth a crash tree.
 REROUTE_ARCS_MIN = 5_000  # Below, the simplex is as fast by itself in rounds.
@@ -42,13 +41,12 @@ class Planted:
 
     kernel = "simplex"
 
-    def __init__(self, arcs: Arcs, supply: Int64s, root: int, by_tail: bool = False) -> None:
-        """Everything hangs under `root`, a node that is alive. by_tail: the arcs of a node lie together."""
+    def __init__(self, arcs: Arcs, supply: Int64s, root: int) -> None:
+        """Everything hangs under `root`, a node that is alive."""
         n_nodes, n_arcs = supply.size, arcs.tail.size
         self._n_nodes, self._n_arcs, self.root = n_nodes, n_arcs, root
         most = max(n_arcs, 1)  # Kernels look at some arc even where none is.
-        by_tail = by_tail and n_arcs > 0
-        self._position, self._ids = spread_by_tail(arcs.tail, n_nodes) if by_tail else spread(most)
+        self._position, self._ids = spread(most)
         tail, head = np.zeros(most, np.int32), np.zeros(most, np.int32)
         cost, bound = np.zeros(most, np.int64), np.zeros(most, np.int64)
         for lying, column in ((tail, arcs.tail), (head, arcs.head), (cost, arcs.cost), (bound, arcs.bound)):
@@ -219,9 +217,3 @@ def is_scheduling(supply: Int64s) -> bool:
     """One node consumes and many supply."""
     n_sources, n_sinks = int((supply > 0).sum()), int((supply < 0).sum())
     return n_sinks == 1 and n_sources * SOURCES_SPARSE >= supply.size
-
-
-def wants_more_than(percent: int, arcs: Arcs, supply: Int64s) -> bool:
-    """True where more than that part of the bounded ways into the one consumer is wanted. Time O(A)."""
-    ways = arcs.bound[(arcs.head == int(supply.argmin())) & (arcs.bound != NO_BOUND)]
-    return 100 * int(supply[supply > 0].sum()) > percent * int(ways.sum())
