@@ -152,7 +152,7 @@ def aim(
 
 @kernel(types.void(RESIDUAL, LEAVES, _GRID, _INT))
 def approach(net: Residual, table: Leaves, ways: Int64s, far: int) -> None:
-    """Take each node's distance, or `far` where it is more, off its price: ways cost nothing more then."""
+    """Take each node's distance, or `far` where it is more, off its price: from those nearer ways cost nothing then."""
     price, is_leaf = net.price, table.is_leaf
     for node in range(price.shape[0]):
         price[node] -= min(ways[FAR, node], far) * (not is_leaf[node])

@@ -6,7 +6,7 @@ much by its best place over what else it can do (wait): that is its bid, and the
 price (`bid`, `raise_prices`). Then tasks that save less wait at once, for the others there are as many places as they
 want, and those that are nearly even are never far: searches stay near. Where places are wanted by too few nearby, some
 are left over in the end. So much dearer than they should be are they as a task that waits is far from them; prices come
-down by that, all at once, and as many tasks as places are left over come back (`release`), again and again.
+down by that, all at once, and nearly as many tasks as places are left over come back (`release`), again and again.
 
 Several markets, sites say, clear at prices of their own, each as if those of the others stood: these rise in turns.
 
@@ -31,12 +31,14 @@ _INT, _ROW, _GRID = types.int64, types.int64[::1], types.int64[:, ::1]
 def find_markets(net: Residual, table: Leaves, hub: int, out_market: Int64s, out_room: Int64s) -> int:
     """Number the markets: parts of the core that hang together and that no way without a bound leads to the hub from.
 
-    out_market: of each node; -1: its places are not scarce, or it is a leaf. out_room: how much fits through the arcs
-    from a market to the rest, OPEN at most. Returns how many there are. Time O(N + E).
+    out_market: of each node; -1: its places are not scarce, or it is a leaf. out_room: how much fits into each market,
+    what it lacks and what passes the arcs from there to the rest, less what it sends itself; 0 at least, OPEN at most.
+    Returns how many there are. Time O(N + E).
 
     Nodes on their own are one market together: what a dozen places cost is not told by who would have them first.
     """
     first, stop, to, left, sister, is_leaf = net.first, net.stop, net.to, net.left, net.sister, table.is_leaf
+    excess = net.excess
     n_nodes = out_market.shape[0]
     queue = np.empty(n_nodes, np.int64)
     unknown = n_nodes
@@ -65,6 +67,7 @@ def find_markets(net: Residual, table: Leaves, hub: int, out_market: Int64s, out
         while begin < end:
             node = queue[begin]
             begin += 1
+            room -= excess[node]
             for at in range(first[node], stop[node]):
                 other = to[at]
                 if out_market[other] == unknown:
@@ -73,6 +76,7 @@ def find_markets(net: Residual, table: Leaves, hub: int, out_market: Int64s, out
                     end += 1
                 elif out_market[other] < 0:
                     room += min(left[at], OPEN - room)
+        room = max(room, 0)
         if end == 1 and pool >= 0:
             out_market[root] = pool
             out_room[pool] += min(room, OPEN - out_room[pool])
@@ -190,23 +194,6 @@ def list_distances(
             out_distance[count] = nearest - slot_of[at, COST] + price[slot_of[at, TO]]
             count += 1
     return count
-
-
-@kernel(_INT(_ROW, _ROW, _GRID, _ROW))
-def look_out(excess: Int64s, market: Int64s, ways: Int64s, out_lack: Int64s) -> int:
-    """The least distance to a lack by entries alone from a node that is not scarce: prices may come down by that.
-
-    out_lack[0]: what scarce nodes lack together. Time O(N).
-    """
-    least = OPEN
-    lack = 0
-    for node in range(market.shape[0]):
-        if market[node] >= 0:
-            lack -= min(excess[node], 0)
-        else:
-            least = min(least, ways[FAR, node])
-    out_lack[0] = lack
-    return least
 
 
 @kernel(_INT(RESIDUAL, LEAVES, _ROW, _ROW, _INT, _ROW))

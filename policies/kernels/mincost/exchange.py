@@ -397,9 +397,10 @@ def route(
 ) -> int:
     """Settle every excess: the waiting leaves one after the other, then the core's, each with the nearest lack.
 
-    The hub, the only consumer of the network (-1: there are several), takes what it is nearest to; from there one
-    search finds all the lacks that are left. Prices must be right (no entry with room has a negative reduced cost, no
-    leaf would rather be elsewhere) and stay so. GREW: past `scans_max` entries. STUCK: something can go nowhere.
+    The hub, the only consumer of the network (-1: there are several), takes what it is nearest to, too much perhaps
+    (see `drain`). Prices must be right (no entry with room has a negative reduced cost, no leaf would rather be
+    elsewhere) and stay so. GREW: past `scans_max` entries. STUCK: something can go
+    nowhere.
     """
     excess = net.excess
     n_nodes = excess.shape[0]

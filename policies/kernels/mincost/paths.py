@@ -1,7 +1,7 @@
 """All that waits routed by exchange paths: prices first where more is wanted than there is, searches, prices again.
 
-Each step leaves prices right and something less to route, whichever way it went: it is the order of steps that is
-chosen here, by what they were measured to take (docs/kernels.md).
+Each step leaves prices right for the flow, whichever way it went: it is the order of steps that is chosen here, by what
+they were measured to take (docs/kernels.md).
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from policies.kernels.mincost.residual import Residual
 
 SCANS_ONCE = 3  # After so many scans of all it is looked whether searches have come to be long, each of more than
 LONG = 128  # a part in so many of all, and whether those that are left would take as much again.
-TURNS_MAX = 8  # In which prices rise before anything is searched for; 1 is enough for a single market.
+TURNS_MAX = 8  # In which prices rise before anything is searched for; a single market needs one.
 FEW = 8  # Lacks that are left over: searches from the hub find them at once.
 _NONE = np.empty(0, np.int64)
 
@@ -48,10 +48,11 @@ class Paths:
         left = OPEN
         while status == exchange.FINE and market is not None:
             waiting, left = self._released(market, left)
-            if not waiting.size:
+            if not waiting.size or self._work[exchange.SCANNED] > scans_max:
                 break
-            status = self._drain(waiting.size, scans_max)
+            # At once, for the next search may move the prices by which these ways cost nothing.
             aim.follow(self._net, self._table, waiting, self._hub, self._ways, self._scratch, self._work)
+            status = self._drain(self._lack_in_queues(market), scans_max)
             if status == exchange.FINE:
                 status = self._settle(waiting, scans_max)
         return self._drain(OPEN, scans_max) if status == exchange.FINE and self._hub >= 0 else status
@@ -105,12 +106,12 @@ class Paths:
         if (waiting.size <= room).all():
             return exchange.FINE, None
         columns = np.empty((4, waiting.size), np.int64)
-        for turn in range(TURNS_MAX):
+        for turn in range(TURNS_MAX + 1):
             count = int(clearing.bid(net, table, waiting, market, *columns))
             leaf, where, saving, other = columns[:, :count]
             wanted = np.bincount(where[saving > 0], minlength=room.size)
             is_over = wanted > room
-            if turn == TURNS_MAX - 1 or not is_over.any():
+            if turn == TURNS_MAX or not is_over.any():
                 break
             amount = _clearing_amounts(where, saving, room, is_over)
             if (amount == OPEN).any():
@@ -129,15 +130,14 @@ class Paths:
         None come where few are left over, or not an eighth less than `before`.
         """
         net, table = self._net, self._table
-        left = np.zeros(1, np.int64)
-        if net.excess[self._hub] < FEW:
-            return _NONE, before
+        wanted = -int(net.excess[(market >= 0) & (net.excess < 0)].sum())
+        if wanted < FEW or 8 * wanted > 7 * before:
+            return _NONE, wanted
         self._aim(-1, market < 0)
-        most = int(clearing.look_out(net.excess, market, self._ways, left))
-        wanted = int(left[0])
+        most = int(self._ways[aim.FAR, : market.size][market < 0].min())  # By entries alone; leaves are never told.
         leaf, distance = np.empty(table.is_leaf.size, np.int64), np.empty(table.is_leaf.size, np.int64)
         count = int(clearing.list_distances(net, table, market, self._ways, leaf, distance))
-        if not count or wanted < FEW or 8 * wanted > 7 * before:
+        if not count:
             return _NONE, wanted
         leaf, distance = leaf[:count], distance[:count]
         nth = min(wanted, count) - 1
@@ -146,6 +146,13 @@ class Paths:
         waiting = waiting[: clearing.release(net, table, leaf, distance, within, waiting)]
         aim.approach(net, table, self._ways, within)
         return waiting, wanted
+
+    def _lack_in_queues(self, market: Int64s) -> int:
+        """What nodes outside of markets lack that hand on to the hub, since leaves left them."""
+        excess, table = self._net.excess, self._table
+        lacks = (market < 0) & ~table.is_leaf[: market.size] & (excess < 0)
+        lacks[self._hub] = False
+        return -int(excess[lacks].sum())
 
 
 def _clearing_amounts(where: Int64s, saving: Int64s, room: Int64s, is_over: Flags) -> Int64s:
