@@ -163,9 +163,39 @@ def test_each_market_clears_at_the_price_of_the_first_one_that_finds_no_room(see
 
 
 def test_prices_stay_where_there_is_enough() -> None:
-    held, search, waiting = begun(sites([4, 6]))
+    held, search, waiting = begun(sites([4, 5]))
     assert search._cleared(waiting) == (exchange.FINE, None)
     assert set(held.net.price.tolist()) == {0}
+
+
+def test_a_full_market_clears_as_if_there_were_a_little_less() -> None:
+    """640 tasks, 640 places: ten wait at first, and nobody in the end."""
+    network = sites([640, 3], wide=320)
+    held, search, waiting = begun(network)
+    status, market = search._cleared(waiting)
+    assert status == exchange.FINE
+    assert market is not None
+    where, saving = bids(held, market, waiting[held.net.excess[waiting] > 0])
+    assert int(((where == 0) & (saving > 0)).sum()) <= 640 - 640 // paths.HELD
+    assert int((where == 0).sum()) == 630
+    check_prices_are_right(held)
+    result = network.solve()
+    assert result.flow[network.head == 1].sum() == 0
+    assert certificate_error(network, result) is None
+
+
+def test_those_that_can_do_nothing_else_tell_no_price() -> None:
+    """Four of nine cannot wait: the price in six places is the highest bid of the others that finds no room."""
+    network = sites([9])
+    ways = np.flatnonzero(network.head == 1)
+    bid = [int(network.cost[way] - network.cost[network.tail == network.tail[way]][:2].min()) for way in ways]
+    network.remove_arcs(ways[:4])
+    held, search, waiting = begun(network)
+    assert search._cleared(waiting)[0] == exchange.FINE
+    assert -int(held.net.price[2]) == sorted(bid[4:])[-3]
+    result = network.solve()
+    assert (result.status, result.kernel) == ("optimal", "exchange")
+    assert certificate_error(network, result) is None
 
 
 def test_what_lacks_inside_of_a_market_and_what_it_sends_itself_count_for_its_room() -> None:

@@ -18,6 +18,8 @@ from policies.kernels.mincost.residual import Residual
 SCANS_ONCE = 3  # After so many scans of all it is looked whether searches have come to be long, each of more than
 LONG = 128  # a part in so many of all, and whether those that are left would take as much again.
 TURNS_MAX = 8  # In which prices rise before anything is searched for; a single market needs one.
+FULL = 32  # A market of which all is wanted, or all but a part in so many, is cleared as if there were fewer places
+HELD = 64  # than are wanted, by a part in so many: where some are left to wait, searches that end there are short.
 FEW = 8  # Lacks that are left over: searches from the hub find them at once.
 _NONE = np.empty(0, np.int64)
 
@@ -96,32 +98,34 @@ class Paths:
         return int(aim.aim(self._net, self._table, hub, outside, *slots, self._ways, self._scratch, self._work))
 
     def _cleared(self, waiting: Int64s) -> tuple[int, Int64s | None]:
-        """Raise prices in markets where more is wanted than there is. The market of each node; None: there is enough.
+        """Raise prices in markets that are full, or nearly, or overfull. Each node's market; None: there are no such.
 
         STUCK where more can go nowhere else than there is.
         """
         net, table = self._net, self._table
         market, room = np.empty(net.price.size, np.int64), np.empty(net.price.size, np.int64)
         room = room[: int(clearing.find_markets(net, table, self._hub, market, room))]
-        if (waiting.size <= room).all():
+        least_full = room - room // FULL
+        if (waiting.size < least_full).all():
             return exchange.FINE, None
-        columns = np.empty((4, waiting.size), np.int64)
+        columns, target = np.empty((4, waiting.size), np.int64), room
         for turn in range(TURNS_MAX + 1):
             count = int(clearing.bid(net, table, waiting, market, *columns))
             leaf, where, saving, other = columns[:, :count]
             wanted = np.bincount(where[saving > 0], minlength=room.size)
-            is_over = wanted > room
-            if turn == TURNS_MAX or not is_over.any():
-                break
-            amount = _clearing_amounts(where, saving, room, is_over)
-            if (amount == OPEN).any():
+            if not turn:
+                target = np.where((least_full <= wanted) & (wanted <= room), wanted - wanted // HELD, room)
+            if (np.bincount(where[saving == OPEN], minlength=room.size) > room).any():
                 return exchange.STUCK, None
+            amount = _clearing_amounts(where, saving, target)
+            if turn == TURNS_MAX or not amount.any():
+                break
             clearing.raise_prices(net, market, amount)
         if not turn:
             return exchange.FINE, None
         clearing.fill(net, market)
         even = np.bincount(where[(saving == 0) & (other >= 0)], minlength=room.size)
-        clearing.let_wait(net, table, leaf, where, saving, other, even - np.maximum(room - wanted, 0))
+        clearing.let_wait(net, table, leaf, where, saving, other, even - np.maximum(target - wanted, 0))
         return exchange.FINE, market
 
     def _released(self, market: Int64s, before: int) -> tuple[Int64s, int]:
@@ -155,14 +159,17 @@ class Paths:
         return -int(excess[lacks].sum())
 
 
-def _clearing_amounts(where: Int64s, saving: Int64s, room: Int64s, is_over: Flags) -> Int64s:
+def _clearing_amounts(where: Int64s, saving: Int64s, room: Int64s) -> Int64s:
     """By how much each market's price must rise: by the highest bid that finds no room; 0 where there is enough.
 
-    OPEN where more can do nothing else than there is room for.
+    Those that can do nothing else (OPEN) find room. Their bids tell no price.
     """
-    order = np.lexsort((saving, where))
-    end = np.searchsorted(where[order], np.arange(room.size), side="right")
     amount = np.zeros(room.size, np.int64)
-    over = np.flatnonzero(is_over)
-    amount[over] = saving[order[end[over] - room[over] - 1]]
+    bids = np.flatnonzero((saving > 0) & (saving < OPEN))
+    bids = bids[np.lexsort((saving[bids], where[bids]))]
+    end = np.searchsorted(where[bids], np.arange(room.size), side="right")
+    begin = np.searchsorted(where[bids], np.arange(room.size), side="left")
+    room = np.maximum(room - np.bincount(where[saving == OPEN], minlength=room.size), 0)
+    over = np.flatnonzero(end - begin > room)
+    amount[over] = saving[bids[end[over] - room[over] - 1]]
     return amount
