@@ -113,13 +113,17 @@ def lumped(slots: int) -> FlowNetwork:
 
 
 def check_runs(held: Planted, kept: Runs) -> None:
-    """Each run lies together in the list, and its end is told."""
+    """Each run lies together in the list, and its begin and end are told."""
     listed = check_tree(held, held.net.potential.size)
     run = [int(kept.own[node]) & ((1 << RUN_BITS) - 1) for node in listed]
     ends = [node for node, one, next_one in zip(listed, run, [*run[1:], -1], strict=True) if one != next_one]
     named = [one for one, next_one in zip(run, [*run[1:], -1], strict=True) if one != next_one]
     assert len(set(named)) == len(named)
     assert [int(kept.end[one]) for one in named] == ends
+    assert [int(kept.begin[one]) for one in named] == [
+        listed[0],
+        *(listed[listed.index(node) + 1] for node in ends[:-1]),
+    ]
     assert max(named) < kept.notes[runs.N_RUNS]
 
 
@@ -134,7 +138,7 @@ def test_runs_stay_whole_through_thousands_of_pivots(slots: int, ids: str) -> No
     notes = np.zeros(runs.N_NOTES, np.int64)
     notes[runs.LENGTH] = length
     own = held.net.potential << RUN_BITS
-    kept = Runs(own, np.zeros(n_ids, np.int64), np.empty(n_ids, np.int32), notes)
+    kept = Runs(own, np.zeros(n_ids, np.int64), np.empty(n_ids, np.int32), np.empty(n_ids, np.int32), notes)
     runs.renew(kept, held.net.after, 0, n_nodes)
     check_runs(held, kept)
     most = 0

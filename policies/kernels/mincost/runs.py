@@ -54,13 +54,14 @@ class Runs(NamedTuple):
 
     own: Int64s  # [N]; potential less its run's offset, x 2^RUN_BITS, + the run's id
     offset: Int64s  # [R]
-    end: Int32s  # [R]; the run's last node
+    begin: Int32s  # [R]; the run's first node
+    end: Int32s  # [R]; its last one
     notes: Int64s  # [N_NOTES]
 
 
 _INT, _ROW, _ROWS, _FLAG = types.int64, types.int64[::1], types.int64[:, ::1], types.boolean
 _IDS, _STATES = types.int32[::1], types.int8[::1]
-RUNS: Any = types.NamedTuple([_ROW, _ROW, _IDS, _ROW], Runs)  # type: ignore[no-untyped-call]
+RUNS: Any = types.NamedTuple([_ROW, _ROW, _IDS, _IDS, _ROW], Runs)  # type: ignore[no-untyped-call]
 
 
 @kernel(_INT(_ROW, _ROW, _INT), inline=True)
@@ -76,7 +77,7 @@ def renew(runs: Runs, after: Int32s, root: int, everyone: int) -> None:
 
     The root's potential becomes 0.
     """
-    own, offset, end, notes = runs.own, runs.offset, runs.end, runs.notes
+    own, offset, begin, end, notes = runs.own, runs.offset, runs.begin, runs.end, runs.notes
     n_nodes, n_ids = own.shape[0] * (everyone > 0), offset.shape[0] * (everyone > 0)
     base = potential_of(own, offset, root)
     for node in range(n_nodes):
@@ -87,8 +88,11 @@ def renew(runs: Runs, after: Int32s, root: int, everyone: int) -> None:
     run = -1
     left = 0
     for _ in range(everyone):
-        run += left == 0
-        left = (notes[LENGTH] if left == 0 else left) - 1
+        begins = left == 0
+        run += begins
+        left = (notes[LENGTH] if begins else left) - 1
+        first = begin[Index(run)]
+        begin[Index(run)] = node if begins else first
         own[Index(node)] += run
         end[Index(run)] = node
         node = after[Index(node)]
@@ -96,24 +100,28 @@ def renew(runs: Runs, after: Int32s, root: int, everyone: int) -> None:
     notes[JOINED] = 0 if everyone > 0 else notes[JOINED]
 
 
-@kernel(_INT(_ROW, _ROW, _IDS, _ROW, _IDS, _IDS, _INT, _INT), inline=True)
-def cut(
-    own: Int64s, offset: Int64s, end: Int32s, notes: Int64s, after: Int32s, before: Int32s, root: int, node: int
-) -> int:
+@kernel(_INT(RUNS, _IDS, _IDS, _INT, _INT), inline=True)
+def cut(runs: Runs, after: Int32s, before: Int32s, root: int, node: int) -> int:
     """Let a run begin at `node`. Returns how many nodes are in another one now. Time O(length of a run)."""
+    own, offset, begin, end, notes = runs.own, runs.offset, runs.begin, runs.end, runs.notes
     run = own[Index(node)] & _RUN
     preceding, last, told, new = before[Index(node)], end[Index(run)], offset[Index(run)], notes[N_RUNS]
     is_inside = (node != root) & (own[Index(preceding)] & _RUN == run)
-    each = int(node)
+    # From both ends: a step waits for the one before it, not for its counterpart.
+    ahead, behind = int(node), int(last)
     steps: int = 0
     going = is_inside
     while going:
-        own[Index(each)] += new - run
-        steps += 1
-        going = each != last
-        each = int(after[Index(each)])
+        are_two = ahead != behind
+        own[Index(ahead)] += new - run
+        own[Index(behind)] += (new - run) * are_two
+        steps += 1 + are_two
+        ahead = int(after[Index(ahead)])
+        going = are_two & (ahead != behind)
+        behind = int(before[Index(behind)])
     at = Index(new if is_inside else run)
     end[Index(run)] = preceding if is_inside else last
+    begin[at] = node
     end[at] = last
     offset[at] = told
     notes[N_RUNS] = new + is_inside
@@ -128,19 +136,18 @@ def cut_out(
 
     Nothing unless wanted. Returns how many nodes are in another run now.
     """
-    own, offset, end, notes = runs.own, runs.offset, runs.end, runs.notes
     steps: int = 0
     each = int(node)
     begin = int(after[Index(parent)])
     walks = wanted
     while walks:
-        steps += cut(own, offset, end, notes, after, before, root, begin)
-        steps += cut(own, offset, end, notes, after, before, root, each)
+        steps += cut(runs, after, before, root, begin)
+        steps += cut(runs, after, before, root, each)
         begin = int(after[Index(rows[Index(each), LAST])])
         walks = each != top
         each = rows[Index(each), PARENT]
     begin = begin if wanted else root  # Which begins a run always.
-    return steps + cut(own, offset, end, notes, after, before, root, begin)
+    return steps + cut(runs, after, before, root, begin)
 
 
 @kernel(_INT(RUNS, _ROWS, _IDS, _IDS, *[_INT] * 3, _FLAG), inline=True)
@@ -151,34 +158,38 @@ def shift_runs(
 
     Returns how many runs moved.
     """
-    own, offset, end = runs.own, runs.offset, runs.end
+    own, offset, begin, end = runs.own, runs.offset, runs.begin, runs.end
     last = rows[node, LAST]
     following, preceding = int(after[Index(last)]), int(before[Index(node)])
     most_are_below = 2 * rows[node, SIZE] > rows[root, SIZE]
-    each = following if most_are_below else int(node)
-    last = preceding if most_are_below else last
+    ahead = following if most_are_below else int(node)
+    behind = preceding if most_are_below else int(last)
     change = -change if most_are_below else change
     steps: int = 0
     walks = wanted
-    while walks:
-        run = Index(own[Index(each)] & _RUN)
-        offset[run] += change
-        each = int(end[run])
-        walks = each != last
-        each = int(after[Index(each)])
-        steps += 1
+    while walks:  # From both ends, as in `cut`.
+        one, other = Index(own[Index(ahead)] & _RUN), Index(own[Index(behind)] & _RUN)
+        are_two = one != other
+        offset[one] += change
+        offset[other] += change * are_two
+        steps += 1 + are_two
+        first = int(begin[other])
+        ahead = int(after[Index(end[one])])
+        walks = are_two & (ahead != first)
+        behind = int(before[Index(first)])
     return steps
 
 
 @kernel(types.void(RUNS, _IDS, *[_INT] * 3, _FLAG), inline=True)
 def part(runs: Runs, before: Int32s, root: int, top: int, following: int, wanted: bool) -> None:
-    """Where wanted, let the run that the subtree of `top` begins in end before it, unless it goes on at `following`."""
-    own, end = runs.own, runs.end
+    """Where wanted, let runs end before the subtree of `top` and begin at `following`, unless one goes on there."""
+    own, begin, end = runs.own, runs.begin, runs.end
     preceding = before[Index(top)]
-    run = own[Index(preceding)] & _RUN
-    last = end[Index(run)]
-    ends = wanted & ((following == root) | (own[Index(following)] & _RUN != run))
-    end[Index(run)] = preceding if ends else last
+    run, other = own[Index(preceding)] & _RUN, own[Index(following)] & _RUN
+    last, first = end[Index(run)], begin[Index(other)]
+    goes_on = (following != root) & (run == other)
+    end[Index(run)] = preceding if wanted & (not goes_on) else last
+    begin[Index(other)] = following if wanted & (not goes_on) else first
 
 
 @kernel(types.void(RUNS, _IDS, *[_INT] * 5), inline=True)
@@ -307,7 +318,8 @@ def optimise_by_runs(
     n_ids = min(GROWTH * (everyone // long + 1) + 2 * SPARE, RUNS_MAX)
     notes = np.zeros(N_NOTES, np.int64)
     notes[LENGTH] = long
-    runs = Runs(np.empty(n_nodes, np.int64), np.zeros(n_ids, np.int64), np.empty(n_ids, np.int32), notes)
+    begin, end = np.empty(n_ids, np.int32), np.empty(n_ids, np.int32)
+    runs = Runs(np.empty(n_nodes, np.int64), np.zeros(n_ids, np.int64), begin, end, notes)
     base = potential[root]
     for node in range(n_nodes):
         runs.own[node] = (potential[node] - base) << RUN_BITS
