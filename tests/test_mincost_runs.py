@@ -146,7 +146,7 @@ def test_runs_stay_whole_through_thousands_of_pivots(slots: int, ids: str) -> No
         runs.pivot_all(held.net, kept, 0, network.n_arcs, 100, 97, work)
         most = max(most, int(notes[runs.N_RUNS]))
         check_runs(held, kept)
-        held.net.potential[:] = [runs.potential_of(own, kept.offset, node) for node in range(n_nodes)]
+        held.net.potential[:] = [runs.scaled(own, kept.offset, node) >> RUN_BITS for node in range(n_nodes)]
         check_potentials(held)
         if work[simplex.STATUS] == simplex.OPTIMAL:
             break

@@ -12,8 +12,8 @@ from policies.kernels.mincost.gate import Flags
 from policies.kernels.mincost.incidence import INCIDENCE, Incidence
 from policies.kernels.mincost.repair import bound_overfull, hang, rebalance
 from policies.kernels.mincost.reroute import reroute
-from policies.kernels.mincost.runs import BIG_MAX, optimise_by_runs
-from policies.kernels.mincost.simplex import CAPPED, HEAVY, OPTIMAL, PASSED, STATUS, optimise
+from policies.kernels.mincost.runs import optimise_by_runs
+from policies.kernels.mincost.simplex import BIG_MAX, BLOCK_MAX, CAPPED, HEAVY, OPTIMAL, PASSED, STATUS, optimise
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
     BIG,
@@ -138,7 +138,7 @@ def resolve(
     arcs' incidence what changed is rerouted first.
     A bound once put back stays, so there are at most as many turns as arcs; more than TURNS_MAX is CAPPED.
     """
-    block = max(int(np.sqrt(n_arcs)), BLOCK_MIN) * (ROUND_BLOCK if list_max > 0 else 1)
+    block = min(max(int(np.sqrt(n_arcs)), BLOCK_MIN), BLOCK_MAX) * (ROUND_BLOCK if list_max > 0 else 1)
     blocked = np.empty(net.excess.shape[0], np.int64)
     watches, reroutes = list_max > 0, incidence.first.shape[0] > 0
     yields = not watches and n_arcs >= RUNS_ARCS_MIN and net.notes[BIG] <= BIG_MAX

@@ -22,6 +22,8 @@ from policies.kernels.mincost.simplex import (
     CURSOR,
     MOVE_COST,
     OPTIMAL,
+    PLACE,
+    PLACE_BITS,
     REVIEW,
     SCANNED,
     SHIFTED,
@@ -35,10 +37,9 @@ from policies.kernels.mincost.simplex import (
 )
 from policies.kernels.mincost.tree import COLUMNS, LAST, PARENT, SIZE, Columns, Int8s, Int32s
 
-RUN_BITS = 16
-_RUN = (1 << RUN_BITS) - 1
+RUN_BITS = PLACE_BITS
+_RUN = PLACE
 RUNS_MAX = 1 << RUN_BITS
-BIG_MAX = 1 << (62 - RUN_BITS - 2)  # Potentials pass what artificial arcs cost by less than as much again.
 GROWTH = 4  # Times as many runs as at first are worth making all anew …
 SPARE = 256  # … and so many may be cut in two until that is looked at again, and as many more.
 PER_STEP = 2  # A step of the path that is turned over cuts two runs in two,
@@ -53,7 +54,7 @@ class Runs(NamedTuple):
     """Axes: N nodes, R ids of runs."""
 
     own: Int64s  # [N]; potential less its run's offset, x 2^RUN_BITS, + the run's id
-    offset: Int64s  # [R]
+    offset: Int64s  # [R]; x 2^RUN_BITS, - the run's id: with a node's own that makes its potential x 2^RUN_BITS
     begin: Int32s  # [R]; the run's first node
     end: Int32s  # [R]; its last one
     notes: Int64s  # [N_NOTES]
@@ -65,9 +66,10 @@ RUNS: Any = types.NamedTuple([_ROW, _ROW, _IDS, _IDS, _ROW], Runs)  # type: igno
 
 
 @kernel(_INT(_ROW, _ROW, _INT), inline=True)
-def potential_of(own: Int64s, offset: Int64s, node: int) -> int:
+def scaled(own: Int64s, offset: Int64s, node: int) -> int:
+    """A node's potential x 2^RUN_BITS."""
     mine = own[Index(node)]
-    told: int = (mine >> RUN_BITS) + offset[Index(mine & _RUN)]
+    told: int = mine + offset[Index(mine & _RUN)]
     return told
 
 
@@ -79,11 +81,11 @@ def renew(runs: Runs, after: Int32s, root: int, everyone: int) -> None:
     """
     own, offset, begin, end, notes = runs.own, runs.offset, runs.begin, runs.end, runs.notes
     n_nodes, n_ids = own.shape[0] * (everyone > 0), offset.shape[0] * (everyone > 0)
-    base = potential_of(own, offset, root)
+    base = scaled(own, offset, root)
     for node in range(n_nodes):
-        own[Index(node)] = (potential_of(own, offset, node) - base) << RUN_BITS
+        own[Index(node)] = scaled(own, offset, node) - base
     for each in range(n_ids):
-        offset[Index(each)] = 0
+        offset[Index(each)] = -each
     node = root
     run = -1
     left = 0
@@ -123,7 +125,7 @@ def cut(runs: Runs, after: Int32s, before: Int32s, root: int, node: int) -> int:
     end[Index(run)] = preceding if is_inside else last
     begin[at] = node
     end[at] = last
-    offset[at] = told
+    offset[at] = told + run - int(at)
     notes[N_RUNS] = new + is_inside
     return steps
 
@@ -156,6 +158,7 @@ def shift_runs(
 ) -> int:
     """If wanted, raise the subtree of `node`, whole runs, by `change` over all others; the smaller side moves.
 
+    change: x 2^RUN_BITS.
     Returns how many runs moved.
     """
     own, offset, begin, end = runs.own, runs.offset, runs.begin, runs.end
@@ -194,7 +197,7 @@ def part(runs: Runs, before: Int32s, root: int, top: int, following: int, wanted
 
 @kernel(types.void(RUNS, _IDS, *[_INT] * 5), inline=True)
 def join(runs: Runs, after: Int32s, parent: int, node: int, last: int, count: int, change: int) -> None:
-    """Let so many nodes, from `node` behind `parent` to `last`, join its run, their potentials raised."""
+    """Let so many nodes, from `node` behind `parent` to `last`, join its run, raised by `change` x 2^-RUN_BITS."""
     own, offset, end, notes = runs.own, runs.offset, runs.end, runs.notes
     run = own[Index(parent)] & _RUN
     old = end[Index(run)]
@@ -202,7 +205,7 @@ def join(runs: Runs, after: Int32s, parent: int, node: int, last: int, count: in
     change -= offset[Index(run)]
     each = int(node)
     for _ in range(count):
-        own[Index(each)] = ((potential_of(own, offset, each) + change) << RUN_BITS) + run
+        own[Index(each)] = scaled(own, offset, each) + change
         each = int(after[Index(each)])
     notes[JOINED] += count
 
@@ -214,8 +217,8 @@ def swap(
     """As in `simplex`. Time O(way to `top` + runs + their length)."""
     rows, after, before, own, offset, notes = net.rows, net.after, net.before, runs.own, runs.offset, runs.notes
     node, parent, forth = ends_of(net, entering, side)
-    reduced = net.cost[entering]
-    reduced += potential_of(own, offset, net.tail[entering]) - potential_of(own, offset, net.head[entering])
+    reduced = net.cost[entering] << RUN_BITS
+    reduced += scaled(own, offset, net.tail[entering]) - scaled(own, offset, net.head[entering])
     change = -reduced if forth else reduced
     size = rows[leaving, SIZE]
     following = int(after[Index(rows[leaving, LAST])])
@@ -247,7 +250,7 @@ def find_entering(
     block: int,
     work: Int64s,
 ) -> int:
-    """As in `simplex`, without a list."""
+    """As `simplex.find_best`."""
     cursor = work[CURSOR]
     if cursor >= n_arcs:
         cursor = 0
@@ -259,12 +262,10 @@ def find_entering(
         tails, heads, costs, states = tail[cursor:stop], head[cursor:stop], cost[cursor:stop], state[cursor:stop]
         for index in range(stop - cursor):
             one, other = own[Index(tails[index])], own[Index(heads[index])]
-            reduced = costs[index] + (one >> RUN_BITS) - (other >> RUN_BITS)
+            reduced = (costs[index] << RUN_BITS) + one - other
             reduced += offset[Index(one & _RUN)] - offset[Index(other & _RUN)]
-            violation = states[index] * reduced
-            if violation < best:
-                best = violation
-                entering = cursor + index
+            best = min(best, states[index] * reduced + index)
+        entering = cursor + (best & _RUN) if best < 0 else -1
         scanned += stop - cursor
         cursor = stop if stop < n_arcs else 0
     work[CURSOR] = cursor
@@ -326,4 +327,4 @@ def optimise_by_runs(
     renew(runs, net.after, root, everyone)
     pivot_all(net, runs, root, n_arcs, block, pivots_max, work)
     for node in range(n_nodes):
-        potential[node] = base + potential_of(runs.own, runs.offset, node)
+        potential[node] = base + (scaled(runs.own, runs.offset, node) >> RUN_BITS)

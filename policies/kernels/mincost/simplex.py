@@ -13,6 +13,7 @@ from numba import types
 from policies.kernels.jit import Index, Int64s, kernel
 from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.tree import (
+    BIG,
     COLUMNS,
     DOWN,
     LIMIT,
@@ -47,6 +48,11 @@ STEP_MOVES = 8  # … so many for each step of a cycle: where cycles are long, r
 # A warm solve lists what else a block had to offer and enters it before the next block is searched: few arcs are worth
 # entering then, and each would have to wait for the cursor to come round. In a cold solve the list only ages.
 LIST_MAX = 256
+# From nothing, a violation and its arc's place in the block are one number, so that the best is told by one comparison.
+PLACE_BITS = 16
+PLACE = (1 << PLACE_BITS) - 1
+BLOCK_MAX = (PLACE + 1) // BLOCK_GROWTH_MAX
+BIG_MAX = 1 << (62 - PLACE_BITS - 2)  # Potentials pass what artificial arcs cost by less than as much again.
 _INT, _ROW, _IDS = types.int64, types.int64[::1], types.int32[::1]
 _ROWS, _STATES = types.int64[:, ::1], types.int8[::1]
 _THREE: Any = types.UniTuple(_INT, 3)  # type: ignore[no-untyped-call]
@@ -100,6 +106,38 @@ def find_entering(
     work[CURSOR] = cursor
     work[SCANNED] += scanned
     work[LISTED] = n_listed
+    return entering
+
+
+@kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _INT, _INT, _ROW), inline=True)
+def find_best(
+    tail: Int32s,
+    head: Int32s,
+    cost: Int64s,
+    state: Int8s,
+    potential: Int64s,
+    n_arcs: int,
+    block: int,
+    work: Int64s,
+) -> int:
+    """As `find_entering`, without a list. Artificial arcs cost BIG_MAX at most, a block has 2^PLACE_BITS arcs."""
+    cursor = work[CURSOR]
+    if cursor >= n_arcs:
+        cursor = 0
+    entering: int = -1
+    scanned = 0
+    while scanned < n_arcs and entering < 0:
+        stop = min(cursor + block, n_arcs, cursor + n_arcs - scanned)
+        tails, heads, costs, states = tail[cursor:stop], head[cursor:stop], cost[cursor:stop], state[cursor:stop]
+        best = 0
+        for index in range(stop - cursor):
+            reduced = costs[index] + potential[Index(tails[index])] - potential[Index(heads[index])]
+            best = min(best, ((states[index] * reduced) << PLACE_BITS) + index)
+        entering = cursor + (best & PLACE) if best < 0 else -1
+        scanned += stop - cursor
+        cursor = stop if stop < n_arcs else 0
+    work[CURSOR] = cursor
+    work[SCANNED] += scanned
     return entering
 
 
@@ -270,10 +308,12 @@ def optimise(
     """Pivot until no arc is violated. work[STATUS] out; on UNBOUNDED work[CURSOR] is the arc that closes the cycle.
 
     CAPPED past `pivots_max`. bounds: count in work[PASSED] how often flow comes to pass a bound that was dropped.
-    yields: end as HEAVY where pivots have come to move much of the tree (see `runs`).
+    yields: end as HEAVY where pivots have come to move much of the tree (see `runs`). block: BLOCK_MAX at most, where
+    list_max is 0.
     """
     tail, head, cost, state, potential, rows = net.tail, net.head, net.cost, net.state, net.potential, net.rows
     listed = np.empty(list_max, np.int64)
+    packs = (list_max == 0) & (net.notes[BIG] <= BIG_MAX)
     work[LISTED] = 0
     work[STATUS] = CAPPED
     smallest = block
@@ -283,7 +323,9 @@ def optimise(
         entering = -1
         if work[LISTED] > 0:
             entering = find_listed(tail, head, cost, state, potential, listed, work)
-        if entering < 0:
+        if packs:
+            entering = find_best(tail, head, cost, state, potential, n_arcs, block, work)
+        elif entering < 0:
             entering = find_entering(tail, head, cost, state, potential, n_arcs, block, listed, work)
         if entering < 0:
             work[STATUS] = OPTIMAL
