@@ -13,7 +13,7 @@ from policies.kernels.mincost.incidence import INCIDENCE, Incidence
 from policies.kernels.mincost.repair import bound_overfull, hang, rebalance
 from policies.kernels.mincost.reroute import reroute
 from policies.kernels.mincost.runs import optimise_by_runs
-from policies.kernels.mincost.simplex import BIG_MAX, BLOCK_MAX, CAPPED, HEAVY, OPTIMAL, PASSED, STATUS, optimise
+from policies.kernels.mincost.simplex import BIG_MAX, BLOCK_MAX, CAPPED, HEAVY, LARGE, OPTIMAL, PASSED, STATUS, optimise
 from policies.kernels.mincost.tree import (
     ARTIFICIAL_UP,
     BIG,
@@ -34,7 +34,6 @@ from policies.kernels.mincost.tree import (
 
 BLOCK_MIN = 16  # Arcs a pricing block has at least: below, the cursor's bookkeeping costs more than it saves.
 ROUND_BLOCK = 8  # In rounds so many times as large: better arcs enter, a third fewer of them for as many looked at.
-RUNS_ARCS_MIN = 5_000  # Below, what a pivot moves is in the caches.
 RUN = 128  # Arcs that are looked at together: few are full.
 REROUTE_SCANS = 4  # Of all arcs, that other ways may take before the rest is the simplex's.
 TURNS_MAX = 1000  # Solves after a bound was put back; measured: 1, at times 2.
@@ -141,7 +140,7 @@ def resolve(
     block = min(max(int(np.sqrt(n_arcs)), BLOCK_MIN), BLOCK_MAX) * (ROUND_BLOCK if list_max > 0 else 1)
     blocked = np.empty(net.excess.shape[0], np.int64)
     watches, reroutes = list_max > 0, incidence.first.shape[0] > 0
-    yields = not watches and n_arcs >= RUNS_ARCS_MIN and net.notes[BIG] <= BIG_MAX
+    yields = not watches and n_arcs >= LARGE and net.notes[BIG] <= BIG_MAX
     for _ in range(TURNS_MAX):
         work[PASSED] = 0
         net.notes[OVER] = 0

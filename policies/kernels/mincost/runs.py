@@ -20,7 +20,7 @@ from policies.kernels.mincost.model import OPEN
 from policies.kernels.mincost.simplex import (
     CAPPED,
     CURSOR,
-    MOVE_COST,
+    MOVE_COST_LARGE,
     OPTIMAL,
     PLACE,
     PLACE_BITS,
@@ -102,25 +102,30 @@ def renew(runs: Runs, after: Int32s, root: int, everyone: int) -> None:
     notes[JOINED] = 0 if everyone > 0 else notes[JOINED]
 
 
-@kernel(_INT(RUNS, _IDS, _IDS, _INT, _INT), inline=True)
-def cut(runs: Runs, after: Int32s, before: Int32s, root: int, node: int) -> int:
+@kernel(_INT(_ROW, _ROW, _IDS, _IDS, _ROW, _IDS, _IDS, _INT, _INT), inline=True)
+def cut(
+    own: Int64s,
+    offset: Int64s,
+    begin: Int32s,
+    end: Int32s,
+    notes: Int64s,
+    after: Int32s,
+    before: Int32s,
+    root: int,
+    node: int,
+) -> int:
     """Let a run begin at `node`. Returns how many nodes are in another one now. Time O(length of a run)."""
-    own, offset, begin, end, notes = runs.own, runs.offset, runs.begin, runs.end, runs.notes
     run = own[Index(node)] & _RUN
     preceding, last, told, new = before[Index(node)], end[Index(run)], offset[Index(run)], notes[N_RUNS]
     is_inside = (node != root) & (own[Index(preceding)] & _RUN == run)
-    # From both ends: a step waits for the one before it, not for its counterpart.
-    ahead, behind = int(node), int(last)
+    each = int(node)
     steps: int = 0
     going = is_inside
     while going:
-        are_two = ahead != behind
-        own[Index(ahead)] += new - run
-        own[Index(behind)] += (new - run) * are_two
-        steps += 1 + are_two
-        ahead = int(after[Index(ahead)])
-        going = are_two & (ahead != behind)
-        behind = int(before[Index(behind)])
+        own[Index(each)] += new - run
+        steps += 1
+        going = each != last
+        each = int(after[Index(each)])
     at = Index(new if is_inside else run)
     end[Index(run)] = preceding if is_inside else last
     begin[at] = node
@@ -138,18 +143,19 @@ def cut_out(
 
     Nothing unless wanted. Returns how many nodes are in another run now.
     """
+    own, offset, begin, end, notes = runs.own, runs.offset, runs.begin, runs.end, runs.notes
     steps: int = 0
     each = int(node)
-    begin = int(after[Index(parent)])
+    beyond = int(after[Index(parent)])
     walks = wanted
     while walks:
-        steps += cut(runs, after, before, root, begin)
-        steps += cut(runs, after, before, root, each)
-        begin = int(after[Index(rows[Index(each), LAST])])
+        steps += cut(own, offset, begin, end, notes, after, before, root, beyond)
+        steps += cut(own, offset, begin, end, notes, after, before, root, each)
+        beyond = int(after[Index(rows[Index(each), LAST])])
         walks = each != top
         each = rows[Index(each), PARENT]
-    begin = begin if wanted else root  # Which begins a run always.
-    return steps + cut(runs, after, before, root, begin)
+    beyond = beyond if wanted else root  # Which begins a run always.
+    return steps + cut(own, offset, begin, end, notes, after, before, root, beyond)
 
 
 @kernel(_INT(RUNS, _ROWS, _IDS, _IDS, *[_INT] * 3, _FLAG), inline=True)
@@ -158,8 +164,7 @@ def shift_runs(
 ) -> int:
     """If wanted, raise the subtree of `node`, whole runs, by `change` over all others; the smaller side moves.
 
-    change: x 2^RUN_BITS.
-    Returns how many runs moved.
+    change: x 2^RUN_BITS. Returns how many runs moved.
     """
     own, offset, begin, end = runs.own, runs.offset, runs.begin, runs.end
     last = rows[node, LAST]
@@ -176,10 +181,10 @@ def shift_runs(
         offset[one] += change
         offset[other] += change * are_two
         steps += 1 + are_two
-        first = int(begin[other])
-        ahead = int(after[Index(end[one])])
-        walks = are_two & (ahead != first)
+        first, last = begin[other], end[one]
+        ahead = int(after[Index(last)])
         behind = int(before[Index(first)])
+        walks = are_two & (ahead != first)
     return steps
 
 
@@ -190,9 +195,11 @@ def part(runs: Runs, before: Int32s, root: int, top: int, following: int, wanted
     preceding = before[Index(top)]
     run, other = own[Index(preceding)] & _RUN, own[Index(following)] & _RUN
     last, first = end[Index(run)], begin[Index(other)]
-    goes_on = (following != root) & (run == other)
-    end[Index(run)] = preceding if wanted & (not goes_on) else last
-    begin[Index(other)] = following if wanted & (not goes_on) else first
+    ends = wanted & ((following == root) | (run != other))
+    last = preceding if ends else last
+    first = following if ends else first
+    end[Index(run)] = last
+    begin[Index(other)] = first
 
 
 @kernel(types.void(RUNS, _IDS, *[_INT] * 5), inline=True)
@@ -264,7 +271,8 @@ def find_entering(
             one, other = own[Index(tails[index])], own[Index(heads[index])]
             reduced = (costs[index] << RUN_BITS) + one - other
             reduced += offset[Index(one & _RUN)] - offset[Index(other & _RUN)]
-            best = min(best, states[index] * reduced + index)
+            violation = states[index] * reduced
+            best = min(best, violation + index)
         entering = cursor + (best & _RUN) if best < 0 else -1
         scanned += stop - cursor
         cursor = stop if stop < n_arcs else 0
@@ -295,7 +303,7 @@ def pivot_all(net: Columns, runs: Runs, root: int, n_arcs: int, block: int, pivo
         if leaving >= 0:
             swap(net, runs, root, entering, amount, leaving, side, top, work)
         if count % REVIEW == REVIEW - 1:
-            moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST
+            moving = (work[SHIFTED] + work[WALKED] - moved) * MOVE_COST_LARGE
             block = balanced(block, smallest, moving, work[SCANNED] - scanned)
             everyone = rows[root, SIZE]
             is_worn = (notes[N_RUNS] + SPARE > offset.shape[0]) | (notes[JOINED] > everyone)

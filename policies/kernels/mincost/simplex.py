@@ -39,9 +39,11 @@ N_WORK = 9
 OPTIMAL, UNBOUNDED, CAPPED, HEAVY = range(4)
 
 # Where pivots move much of the tree, a better entering arc is worth a longer search: the block grows while moving costs
-# more than scanning. A node moved, or a step along the cycle, costs about as much as MOVE_COST arcs scanned.
+# more than scanning. A node moved, or a step along the cycle, counts as so many arcs scanned.
 REVIEW = 32  # Pivots between two looks at the balance.
 MOVE_COST = 4
+MOVE_COST_LARGE = 2  # From LARGE arcs on.
+LARGE = 5_000
 BLOCK_GROWTH_MAX = 16
 HEAVY_REVIEWS = 8  # So many more than others in which pivots moved more nodes than a block has arcs, and …
 STEP_MOVES = 8  # … so many for each step of a cycle: where cycles are long, runs would be cut all along.
@@ -132,7 +134,8 @@ def find_best(
         best = 0
         for index in range(stop - cursor):
             reduced = costs[index] + potential[Index(tails[index])] - potential[Index(heads[index])]
-            best = min(best, ((states[index] * reduced) << PLACE_BITS) + index)
+            violation = states[index] * reduced
+            best = min(best, (violation << PLACE_BITS) + index)
         entering = cursor + (best & PLACE) if best < 0 else -1
         scanned += stop - cursor
         cursor = stop if stop < n_arcs else 0
@@ -317,6 +320,7 @@ def optimise(
     work[LISTED] = 0
     work[STATUS] = CAPPED
     smallest = block
+    move_cost = MOVE_COST_LARGE if n_arcs >= LARGE else MOVE_COST
     heavy = 0
     scanned, shifted, walked = work[SCANNED], work[SHIFTED], work[WALKED]
     for count in range(pivots_max):
@@ -341,7 +345,7 @@ def optimise(
                 work[PASSED] += passes(rows, hung)
         if count % REVIEW == REVIEW - 1:
             shifting, walking = work[SHIFTED] - shifted, work[WALKED] - walked
-            block = balanced(block, smallest, (shifting + walking) * MOVE_COST, work[SCANNED] - scanned)
+            block = balanced(block, smallest, (shifting + walking) * move_cost, work[SCANNED] - scanned)
             heavy = max(heavy + (1 if shifting > max(REVIEW * smallest, STEP_MOVES * walking) else -1), 0)
             scanned, shifted, walked = work[SCANNED], work[SHIFTED], work[WALKED]
             if yields and heavy == HEAVY_REVIEWS:
