@@ -61,6 +61,29 @@ def check_potentials(held: Planted) -> None:
     assert held.net.potential.tolist() == told.tolist()
 
 
+@given(seed=st.integers(0, 1 << 32), bits=st.integers(1, 44), block=st.integers(1, 70), cursor=st.integers(0, 70))
+@settings(deadline=None, max_examples=300)
+def test_the_best_of_a_block_is_the_same_however_it_is_found(seed: int, bits: int, block: int, cursor: int) -> None:
+    """With a list, as one number with its place, and by runs; from a cursor that may be past the end, and with ties."""
+    rng = np.random.default_rng(seed)
+    n_nodes, n_arcs, n_runs = 20, 60, 5
+    tail, head = (rng.integers(0, n_nodes, n_arcs).astype(np.int32) for _ in range(2))
+    state = rng.choice(np.array([tree.LOWER, tree.TREE, tree.UPPER], np.int8), n_arcs, p=[0.1, 0.8, 0.1])
+    cost, potential = rng.integers(0, 1 << bits, n_arcs), rng.integers(-1 << bits, 1 << bits, n_nodes)
+    run, offset = rng.integers(0, n_runs, n_nodes), rng.integers(-1 << bits, 1 << bits, n_runs)
+    own = ((potential - offset[run]) << RUN_BITS) + run
+    works = np.zeros((3, simplex.N_WORK), np.int64)
+    works[:, simplex.CURSOR] = cursor
+    arcs, limits, nothing = (tail, head, cost, state), (n_arcs, block), np.empty(0, np.int64)
+    found = {
+        simplex.find_entering(*arcs, potential, *limits, nothing, works[0]),
+        simplex.find_best(*arcs, potential, *limits, works[1]),
+        runs.find_entering(*arcs, own, (offset << RUN_BITS) - np.arange(n_runs), *limits, works[2]),
+    }
+    assert len(found) == 1
+    assert (works == works[0]).all()
+
+
 @given(problem=problems(cost_min=0), length=st.integers(1, 4), pivots=st.integers(0, 12), block=st.integers(1, 20))
 @settings(deadline=None, max_examples=300)
 def test_after_any_number_of_pivots_potentials_are_those_of_the_tree(
