@@ -399,8 +399,7 @@ def route(
 
     The hub, the only consumer of the network (-1: there are several), takes what it is nearest to, too much perhaps
     (see `drain`). Prices must be right (no entry with room has a negative reduced cost, no leaf would rather be
-    elsewhere) and stay so. GREW: past `scans_max` entries. STUCK: something can go
-    nowhere.
+    elsewhere) and stay so. GREW: past `scans_max` entries. STUCK: something can go nowhere.
     """
     excess = net.excess
     n_nodes = excess.shape[0]

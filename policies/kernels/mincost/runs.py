@@ -175,7 +175,7 @@ def shift_runs(
     change = -change if most_are_below else change
     steps: int = 0
     walks = wanted
-    while walks:  # From both ends, as in `cut`.
+    while walks:  # From both ends, as in `tree.shift`.
         one, other = Index(own[Index(ahead)] & _RUN), Index(own[Index(behind)] & _RUN)
         are_two = one != other
         offset[one] += change
@@ -246,7 +246,7 @@ def swap(
 
 
 @kernel(_INT(_IDS, _IDS, _ROW, _STATES, _ROW, _ROW, _INT, _INT, _ROW), inline=True)
-def find_entering(
+def find_best(
     tail: Int32s,
     head: Int32s,
     cost: Int64s,
@@ -257,7 +257,7 @@ def find_entering(
     block: int,
     work: Int64s,
 ) -> int:
-    """As `simplex.find_best`."""
+    """As `simplex.find_best`, by runs: what a violation is scaled by leaves room for the place."""
     cursor = work[CURSOR]
     if cursor >= n_arcs:
         cursor = 0
@@ -291,7 +291,7 @@ def pivot_all(net: Columns, runs: Runs, root: int, n_arcs: int, block: int, pivo
     scanned = work[SCANNED]
     moved = work[SHIFTED] + work[WALKED]
     for count in range(pivots_max):
-        entering = find_entering(tail, head, cost, state, own, offset, n_arcs, block, work)
+        entering = find_best(tail, head, cost, state, own, offset, n_arcs, block, work)
         if entering < 0:
             work[STATUS] = OPTIMAL
             return
@@ -334,5 +334,7 @@ def optimise_by_runs(
         runs.own[node] = (potential[node] - base) << RUN_BITS
     renew(runs, net.after, root, everyone)
     pivot_all(net, runs, root, n_arcs, block, pivots_max, work)
+    wandered = scaled(runs.own, runs.offset, root)
     for node in range(n_nodes):
-        potential[node] = base + (scaled(runs.own, runs.offset, node) >> RUN_BITS)
+        # Offsets wander, and may wrap; differences do not.
+        potential[node] = base + ((scaled(runs.own, runs.offset, node) - wandered) >> RUN_BITS)

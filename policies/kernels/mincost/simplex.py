@@ -39,11 +39,12 @@ N_WORK = 9
 OPTIMAL, UNBOUNDED, CAPPED, HEAVY = range(4)
 
 # Where pivots move much of the tree, a better entering arc is worth a longer search: the block grows while moving costs
-# more than scanning. A node moved, or a step along the cycle, counts as so many arcs scanned.
+# more than scanning. A node moved, or a step along the cycle, counts as so many arcs scanned: fewer from LARGE arcs on.
+# (Small networks would gain too, but come to others of their equal optima: see docs/kernels.md.)
 REVIEW = 32  # Pivots between two looks at the balance.
 MOVE_COST = 4
-MOVE_COST_LARGE = 2  # From LARGE arcs on.
-LARGE = 5_000
+MOVE_COST_LARGE = 2
+LARGE = 5_000  # From here on what a pivot moves is not in the caches.
 BLOCK_GROWTH_MAX = 16
 HEAVY_REVIEWS = 8  # So many more than others in which pivots moved more nodes than a block has arcs, and …
 STEP_MOVES = 8  # … so many for each step of a cycle: where cycles are long, runs would be cut all along.
